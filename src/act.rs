@@ -1,0 +1,229 @@
+//! One step, one effect on the world. Every call to etcd is short: it has no timeout of its own for member changes, and what
+//! became of a call that timed out shows in the next observation, never in a blind retry.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::clock;
+use crate::cluster::paxos::{Answer, Call, Charter, Joined, Standing, Tally, tally_accepts, tally_promises};
+use crate::cluster::step::Proposal;
+use crate::cluster::types::{InitialList, InstanceId, MemberId, Roster};
+use crate::cluster::view::{EtcdSeen, Sighting, View};
+use crate::etcd::client::{self, Client};
+use crate::etcd::data_dir::{self, Paths};
+use crate::http;
+use crate::identity;
+use crate::ledger;
+use crate::rollcall::client::call;
+use crate::rollcall::server::Desk;
+use crate::tls::Trust;
+
+/// For a change of members: three milliseconds are usual; after a leader's death one hung for 40 s (measured).
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The chosen list is offered to the listed for so long, and then started whoever has it.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
+/// R4: how long the member ranked before us is waited for. Pacing only.
+const PACE_TIMEOUT: Duration = Duration::from_millis(500);
+const PACE_POLL: Duration = Duration::from_millis(5);
+
+/// Why a step had no effect, or an unknown one.
+#[derive(Debug)]
+pub enum Error {
+    Etcd(client::Error),
+    Ledger(ledger::Error),
+    DataDir(data_dir::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Etcd(error) => write!(f, "{error}"),
+            Self::Ledger(error) => write!(f, "{error}"),
+            Self::DataDir(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ledger::Error> for Error {
+    fn from(error: ledger::Error) -> Self {
+        Self::Ledger(error)
+    }
+}
+
+/// Carries out steps.
+#[derive(Debug)]
+pub struct Actor {
+    http: http::Client,
+    etcd: Client,
+    desk: Desk,
+    me: InstanceId,
+    peer_port: u16,
+    call_timeout: Duration,
+}
+
+impl Actor {
+    /// An actor that writes to that desk.
+    pub fn new(desk: Desk, me: InstanceId, peer_port: u16, call_timeout: Duration) -> Self {
+        let http = http::Client::new(Trust::public(None));
+        Self { etcd: Client::new(http.clone()), http, desk, me, peer_port, call_timeout }
+    }
+
+    /// Phase 1 of a founding round.
+    ///
+    /// # Errors
+    /// Our own ledger's.
+    pub async fn prepare(&self, proposal: &Proposal, view: &View, standing: &Standing) -> Result<Tally, Error> {
+        let Proposal { ballot, charter, .. } = proposal;
+        let call = Call::Prepare { charter: charter.clone(), ballot: ballot.clone() };
+        let answers = self.ask(charter, view, &call).await?;
+        Ok(tally_promises(charter, standing, &answers))
+    }
+
+    /// Phase 2, and where it succeeds the record that the list is chosen.
+    ///
+    /// # Errors
+    /// Our own ledger's.
+    pub async fn accept(&self, proposal: &Proposal, list: &InitialList, view: &View) -> Result<Tally, Error> {
+        let Proposal { ballot, charter, .. } = proposal;
+        let call = Call::Accept { charter: charter.clone(), ballot: ballot.clone(), list: list.clone() };
+        let answers = self.ask(charter, view, &call).await?;
+        let tally = tally_accepts(charter, list, &answers);
+        if let Tally::Chosen(list) = &tally {
+            self.desk.learn(list)?;
+        }
+        Ok(tally)
+    }
+
+    /// Asks ourselves and every acceptor that was seen fresh.
+    async fn ask(
+        &self,
+        charter: &Charter,
+        view: &View,
+        question: &Call,
+    ) -> Result<BTreeMap<InstanceId, Answer>, Error> {
+        let mut answers = BTreeMap::new();
+        let mut calls = JoinSet::new();
+        for (id, _) in &charter.first {
+            if *id == self.me {
+                answers.insert(id.clone(), self.desk.answer(question)?);
+                continue;
+            }
+            let is_fresh = view.peers.get(id).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
+            if let Some(url) = self.peer_url(view.roster.known(), id).filter(|_| is_fresh) {
+                let (http, me, id, question) = (self.http.clone(), self.me.clone(), id.clone(), question.clone());
+                let within = self.call_timeout;
+                calls.spawn(async move { (id, call(&http, &url, &me, &question, within).await) });
+            }
+        }
+        while let Some(called) = calls.join_next().await {
+            match called {
+                Ok((id, Ok(answer))) => {
+                    answers.insert(id, answer);
+                }
+                Ok((id, Err(error))) => log::debug!("{id}: {error}"),
+                Err(error) => log::error!("a call failed: {error}"),
+            }
+        }
+        Ok(answers)
+    }
+
+    fn peer_url(&self, roster: Option<&Roster>, id: &InstanceId) -> Option<String> {
+        let address = roster?.find(id)?.address?;
+        Some(identity::url(&address.to_string(), self.peer_port))
+    }
+
+    /// Offers a chosen list to the listed that can be reached (R4), waiting for nobody longer than a second.
+    pub async fn offer(&self, list: &InitialList, view: &View) {
+        let mut calls = JoinSet::new();
+        for member in list.members.iter().filter(|m| m.instance != self.me) {
+            let is_fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
+            if let Some(url) = self.peer_url(view.roster.known(), &member.instance).filter(|_| is_fresh) {
+                let (http, me, chosen) = (self.http.clone(), self.me.clone(), Call::Chosen { list: list.clone() });
+                calls.spawn(async move { call(&http, &url, &me, &chosen, OFFER_TIMEOUT).await });
+            }
+        }
+        while calls.join_next().await.is_some() {}
+    }
+
+    /// Waits until the member ranked before us serves its peer port: bound but unserved ports hold new etcds up.
+    pub async fn pace(&self, list: &InitialList, view: &View) {
+        let before = list.members.iter().take_while(|m| m.instance != self.me).last();
+        let url = before.and_then(|m| self.peer_url(view.roster.known(), &m.instance));
+        let Some(url) = url else { return };
+        let serves = async {
+            while self.etcd.version(&url, PACE_TIMEOUT).await.is_err() {
+                clock::pause(PACE_POLL).await;
+            }
+        };
+        let _either_way = tokio::time::timeout(PACE_TIMEOUT, serves).await;
+    }
+
+    /// Founds with ourselves as the only member.
+    ///
+    /// # Errors
+    /// Our own ledger's.
+    pub fn found_alone(&self, list: &InitialList) -> Result<(), Error> {
+        Ok(self.desk.amend(|ledger| ledger.chosen = Some(list.clone()))?)
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    /// etcd's; what is true shows in the next observation.
+    pub async fn remove(&self, cluster: &EtcdSeen, id: MemberId) -> Result<(), Error> {
+        self.etcd.member_remove(&cluster.client_url, id, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
+    }
+
+    /// Adds ourselves as a learner, and records our place before etcd could ever run there.
+    ///
+    /// # Errors
+    /// etcd's, or our ledger's.
+    pub async fn add_self(&self, cluster: &EtcdSeen, peer_urls: &[String]) -> Result<MemberId, Error> {
+        let added = self.etcd.member_add_learner(&cluster.client_url, peer_urls, CHANGE_TIMEOUT).await;
+        let member = added.map_err(Error::Etcd)?;
+        let joined = Joined { cluster: cluster.cluster, member, spawned: false };
+        self.desk.amend(|ledger| ledger.joined = Some(joined))?;
+        Ok(member)
+    }
+
+    /// Publishes our new peer URLs.
+    ///
+    /// # Errors
+    /// etcd's.
+    pub async fn update_self(&self, cluster: &EtcdSeen, id: MemberId, peer_urls: &[String]) -> Result<(), Error> {
+        self.etcd.member_update(&cluster.client_url, id, peer_urls, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
+    }
+
+    /// Moves the data aside. A crash in the middle is taken up again by [`Actor::finish_quarantine`].
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn quarantine(&self, paths: &Paths) -> Result<String, Error> {
+        let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
+        self.desk.with_store(|store| store.begin_quarantine(&stamp))?;
+        self.move_aside(paths, &stamp)?;
+        Ok(stamp)
+    }
+
+    /// Takes up a quarantine that was begun before a crash.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn finish_quarantine(&self, paths: &Paths) -> Result<(), Error> {
+        match self.desk.with_store(ledger::Store::unfinished_quarantine)? {
+            Some(stamp) => self.move_aside(paths, &stamp),
+            None => Ok(()),
+        }
+    }
+
+    fn move_aside(&self, paths: &Paths, stamp: &str) -> Result<(), Error> {
+        paths.quarantine(stamp).map_err(Error::DataDir)?;
+        self.desk.amend(|ledger| ledger.never_elected = false)?;
+        Ok(self.desk.with_store(ledger::Store::end_quarantine)?)
+    }
+}

@@ -1,0 +1,139 @@
+//! A running member: seen to elect, promoted when in sync, called ready, or told to yield.
+
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend};
+use crate::cluster::types::MemberId;
+use crate::etcd::client::Client;
+use crate::process::notify::Notify;
+use crate::rollcall::server::Desk;
+
+/// While something is awaited: soon, then slower.
+const FIRST_POLL: Duration = Duration::from_millis(25);
+const LONGEST_POLL: Duration = Duration::from_secs(1);
+/// At rest: two requests to loopback in so long.
+const REST: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Promotion may wait for the leader's own commit.
+const PROMOTE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Looks after one life of etcd.
+#[derive(Debug)]
+pub struct Attendant<'a> {
+    pub etcd: &'a Client,
+    pub desk: &'a Desk,
+    pub notify: &'a Notify,
+    pub own_client_url: String,
+    pub own_peer_url: String,
+    /// Client URLs of the cluster's other members: a learner can't be asked to promote itself.
+    pub others: Vec<String>,
+    pub spawned_at: Instant,
+}
+
+/// What is known of this life so far.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The peer port has answered.
+    pub served: bool,
+    ready: bool,
+    leaderless_since: Option<Instant>,
+}
+
+impl Attendant<'_> {
+    /// Attends until etcd shall yield (R5); otherwise for ever. Cancel-safe: `progress` outlives it.
+    pub async fn until_yield(&self, progress: &mut Progress) {
+        let mut pause = FIRST_POLL;
+        let yield_after = clock::jittered(YIELD_AFTER * 2);
+        loop {
+            let running = self.look(progress).await;
+            let settled = progress.ready && running.is_some_and(|r| r.has_leader && !r.is_learner);
+            match running.map(|r| attend(&Running { yield_after, ..r })) {
+                Some(Attend::Yield) => {
+                    log::info!("no leader for {} s and never one before: etcd yields", yield_after.as_secs());
+                    return;
+                }
+                Some(Attend::Promote(member)) => self.promote(member).await,
+                Some(Attend::Keep) | None => {}
+            }
+            clock::pause(if settled { REST } else { pause }).await;
+            pause = if settled { FIRST_POLL } else { (pause * 5 / 4).min(LONGEST_POLL) };
+        }
+    }
+
+    async fn look(&self, progress: &mut Progress) -> Option<Running> {
+        let version = self.etcd.version(&self.own_peer_url, ANSWER_TIMEOUT).await.ok()?;
+        progress.served = true;
+        let never_elected = version.is_undecided() && self.desk.ledger().never_elected;
+        // The client port is mute until the first election: a status would only wait.
+        let status = match version.is_undecided() && !progress.ready {
+            true => tokio::time::timeout(LONGEST_POLL, self.etcd.status(&self.own_client_url, LONGEST_POLL))
+                .await
+                .ok()?
+                .ok(),
+            false => self.etcd.status(&self.own_client_url, ANSWER_TIMEOUT).await.ok(),
+        };
+        let leader = status.as_ref().and_then(|s| s.leader);
+        let is_learner = status.as_ref().is_some_and(|s| s.is_learner);
+        if leader.is_some() {
+            self.record_election();
+            progress.leaderless_since = None;
+        }
+        let since = *progress.leaderless_since.get_or_insert_with(clock::now);
+        let without_leader_for = if leader.is_some() { Duration::ZERO } else { clock::now() - since };
+        if let Some(status) = &status
+            && leader.is_some()
+            && !is_learner
+        {
+            self.note_readiness(progress, status.member).await;
+        }
+        Some(Running {
+            member: status.as_ref().map_or(MemberId(0), |s| s.member),
+            is_learner,
+            has_leader: leader.is_some(),
+            never_elected: never_elected && leader.is_none(),
+            without_leader_for,
+            yield_after: YIELD_AFTER,
+        })
+    }
+
+    fn record_election(&self) {
+        if self.desk.ledger().never_elected
+            && let Err(error) = self.desk.amend(|ledger| ledger.never_elected = false)
+        {
+            log::error!("{error}");
+        }
+    }
+
+    /// Ready: a voter, with a leader, healthy by its own word. Said once a life, and when it is lost.
+    async fn note_readiness(&self, progress: &mut Progress, member: MemberId) {
+        let health = self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await;
+        let (ready, why) = match health {
+            Ok(Ok(())) => (true, String::new()),
+            Ok(Err(reason)) => (false, reason),
+            Err(error) => (false, error.to_string()),
+        };
+        if ready && !progress.ready {
+            let took = (clock::now() - self.spawned_at).as_millis();
+            log::info!("member {member} is healthy and votes, {took} ms after etcd's start");
+            self.notify.tell("READY=1");
+        } else if !ready && progress.ready {
+            log::warn!("member {member} is not healthy: {why}");
+        }
+        progress.ready = ready;
+    }
+
+    async fn promote(&self, member: MemberId) {
+        for url in &self.others {
+            match self.etcd.member_promote(url, member, PROMOTE_TIMEOUT).await {
+                Ok(()) => {
+                    log::info!("member {member} is in sync and promoted to voter");
+                    return;
+                }
+                // Not an error: the learner is still catching up.
+                Err(error) if error.says("in sync with leader") => return,
+                Err(error) => log::debug!("promotion of member {member}: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! EC2's Query API: DescribeInstances and DescribeInstanceStatus, version 2016-11-15.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, DATE};
+use hyper::{Request, StatusCode};
+use tokio_util::io::StreamReader;
+
+use super::credentials::{self, Provider};
+use super::imds::Imds;
+use super::sigv4::{Scope, sign_request};
+pub use super::xml::ApiError;
+use super::xml::{Page, read_page};
+use crate::clock;
+use crate::cluster::types::{Instance, InstanceId, Roster};
+use crate::http::{self, Client};
+
+const API_VERSION: &str = "2016-11-15";
+/// The API's greatest: one call per look for up to a thousand instances.
+const MAX_RESULTS: &str = "1000";
+/// A page of a thousand instances is some 5 MB.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The SDKs' standard mode: three attempts, random times the lesser of 2^i and 20 s.
+const ATTEMPTS: u32 = 3;
+/// No account holds so many pages of a thousand; an endless list of tokens must end somewhere.
+const MAX_PAGES: usize = 1000;
+
+/// Why EC2 gave no complete answer.
+#[derive(Debug)]
+pub enum Error {
+    Credentials(credentials::Error),
+    Signing(String),
+    Http(http::Error),
+    /// EC2's own word, and the action it was for.
+    Api {
+        action: &'static str,
+        status: StatusCode,
+        error: ApiError,
+    },
+    Malformed {
+        endpoint: String,
+        cause: String,
+    },
+    /// A page names a token that was followed before.
+    RepeatedToken(String),
+}
+
+impl Error {
+    /// EC2's error code, where it gave one.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Api { error, .. } => Some(&error.code),
+            _ => None,
+        }
+    }
+
+    /// Worth another attempt at once: throttling and trouble on EC2's side (API reference, "Error codes").
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::Malformed { .. } => true,
+            Self::Api { status, error, .. } => {
+                status.is_server_error()
+                    || error.code.starts_with("Throttling")
+                    || ["RequestLimitExceeded", "SlowDown", "EC2ThrottledException"].contains(&error.code.as_str())
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Credentials(error) => write!(f, "{error}"),
+            Self::Signing(cause) => write!(f, "the request can't be signed: {cause}"),
+            Self::Http(error) => write!(f, "{error}"),
+            Self::Api { action, status, error } => {
+                write!(f, "ec2:{action}: {} ({status}): {}", error.code, error.message)?;
+                match error.code.as_str() {
+                    "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => write!(
+                        f,
+                        "; the role's policy must allow it: {{\"Effect\":\"Allow\",\"Action\":\"ec2:{action}\",\
+                         \"Resource\":\"*\"}}"
+                    ),
+                    "AuthFailure" | "SignatureDoesNotMatch" | "InvalidClientTokenId" => {
+                        f.write_str("; check the access key and the secret, or use the instance's role")
+                    }
+                    "RequestExpired" => f.write_str("; the clock is off by more than EC2 allows, set it right"),
+                    "ExpiredToken" | "ExpiredTokenException" => {
+                        f.write_str("; the session token has run out, renew it")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Self::Malformed { endpoint, cause } => write!(f, "{endpoint}: {cause}"),
+            Self::RepeatedToken(token) => write!(f, "EC2 repeats the page token {token:?}; the listing has no end"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A client of one region's EC2.
+#[derive(Debug)]
+pub struct Ec2 {
+    http: Client,
+    endpoint: String,
+    region: String,
+    provider: Provider,
+    /// AWS's clock less ours, in seconds, learnt from its Date header.
+    clock_offset: AtomicI64,
+    calls: AtomicU64,
+}
+
+impl Ec2 {
+    /// A client of that endpoint.
+    pub fn new(http: Client, endpoint: String, region: String, provider: Provider) -> Self {
+        Self { http, endpoint, region, provider, clock_offset: AtomicI64::new(0), calls: AtomicU64::new(0) }
+    }
+
+    /// API calls made so far, retries included.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// All instances, in any state, that carry all these tags: every page, or an error.
+    ///
+    /// # Errors
+    /// [`Error`]; a listing that stopped half-way is an error, never a short roster.
+    pub async fn describe_tagged(&self, imds: &Imds, tags: &[(String, String)]) -> Result<Roster, Error> {
+        let mut filters = Vec::new();
+        for (i, (key, value)) in tags.iter().enumerate() {
+            let n = i + 1;
+            filters.push((format!("Filter.{n}.Name"), format!("tag:{key}")));
+            filters.push((format!("Filter.{n}.Value.1"), literal(value)));
+        }
+        let mut instances = Vec::new();
+        let mut tokens = BTreeSet::new();
+        let mut token = None::<String>;
+        for _ in 0..MAX_PAGES {
+            let mut query = filters.clone();
+            query.push(("MaxResults".to_owned(), MAX_RESULTS.to_owned()));
+            query.extend(token.map(|token| ("NextToken".to_owned(), token)));
+            let page = self.call(imds, "DescribeInstances", &query).await?;
+            instances.extend(page.instances);
+            match page.next_token {
+                None => return Ok(Roster::new(instances, self.now())),
+                Some(next) if !tokens.insert(next.clone()) => return Err(Error::RepeatedToken(next)),
+                next => token = next,
+            }
+        }
+        Err(Error::RepeatedToken(token.unwrap_or_default()))
+    }
+
+    /// One instance by its id; `None`: EC2 says InvalidInstanceID.NotFound (or shows nothing under that id).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn describe_instance(&self, imds: &Imds, id: &InstanceId) -> Result<Option<Instance>, Error> {
+        let query = [("InstanceId.1".to_owned(), id.0.clone())];
+        match self.call(imds, "DescribeInstances", &query).await {
+            Ok(page) => Ok(page.instances.into_iter().find(|i| i.id == *id)),
+            Err(error) if error.code() == Some("InvalidInstanceID.NotFound") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether EC2's own checks call the instance impaired.
+    ///
+    /// # Errors
+    /// [`Error`]; without the right to ask it is an `UnauthorizedOperation`.
+    pub async fn is_impaired(&self, imds: &Imds, id: &InstanceId) -> Result<bool, Error> {
+        let query = [("InstanceId.1".to_owned(), id.0.clone())];
+        Ok(self.call(imds, "DescribeInstanceStatus", &query).await?.impaired.contains(id))
+    }
+
+    /// EC2's clock, in seconds since the epoch.
+    fn now(&self) -> i64 {
+        clock::epoch() + self.clock_offset.load(Ordering::Relaxed)
+    }
+
+    async fn call(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
+        let mut attempt = 0;
+        let mut renewed = false;
+        loop {
+            let error = match self.attempt(imds, action, query).await {
+                Ok(page) => return Ok(page),
+                Err(error) => error,
+            };
+            attempt += 1;
+            // Once each: sign again by AWS's clock (learnt from the failed answer), or with new credentials.
+            let renewable = matches!(
+                error.code(),
+                Some("RequestExpired" | "ExpiredToken" | "ExpiredTokenException" | "RequestTimeTooSkewed")
+            );
+            if renewable && !renewed {
+                renewed = true;
+                self.provider.forget();
+                continue;
+            }
+            if !error.is_transient() || attempt >= ATTEMPTS {
+                return Err(error);
+            }
+            let most = Duration::from_secs(1 << attempt.min(4)).min(Duration::from_secs(20));
+            log::debug!("ec2:{action}: {error}; trying again");
+            clock::pause(most.mul_f64(clock::chance())).await;
+        }
+    }
+
+    async fn attempt(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
+        let credentials = self.provider.credentials(imds).await.map_err(Error::Credentials)?;
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("Action", action).append_pair("Version", API_VERSION).extend_pairs(query);
+        let body = form.finish();
+        let mut request = Request::post(&self.endpoint)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
+            .body(Full::new(Bytes::from(body.clone())))
+            .map_err(|e| Error::Signing(e.to_string()))?;
+        let offset = self.clock_offset.load(Ordering::Relaxed);
+        let scope = Scope { region: &self.region, service: "ec2", clock_offset: offset };
+        sign_request(&mut request, body.as_bytes(), &credentials, &scope).map_err(Error::Signing)?;
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let answer = self.http.open(request, PAGE_TIMEOUT).await.map_err(Error::Http)?;
+        let status = answer.status();
+        let date = answer.headers().get(DATE).and_then(|v| v.to_str().ok()).and_then(clock::parse_http_date);
+        if let Some(date) = date {
+            self.clock_offset.store(date - clock::epoch(), Ordering::Relaxed);
+        }
+        let body = answer.into_body().map_err(std::io::Error::other).into_data_stream();
+        let page = tokio::time::timeout(PAGE_TIMEOUT, read_page(StreamReader::new(body))).await;
+        let malformed = |cause: String| Error::Malformed { endpoint: self.endpoint.clone(), cause };
+        match page {
+            Err(_) => Err(malformed(format!("the answer stalled for {} s", PAGE_TIMEOUT.as_secs()))),
+            Ok(Err(cause)) => Err(malformed(format!("answers {status}, {cause}"))),
+            Ok(Ok(Page { error: Some(error), .. })) => Err(Error::Api { action, status, error }),
+            Ok(Ok(page)) if status == StatusCode::OK => Ok(page),
+            Ok(Ok(_)) => Err(malformed(format!("answers {status} without an error document"))),
+        }
+    }
+}
+
+/// A filter's value is a pattern to EC2: `*`, `?` and `\` stand for themselves only when escaped.
+fn literal(value: &str) -> String {
+    value.chars().flat_map(|c| ['*', '?', '\\'].contains(&c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// EC2's public endpoint for a region (AWS General Reference, "Service endpoints").
+pub fn endpoint(region: &str, fips: bool, dualstack: bool) -> String {
+    let service = if fips { "ec2-fips" } else { "ec2" };
+    let domain = match (region.starts_with("cn-"), dualstack) {
+        (false, false) => "amazonaws.com",
+        (false, true) => "api.aws",
+        (true, false) => "amazonaws.com.cn",
+        (true, true) => "api.amazonwebservices.com.cn",
+    };
+    format!("https://{service}.{region}.{domain}/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_follow_the_partition() {
+        assert_eq!(endpoint("eu-west-1", false, false), "https://ec2.eu-west-1.amazonaws.com/");
+        assert_eq!(endpoint("cn-north-1", false, false), "https://ec2.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(endpoint("us-east-1", true, true), "https://ec2-fips.us-east-1.api.aws/");
+    }
+
+    #[test]
+    fn a_filter_value_is_taken_literally() {
+        assert_eq!(literal(r"a*b?c\d"), r"a\*b\?c\\d");
+    }
+}

@@ -1,0 +1,218 @@
+//! The instance metadata service, version 2 only (EC2 User Guide, "Use the Instance Metadata Service").
+
+use std::fmt;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use serde::Deserialize;
+
+use crate::clock;
+use crate::http::{self, Client, Failure};
+
+const TOKEN_TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
+/// The longest EC2 grants, so that a supervisor at rest need not ask again.
+const TOKEN_TTL_SECONDS: u64 = 21_600;
+/// The SDKs' own bounds: 1 s and 4 attempts.
+const ATTEMPT: Duration = Duration::from_secs(1);
+const ATTEMPTS: u32 = 4;
+
+/// Why the metadata service gave nothing.
+#[derive(Debug)]
+pub enum Error {
+    /// Nothing there: not an instance, or a firewall.
+    Unreachable(http::Error),
+    /// The PUT timed out: the token's answer doesn't survive more hops than the instance's hop limit.
+    HopLimit { endpoint: String },
+    /// 403: switched off for this instance.
+    Disabled { endpoint: String },
+    /// An answer with another status.
+    Status { path: String, status: StatusCode },
+    /// An answer that can't be read.
+    Malformed { path: String, cause: String },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(cause) => write!(
+                f,
+                "the instance metadata service doesn't answer: {cause}; run on an EC2 instance, or set \
+                 AWS_EC2_METADATA_SERVICE_ENDPOINT"
+            ),
+            Self::HopLimit { endpoint } => write!(
+                f,
+                "PUT {endpoint}/latest/api/token times out: from a bridged container the instance needs \
+                 HttpPutResponseHopLimit 2 (aws ec2 modify-instance-metadata-options), or use --network host"
+            ),
+            Self::Disabled { endpoint } => write!(
+                f,
+                "{endpoint} answers 403: the metadata service is off for this instance; switch it on with aws ec2 \
+                 modify-instance-metadata-options --http-endpoint enabled"
+            ),
+            Self::Status { path, status } => write!(f, "metadata {path} answers {status}"),
+            Self::Malformed { path, cause } => write!(f, "metadata {path} can't be read: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What the instance identity document says of us.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityDocument {
+    pub instance_id: String,
+    pub region: String,
+    pub private_ip: std::net::IpAddr,
+}
+
+/// A client of one metadata service, with its session token.
+#[derive(Debug)]
+pub struct Imds {
+    http: Client,
+    endpoint: String,
+    token: Mutex<Option<Token>>,
+}
+
+struct Token {
+    value: String,
+    until: Instant,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Imds {
+    /// A client of the service at that base URL (`AWS_EC2_METADATA_SERVICE_ENDPOINT`).
+    pub fn new(http: Client, endpoint: &str) -> Self {
+        Self { http, endpoint: endpoint.trim_end_matches('/').to_owned(), token: Mutex::default() }
+    }
+
+    /// Our identity.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch_identity(&self) -> Result<IdentityDocument, Error> {
+        let path = "dynamic/instance-identity/document";
+        let text = self.fetch(path).await?.ok_or_else(|| not_found(path))?;
+        serde_json::from_str(&text).map_err(|e| Error::Malformed { path: path.to_owned(), cause: e.to_string() })
+    }
+
+    /// The private DNS name; `None`: the service has none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch_local_hostname(&self) -> Result<Option<String>, Error> {
+        self.fetch("meta-data/local-hostname").await
+    }
+
+    /// The name of the instance's role; `None`: it has none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch_role_name(&self) -> Result<Option<String>, Error> {
+        let names = self.fetch("meta-data/iam/security-credentials/").await?;
+        Ok(names.and_then(|text| text.lines().next().map(str::to_owned)).filter(|name| !name.is_empty()))
+    }
+
+    /// The credentials document of a role, as it is.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch_role_credentials(&self, role: &str) -> Result<String, Error> {
+        let path = format!("meta-data/iam/security-credentials/{role}");
+        self.fetch(&path).await?.ok_or_else(|| not_found(&path))
+    }
+
+    /// `Ok(None)` for 404: the item doesn't exist.
+    async fn fetch(&self, path: &str) -> Result<Option<String>, Error> {
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                clock::pause(clock::jittered(Duration::from_millis(50) * (1 << attempt))).await;
+            }
+            let token = self.session_token().await?;
+            let url = format!("{}/latest/{path}", self.endpoint);
+            let request = Request::get(url).header(TOKEN_HEADER, token).body(Full::default());
+            let request = request.map_err(|e| malformed(path, &e))?;
+            match self.http.fetch(request, ATTEMPT).await {
+                Ok(answer) => match answer.status() {
+                    StatusCode::OK => {
+                        let text = String::from_utf8(answer.into_body().to_vec());
+                        return text.map(Some).map_err(|e| malformed(path, &e));
+                    }
+                    StatusCode::NOT_FOUND => return Ok(None),
+                    StatusCode::FORBIDDEN => return Err(Error::Disabled { endpoint: self.endpoint.clone() }),
+                    status => {
+                        // 401: the token ran out or the service restarted; 5xx: try again.
+                        *self.token.lock().unwrap_or_else(|e| e.into_inner()) = None;
+                        last = Some(Error::Status { path: path.to_owned(), status });
+                    }
+                },
+                Err(error) => last = Some(Error::Unreachable(error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| not_found(path)))
+    }
+
+    async fn session_token(&self) -> Result<String, Error> {
+        if let Some(token) = &*self.token.lock().unwrap_or_else(|e| e.into_inner())
+            && token.until > clock::now()
+        {
+            return Ok(token.value.clone());
+        }
+        let (value, asked) = self.fetch_token().await?;
+        // A tenth is left unused, for the time the answer took and a clock that drifts.
+        let until = asked + Duration::from_secs(TOKEN_TTL_SECONDS / 10 * 9);
+        *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some(Token { value: value.clone(), until });
+        Ok(value)
+    }
+
+    async fn fetch_token(&self) -> Result<(String, Instant), Error> {
+        let path = "api/token";
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                clock::pause(clock::jittered(Duration::from_millis(50) * (1 << attempt))).await;
+            }
+            let asked = clock::now();
+            let request = Request::builder().method(Method::PUT).uri(format!("{}/latest/{path}", self.endpoint));
+            let request = request.header(TOKEN_TTL_HEADER, TOKEN_TTL_SECONDS).body(Full::<Bytes>::default());
+            match self.http.fetch(request.map_err(|e| malformed(path, &e))?, ATTEMPT).await {
+                Ok(answer) if answer.status() == StatusCode::OK => {
+                    let text = String::from_utf8(answer.into_body().to_vec()).map_err(|e| malformed(path, &e))?;
+                    return Ok((text, asked));
+                }
+                Ok(answer) if answer.status() == StatusCode::FORBIDDEN => {
+                    return Err(Error::Disabled { endpoint: self.endpoint.clone() });
+                }
+                Ok(answer) => last = Some(Error::Status { path: path.to_owned(), status: answer.status() }),
+                Err(error) => last = Some(no_token(error, &self.endpoint)),
+            }
+        }
+        Err(last.unwrap_or_else(|| not_found(path)))
+    }
+}
+
+/// The PUT's answer carries the hop limit as its TTL, so a container too many hops away sees silence, not a refusal.
+fn no_token(error: http::Error, endpoint: &str) -> Error {
+    match error.failure {
+        Failure::Timeout(_) => Error::HopLimit { endpoint: endpoint.to_owned() },
+        _ => Error::Unreachable(error),
+    }
+}
+
+fn not_found(path: &str) -> Error {
+    Error::Status { path: path.to_owned(), status: StatusCode::NOT_FOUND }
+}
+
+fn malformed(path: &str, cause: &dyn fmt::Display) -> Error {
+    Error::Malformed { path: path.to_owned(), cause: cause.to_string() }
+}

@@ -1,0 +1,294 @@
+//! DescribeInstances' answer, read as it streams: what is kept of a page is its instances, never its text.
+//!
+//! (EC2 API Reference, DescribeInstances and "Error codes"; moto's errors have another root, so both are read.)
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use quick_xml::Reader;
+use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::events::{BytesRef, Event};
+use tokio::io::AsyncBufRead;
+
+use crate::clock;
+use crate::cluster::types::{Instance, InstanceId, InstanceState};
+
+/// One answer of EC2's Query API.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Page {
+    pub instances: Vec<Instance>,
+    pub next_token: Option<String>,
+    /// Instances whose status (DescribeInstanceStatus) is impaired.
+    pub impaired: Vec<InstanceId>,
+    pub error: Option<ApiError>,
+}
+
+/// EC2's own error.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    pub code: String,
+    pub message: String,
+}
+
+/// Why a page can't be read.
+#[derive(Debug)]
+pub(super) enum Malformed {
+    Xml(quick_xml::Error),
+    /// The document ended before its root did.
+    Truncated {
+        at: u64,
+    },
+    /// An instance lacks this, or has it in a form that can't be read.
+    Field {
+        instance: String,
+        field: &'static str,
+        value: String,
+    },
+    /// Another document than asked for (a proxy's HTML, an empty body).
+    Root(String),
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xml(error) => write!(f, "malformed XML: {error}"),
+            Self::Truncated { at } => write!(f, "truncated XML: ends at byte {at}"),
+            Self::Field { instance, field, value } => write!(f, "instance {instance}: {field} is {value:?}"),
+            Self::Root(name) if name.is_empty() => f.write_str("empty answer"),
+            Self::Root(name) => write!(f, "not EC2's answer: the document is <{name}>"),
+        }
+    }
+}
+
+/// Reads one page to its end.
+pub(super) async fn read_page<R: AsyncBufRead + Unpin>(source: R) -> Result<Page, Malformed> {
+    let mut reader = Reader::from_reader(source);
+    let mut fold = Fold::default();
+    let mut buffer = Vec::new();
+    loop {
+        match reader.read_event_into_async(&mut buffer).await.map_err(Malformed::Xml)? {
+            Event::Start(tag) => fold.open(tag.local_name().as_ref())?,
+            Event::End(_) => fold.close()?,
+            Event::Empty(tag) => {
+                fold.open(tag.local_name().as_ref())?;
+                fold.close()?;
+            }
+            Event::Text(text) => fold.text.push_str(&text.xml10_content()),
+            Event::CData(text) => fold.text.push_str(&text.xml10_content()),
+            Event::GeneralRef(entity) => fold.resolve(&entity),
+            Event::Eof => break,
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
+        }
+        buffer.clear();
+    }
+    if !fold.ended {
+        let at = reader.buffer_position();
+        return Err(if at == 0 { Malformed::Root(String::new()) } else { Malformed::Truncated { at } });
+    }
+    Ok(fold.page)
+}
+
+/// Where we are in the document, and what of the current instance was read.
+#[derive(Default)]
+struct Fold {
+    page: Page,
+    /// Local names from below the root, each preceded by a slash.
+    path: String,
+    /// Lengths of `path` before each open element; the root's is the first.
+    marks: Vec<usize>,
+    text: String,
+    ended: bool,
+    draft: Draft,
+    tag: (String, String),
+}
+
+#[derive(Default)]
+struct Draft {
+    id: String,
+    state: String,
+    launched: String,
+    address: Option<String>,
+    private_dns: Option<String>,
+    zone: String,
+    tags: BTreeMap<String, String>,
+    impaired: bool,
+}
+
+const INSTANCE: &str = "/reservationSet/item/instancesSet/item";
+const STATUS: &str = "/instanceStatusSet/item";
+const ROOTS: [&str; 4] = ["DescribeInstancesResponse", "DescribeInstanceStatusResponse", "Response", "ErrorResponse"];
+
+impl Fold {
+    fn open(&mut self, name: &str) -> Result<(), Malformed> {
+        self.marks.push(self.path.len());
+        if self.marks.len() == 1 {
+            return match ROOTS.contains(&name) {
+                true => Ok(()),
+                false => Err(Malformed::Root(name.to_owned())),
+            };
+        }
+        self.path.push('/');
+        self.path.push_str(name);
+        self.text.clear();
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Malformed> {
+        self.leaf()?;
+        self.text.clear();
+        let mark = self.marks.pop().unwrap_or(0);
+        self.path.truncate(mark);
+        self.ended = self.marks.is_empty();
+        Ok(())
+    }
+
+    /// Takes the text of an element that matters. The whole path is matched: network interfaces and volumes repeat
+    /// `privateIpAddress`, `tagSet` and `item` further down.
+    fn leaf(&mut self) -> Result<(), Malformed> {
+        if let Some(rest) = self.path.strip_prefix(INSTANCE) {
+            match rest {
+                "" => {
+                    let draft = std::mem::take(&mut self.draft);
+                    self.page.instances.push(draft.finish()?);
+                }
+                "/instanceId" => self.draft.id = self.take(),
+                "/privateIpAddress" => self.draft.address = Some(self.take()),
+                "/privateDnsName" => self.draft.private_dns = Some(self.take()),
+                "/launchTime" => self.draft.launched = self.take(),
+                "/instanceState/name" => self.draft.state = self.take(),
+                "/placement/availabilityZone" => self.draft.zone = self.take(),
+                "/tagSet/item/key" => self.tag.0 = self.take(),
+                "/tagSet/item/value" => self.tag.1 = self.take(),
+                "/tagSet/item" => {
+                    let (key, value) = std::mem::take(&mut self.tag);
+                    self.draft.tags.insert(key, value);
+                }
+                _ => {}
+            }
+            return Ok(());
+        }
+        if let Some(rest) = self.path.strip_prefix(STATUS) {
+            match rest {
+                "" => {
+                    let draft = std::mem::take(&mut self.draft);
+                    if draft.impaired {
+                        self.page.impaired.push(InstanceId(draft.id));
+                    }
+                }
+                "/instanceId" => self.draft.id = self.take(),
+                "/instanceStatus/status" | "/systemStatus/status" => self.draft.impaired |= self.text == "impaired",
+                _ => {}
+            }
+            return Ok(());
+        }
+        match self.path.as_str() {
+            "/nextToken" => self.page.next_token = Some(self.take()).filter(|token| !token.is_empty()),
+            "/Errors/Error/Code" | "/Error/Code" => self.page.error.get_or_insert_default().code = self.take(),
+            "/Errors/Error/Message" | "/Error/Message" => {
+                self.page.error.get_or_insert_default().message = self.take();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> String {
+        let text = self.text.trim().to_owned();
+        self.text.clear();
+        text
+    }
+
+    fn resolve(&mut self, entity: &BytesRef<'_>) {
+        match entity.resolve_char_ref() {
+            Ok(Some(character)) => self.text.push(character),
+            _ => self.text.push_str(resolve_predefined_entity(entity).unwrap_or_default()),
+        }
+    }
+}
+
+impl Draft {
+    fn finish(self) -> Result<Instance, Malformed> {
+        let field = |field, value: &str| Malformed::Field { instance: self.id.clone(), field, value: value.to_owned() };
+        if self.id.is_empty() {
+            return Err(field("instanceId", ""));
+        }
+        let state = InstanceState::parse(&self.state).ok_or_else(|| field("instanceState", &self.state))?;
+        let launched = clock::parse_rfc3339(&self.launched).ok_or_else(|| field("launchTime", &self.launched))?;
+        let address = match self.address.as_deref().filter(|text| !text.is_empty()) {
+            Some(text) => Some(text.parse().map_err(|_| field("privateIpAddress", text))?),
+            None => None,
+        };
+        Ok(Instance {
+            id: InstanceId(self.id),
+            state,
+            launched,
+            address,
+            private_dns: self.private_dns.filter(|name| !name.is_empty()),
+            zone: self.zone,
+            tags: self.tags,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Page, Malformed> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(read_page(text.as_bytes()))
+    }
+
+    const PAGE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">
+  <nextToken>more&amp;more</nextToken>
+  <reservationSet><item><reservationId>r-1</reservationId><instancesSet><item>
+    <instanceId>i-0a</instanceId><instanceState><code>16</code><name>running</name></instanceState>
+    <privateDnsName>ip-10-0-0-1.ec2.internal</privateDnsName><launchTime>2015-12-22T10:44:05.000Z</launchTime>
+    <placement><availabilityZone>eu-west-1a</availabilityZone></placement>
+    <privateIpAddress>10.0.0.1</privateIpAddress>
+    <tagSet><item><key>etcd</key><value>1</value></item><item><key>Name</key><value>a &lt;b&gt; &#233;</value></item></tagSet>
+    <networkInterfaceSet><item><privateIpAddress>10.9.9.9</privateIpAddress>
+      <tagSet><item><key>etcd</key><value>other</value></item></tagSet></item></networkInterfaceSet>
+  </item></instancesSet></item></reservationSet>
+</DescribeInstancesResponse>"#;
+
+    #[test]
+    fn an_instance_is_read_by_whole_paths() {
+        let page = read(PAGE).unwrap();
+        let instance = &page.instances[0];
+        assert_eq!(page.next_token.as_deref(), Some("more&more"));
+        assert_eq!((instance.id.0.as_str(), instance.launched), ("i-0a", 1_450_781_045));
+        assert_eq!(instance.address.unwrap().to_string(), "10.0.0.1");
+        assert_eq!(instance.tags["etcd"], "1");
+        assert_eq!(instance.tags["Name"], "a <b> é");
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        for end in 0..PAGE.len() {
+            if PAGE.is_char_boundary(end) {
+                assert!(read(&PAGE[..end]).is_err(), "cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_error_documents_are_read() {
+        for root in ["Response", "ErrorResponse"] {
+            let text = format!("<{root}><Errors><Error><Code>X</Code><Message>m</Message></Error></Errors></{root}>");
+            assert_eq!(read(&text).unwrap().error, Some(ApiError { code: "X".into(), message: "m".into() }));
+        }
+        assert!(matches!(read("<html></html>"), Err(Malformed::Root(_))));
+    }
+
+    #[test]
+    fn an_unreadable_field_is_an_error_not_a_default() {
+        assert!(matches!(
+            read(&PAGE.replace("running", "resting")),
+            Err(Malformed::Field { field: "instanceState", .. })
+        ));
+        assert!(matches!(read(&PAGE.replace("10.0.0.1<", "10.0.0<")), Err(Malformed::Field { .. })));
+        assert_eq!(read(&PAGE.replace("10.0.0.1<", "<")).unwrap().instances[0].address, None);
+    }
+}

@@ -1,0 +1,80 @@
+//! Time and chance: the only readers of the clocks and of the random source.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
+
+/// The monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the monotonic clock")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The wall clock in seconds since the epoch.
+pub fn epoch() -> i64 {
+    OffsetDateTime::from(wall()).unix_timestamp()
+}
+
+/// Now, as `2026-01-31T12:00:00.000Z`.
+pub fn stamp() -> String {
+    let now = OffsetDateTime::from(wall());
+    let (date, time) = (now.date(), now.time());
+    let (hour, minute, second, milli) = time.as_hms_milli();
+    format!("{date}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+}
+
+/// Seconds since the epoch of an RFC 3339 time, as EC2's `launchTime` is.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
+}
+
+/// Seconds since the epoch of an HTTP Date header (RFC 9110, section 5.6.7: "GMT" for RFC 2822's "+0000").
+pub fn parse_http_date(text: &str) -> Option<i64> {
+    let text = text.strip_suffix("GMT").map_or_else(|| text.to_owned(), |date| format!("{date}+0000"));
+    OffsetDateTime::parse(&text, &Rfc2822).ok().map(OffsetDateTime::unix_timestamp)
+}
+
+/// Waits. Never for a condition that can be watched.
+pub async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// Half to whole of that duration, by chance.
+pub fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(0.5 + chance() / 2.0)
+}
+
+/// A number in [0, 1).
+pub fn chance() -> f64 {
+    // 53 bits: what an f64 holds exactly.
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// 64 random bits. Should the kernel's source fail, the clock's nanoseconds: these bits part nodes, they keep no secret.
+pub fn random() -> u64 {
+    let mut bytes = [0_u8; 8];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        return OffsetDateTime::from(wall()).unix_timestamp_nanos() as u64;
+    }
+    u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_ec2_and_of_http() {
+        assert_eq!(parse_rfc3339("2015-12-22T10:44:05.000Z"), Some(1_450_781_045));
+        assert_eq!(parse_http_date("Tue, 22 Dec 2015 10:44:05 GMT"), Some(1_450_781_045));
+        assert_eq!(parse_rfc3339("yesterday"), None);
+        assert_eq!(parse_http_date(""), None);
+    }
+}

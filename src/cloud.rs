@@ -1,0 +1,118 @@
+//! EC2 and the metadata service as one instance sees them.
+
+use std::fmt;
+
+use crate::aws::credentials::{self, Provider};
+use crate::aws::ec2::{self, Ec2};
+use crate::aws::imds::{self, Imds};
+use crate::cluster::types::{Instance, InstanceId, Roster};
+use crate::config::{Config, MemberType};
+use crate::exit::{Code, Failure};
+use crate::http::Client;
+use crate::ledger::Identity;
+use crate::tls::Trust;
+
+/// The original's default region, where nothing names one.
+const DEFAULT_REGION: &str = "eu-west-1";
+
+/// Why the cloud gave no answer.
+#[derive(Debug)]
+pub enum Error {
+    Imds(imds::Error),
+    Ec2(ec2::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Imds(error) => write!(f, "{error}"),
+            Self::Ec2(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let denied = match &error {
+            Error::Imds(_) => false,
+            Error::Ec2(ec2::Error::Credentials(cause)) => !matches!(cause, credentials::Error::Imds(_)),
+            Error::Ec2(cause) => matches!(
+                cause.code(),
+                Some(
+                    "UnauthorizedOperation" | "AccessDenied" | "AuthFailure" | "SignatureDoesNotMatch" | "ExpiredToken"
+                )
+            ),
+        };
+        Self::new(if denied { Code::Denied } else { Code::Unavailable }, error)
+    }
+}
+
+/// Both services, ready to be asked.
+#[derive(Debug)]
+pub struct Cloud {
+    imds: Imds,
+    ec2: Ec2,
+    tags: Vec<(String, String)>,
+}
+
+/// Our identity by the metadata service. Asked for once: none of it changes while an instance runs.
+///
+/// # Errors
+/// [`Error::Imds`].
+pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Error> {
+    let document = imds.fetch_identity().await.map_err(Error::Imds)?;
+    let hostname = match config.member_type {
+        MemberType::Host => imds.fetch_local_hostname().await.map_err(Error::Imds)?,
+        MemberType::Ip => None,
+    };
+    Ok(Identity { instance: document.instance_id, region: document.region, address: document.private_ip, hostname })
+}
+
+/// A client of the metadata service. It never goes through a proxy and needs no TLS.
+pub fn metadata_service(config: &Config) -> Imds {
+    Imds::new(Client::new(Trust::public(None)), &config.imds_endpoint)
+}
+
+impl Cloud {
+    /// The cloud of this region, or of the default one.
+    pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
+        let http = Client::new(Trust::public(config.ca_bundle.clone()));
+        let region = config.region.as_deref().or(region).unwrap_or(DEFAULT_REGION);
+        let public = || ec2::endpoint(region, config.use_fips, config.use_dualstack);
+        let endpoint = config.ec2_endpoint.clone().unwrap_or_else(public);
+        let provider = Provider::new(config.credentials.clone(), http.clone());
+        let ec2 = Ec2::new(http, endpoint, region.to_owned(), provider);
+        Self { imds, ec2, tags: config.tags.clone() }
+    }
+
+    /// Every instance of the filter.
+    ///
+    /// # Errors
+    /// [`Error::Ec2`].
+    pub async fn roster(&self) -> Result<Roster, Error> {
+        self.ec2.describe_tagged(&self.imds, &self.tags).await.map_err(Error::Ec2)
+    }
+
+    /// One instance by id; `None`: EC2 knows no such id.
+    ///
+    /// # Errors
+    /// [`Error::Ec2`].
+    pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, Error> {
+        self.ec2.describe_instance(&self.imds, id).await.map_err(Error::Ec2)
+    }
+
+    /// Whether EC2 calls an instance impaired.
+    ///
+    /// # Errors
+    /// [`Error::Ec2`].
+    pub async fn is_impaired(&self, id: &InstanceId) -> Result<bool, Error> {
+        self.ec2.is_impaired(&self.imds, id).await.map_err(Error::Ec2)
+    }
+
+    /// API calls made so far.
+    pub fn calls(&self) -> u64 {
+        self.ec2.calls()
+    }
+}

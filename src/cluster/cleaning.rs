@@ -1,0 +1,60 @@
+//! Which member may be removed (section "Cleaning" of ARCHITECTURE.md): only the provably dead, one at a time.
+
+use super::quorum::quorum;
+use super::types::{InstanceId, Known, Member, MemberId};
+use super::view::{Clean, EtcdSeen, Policy, Sighting, View};
+
+/// Why a member that looks dead is still kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// `MUSTER_CLEAN=off`.
+    Off,
+    /// No instance could be named for it.
+    NoInstance,
+    /// EC2 shows its instance in being.
+    Standing(InstanceId),
+    /// EC2 could not be asked.
+    Unknown(InstanceId, String),
+    /// Not silent for long enough.
+    Dwell,
+    /// The remaining voters that answer are too few.
+    QuorumAfter { answering: usize, needed: usize },
+}
+
+/// The first member (by id) that may go, if any; `me` is a replacement waiting.
+pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<MemberId> {
+    cluster.members.iter().filter(|m| verdict(policy, view, cluster, m).is_ok()).map(|m| m.id).min()
+}
+
+/// All proofs for one member, or the first that is missing.
+pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+    if policy.clean == Clean::Off {
+        return Err(Kept::Off);
+    }
+    let fate = view.fates.get(&member.id).ok_or(Kept::NoInstance)?;
+    let instance = fate.instance.clone().ok_or(Kept::NoInstance)?;
+    match &fate.gone {
+        Known::Known(true) => {}
+        Known::Known(false) => return Err(Kept::Standing(instance)),
+        Known::Unknown(cause) => return Err(Kept::Unknown(instance, cause.clone())),
+    }
+    if fate.silent_for < policy.clean_dwell {
+        return Err(Kept::Dwell);
+    }
+    let rest: Vec<&Member> = cluster.members.iter().filter(|m| !m.is_learner && m.id != member.id).collect();
+    let answering = rest.iter().filter(|m| answers(view, cluster, m)).count();
+    let needed = quorum(rest.len());
+    if answering < needed {
+        return Err(Kept::QuorumAfter { answering, needed });
+    }
+    Ok(())
+}
+
+/// A member answers if the etcd at one of its peer URLs was seen in this very cluster.
+fn answers(view: &View, cluster: &EtcdSeen, member: &Member) -> bool {
+    view.peers.values().any(|peer| {
+        let at_its_url = peer.listed.as_ref().is_some_and(|l| l.peer_urls.iter().any(|u| member.peer_urls.contains(u)));
+        let named = peer.listed.as_ref().is_some_and(|l| l.name == member.name);
+        (at_its_url || named) && matches!(&peer.sighting, Sighting::Etcd(e) if e.cluster == cluster.cluster)
+    })
+}

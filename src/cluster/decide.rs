@@ -1,0 +1,230 @@
+//! `decide`: from a view to one step, with its reason. No clock, no I/O, no randomness; input order is irrelevant.
+
+use std::time::Duration;
+
+use super::cleaning;
+use super::founding;
+use super::step::{Halt, Hold, Quarantine, Removal, Step};
+use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, initial_cluster};
+use super::view::{DataDir, EtcdSeen, Policy, Sighting, View};
+
+/// etcd answers 404 "member not found" to an add that follows a removal of the same URL within a second (measured).
+pub const SETTLE_AFTER_REMOVAL: Duration = Duration::from_millis(1050);
+
+/// The one decision.
+pub fn decide(policy: &Policy, view: &View) -> Step {
+    match &view.data {
+        DataDir::Whole { ids } => with_data(view, ids),
+        DataDir::Partial { what } => with_partial_data(view, what),
+        DataDir::Fresh => fresh(policy, view),
+    }
+}
+
+/// We have data (section "Decision" 1).
+fn with_data(view: &View, ids: &Known<(ClusterId, MemberId)>) -> Step {
+    // Without ids etcd itself must judge its WAL; it refuses a bad one and touches nothing.
+    let Known::Known((ours, member)) = *ids else { return Step::Resume };
+    let living = view.living_clusters();
+    if let Some(etcd) = living.get(&ours) {
+        return match etcd.members.iter().find(|m| m.id == member) {
+            None => Step::Quarantine(Quarantine::RemovedWhileDown { cluster: ours, member }),
+            // Before 3.5.31/3.6.12 an update of a learner promotes it (etcd#21694).
+            Some(m) if !m.is_learner && !same_urls(&m.peer_urls, &view.me.listed.peer_urls) => {
+                Step::UpdateSelf { id: member }
+            }
+            Some(_) => Step::Resume,
+        };
+    }
+    match living.keys().next() {
+        None => Step::Resume,
+        Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
+        Some(&living) => Step::Halt(Halt::ForeignData { ours, living }),
+    }
+}
+
+/// Half of our data is there: moved aside only if the cluster it belonged to lives and can give us all of it again.
+fn with_partial_data(view: &View, what: &str) -> Step {
+    let what = what.to_owned();
+    let ours = [view.ledger.joined.map(|j| j.cluster), view.chosen_cluster, view.accepted_cluster];
+    let living = view.living_clusters();
+    if living.keys().any(|id| ours.contains(&Some(*id))) {
+        return Step::Quarantine(Quarantine::Partial { what });
+    }
+    Step::Hold(Hold::PartialData { what })
+}
+
+/// We hold no data (section "Decision" 2 to 5).
+fn fresh(policy: &Policy, view: &View) -> Step {
+    let living = view.living_clusters();
+    if living.len() > 1 {
+        return Step::Halt(Halt::TwoClusters { ids: living.into_keys().collect() });
+    }
+    if let Some(etcd) = living.into_values().next() {
+        return join(policy, view, etcd);
+    }
+    if let Some(list) = chosen(policy, view) {
+        return match (list.holds(&view.me.instance), view.ledger.founded) {
+            (true, false) => Step::StartNew(list.clone()),
+            (true, true) => Step::Hold(Hold::DiskLost),
+            (false, _) => Step::Hold(Hold::NotListed),
+        };
+    }
+    if view.ledger.founded || view.ledger.joined.is_some() {
+        return Step::Hold(Hold::DiskLost);
+    }
+    if let Some(hold) = signs_of_a_cluster(view) {
+        return Step::Hold(hold);
+    }
+    founding::found(policy, view)
+}
+
+/// The list that a quorum has accepted, as far as we can know: by our ledger, by a peer's word, or because an etcd runs
+/// under the cluster id that follows from the list we accepted (R4).
+fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
+    let standing = view.standing(policy);
+    let told = view.peers.values().filter_map(|peer| match &peer.sighting {
+        Sighting::Fresh(fresh) => fresh.chosen.as_ref(),
+        Sighting::HasData { chosen, .. } => chosen.as_ref(),
+        _ => None,
+    });
+    let ours = view.ledger.accepted.as_ref().map(|accepted| &accepted.list);
+    let shown = ours.filter(|_| view.etcds().any(|(_, etcd)| Some(etcd.cluster) == view.accepted_cluster));
+    view.ledger.chosen.as_ref().into_iter().chain(told).find(|list| !standing.voids(list)).or(shown)
+}
+
+/// An etcd, data, or anything unreadable: never propose beside it (G2).
+pub fn signs_of_a_cluster(view: &View) -> Option<Hold> {
+    view.peers.iter().find_map(|(id, peer)| {
+        let instance = id.clone();
+        match &peer.sighting {
+            Sighting::Etcd(etcd) => Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster }),
+            Sighting::HasData { .. } => Some(Hold::PeerHasData { instance }),
+            Sighting::Mismatch(cause) => Some(Hold::PeerMismatch { instance, cause: cause.clone() }),
+            Sighting::Fresh(_) | Sighting::Refused | Sighting::Silent(_) => None,
+        }
+    })
+}
+
+/// We are fresh and a cluster with quorum answers (section "Decision" 2).
+fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
+    let me = &view.me.listed;
+    let at_our_urls = etcd.members.iter().find(|m| m.peer_urls.iter().any(|url| me.peer_urls.contains(url)));
+    let by_our_name = etcd.members.iter().find(|m| m.name == me.name);
+    if let Some(member) = by_our_name.or(at_our_urls) {
+        return listed(policy, view, etcd, member);
+    }
+    if let Some(step) = clean(policy, view, etcd) {
+        return step;
+    }
+    // etcd 3.4 and 3.5 take one learner at a time; on all, one change at a time (G3).
+    if let Some(learner) = etcd.members.iter().find(|m| m.is_learner) {
+        return Step::Hold(Hold::AnotherJoins { member: learner.id });
+    }
+    let voters = etcd.members.len();
+    if policy.cluster_size.is_some_and(|size| voters >= size) {
+        let kept = etcd.members.iter().filter_map(|m| Some((m.id, cleaning::verdict(policy, view, etcd, m).err()?)));
+        return Step::Hold(Hold::Spare { voters, kept: kept.collect() });
+    }
+    if view.since_own_removal.is_some_and(|since| since < SETTLE_AFTER_REMOVAL) {
+        return Step::Hold(Hold::Settling);
+    }
+    Step::AddSelf
+}
+
+/// A living cluster lists our name or our address, and we are fresh.
+fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Step {
+    let me = &view.me.listed;
+    let named = member.name == me.name;
+    let at_our_urls = member.peer_urls.iter().any(|url| me.peer_urls.contains(url));
+    if named && !at_our_urls && me.name != view.me.instance.0 && held_by_another(view, member) {
+        let (name, urls) = (member.name.clone(), member.peer_urls.clone());
+        return Step::Halt(Halt::NameInUse { name, member: member.id, urls });
+    }
+    if !named && !member.name.is_empty() {
+        // Another instance's member at our address: its owner may have moved and still hold its data.
+        return match cleaning::verdict(policy, view, etcd, member) {
+            Ok(()) => clean(policy, view, etcd).unwrap_or(Step::Hold(Hold::Settling)),
+            Err(kept) => Step::Hold(Hold::AddressTaken { member: member.id, kept }),
+        };
+    }
+    // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
+    let ledger = &view.ledger;
+    let added = ledger.joined.is_some_and(|j| j.cluster == etcd.cluster && j.member == member.id && !j.spawned);
+    let founder = !ledger.founded && ledger.joined.is_none() && {
+        let cluster = Some(etcd.cluster);
+        view.accepted_cluster == cluster || view.chosen_cluster == cluster
+    };
+    if member.client_urls.is_empty() && (added || founder) {
+        return Step::StartExisting {
+            cluster: etcd.cluster,
+            member: member.id,
+            initial_cluster: existing_cluster(etcd, member.id, me),
+        };
+    }
+    Step::RemoveMember { id: member.id, why: Removal::OwnOldId }
+}
+
+fn held_by_another(view: &View, member: &Member) -> bool {
+    view.peers
+        .values()
+        .any(|peer| peer.listed.as_ref().is_some_and(|l| l.peer_urls.iter().any(|u| member.peer_urls.contains(u))))
+}
+
+fn clean(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Option<Step> {
+    let id = cleaning::removable(policy, view, etcd)?;
+    let instance = view.fates.get(&id)?.instance.clone()?;
+    Some(Step::RemoveMember { id, why: Removal::Gone(instance) })
+}
+
+/// etcd wants exactly all members' URLs; the names of others, unstarted ones above all, may be placeholders.
+fn existing_cluster(etcd: &EtcdSeen, own: MemberId, me: &ListedMember) -> String {
+    let names: Vec<(String, &[String])> = etcd
+        .members
+        .iter()
+        .map(|m| match m.id == own {
+            true => (me.name.clone(), me.peer_urls.as_slice()),
+            false if m.name.is_empty() => (m.id.to_string(), m.peer_urls.as_slice()),
+            false => (m.name.clone(), m.peer_urls.as_slice()),
+        })
+        .collect();
+    initial_cluster(names.iter().map(|(name, urls)| (name.as_str(), *urls)))
+}
+
+fn same_urls(a: &[String], b: &[String]) -> bool {
+    a.len() == b.len() && a.iter().all(|url| b.contains(url))
+}
+
+/// A running member's next step, beside keeping it running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attend {
+    Keep,
+    /// Promote our learner.
+    Promote(MemberId),
+    /// Stop an etcd that never elected and serve the roll call for a while (R5).
+    Yield,
+}
+
+/// What our own running etcd shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Running {
+    pub member: MemberId,
+    pub is_learner: bool,
+    pub has_leader: bool,
+    /// This WAL has never elected, by etcd's own word and by our record.
+    pub never_elected: bool,
+    pub without_leader_for: Duration,
+    /// `YIELD_AFTER` with jitter.
+    pub yield_after: Duration,
+}
+
+/// R5: how long an etcd that never elected may be without a leader.
+pub const YIELD_AFTER: Duration = Duration::from_secs(15);
+
+/// Never yields after a first election.
+pub fn attend(running: &Running) -> Attend {
+    match running {
+        r if r.is_learner && r.has_leader => Attend::Promote(r.member),
+        r if r.never_elected && !r.has_leader && r.without_leader_for >= r.yield_after => Attend::Yield,
+        _ => Attend::Keep,
+    }
+}

@@ -1,0 +1,219 @@
+//! When a fresh node may run a founding round: rules R1 and R3 and the rule for two (section "Founding" of
+//! ARCHITECTURE.md). What a round does is in [`super::paxos`].
+
+use super::decide::signs_of_a_cluster;
+use super::paxos::{Ballot, Charter};
+use super::quorum::quorum;
+use super::step::{Absence, Alone, Hold, Proposal, Step};
+use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster};
+use super::view::{Peer, Policy, Sighting, View};
+
+/// Found, or say why not yet. Only for a fresh node that sees no sign of a cluster and knows of no chosen list.
+pub(super) fn found(policy: &Policy, view: &View) -> Step {
+    debug_assert!(signs_of_a_cluster(view).is_none());
+    match may_propose(policy, view) {
+        Ok(step) => step,
+        Err(hold) => Step::Hold(hold),
+    }
+}
+
+fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
+    let roster = match &view.roster {
+        Known::Known(roster) => roster,
+        Known::Unknown(cause) => return Err(Hold::RosterUnknown { cause: cause.clone() }),
+    };
+    let me = roster.standing().find(|i| i.id == view.me.instance).ok_or_else(|| not_in_roster(policy, view))?;
+    let charter = policy.charter(roster);
+    let have = roster.standing().count();
+    if policy.cluster_size == Some(2)
+        && let Some(terminated) = only_other_is_terminated(policy, roster)
+        && have == 1
+    {
+        return alone(policy, view, roster, Alone::OtherTerminated(terminated));
+    }
+    let need = if charter.size == 1 { 1 } else { policy.min_nodes };
+    if have < need {
+        return Err(Hold::TooFewInstances { have, need });
+    }
+    same_charter(view, &charter)?;
+    best_answering(view, roster, me)?;
+    let absent: Vec<&Instance> =
+        roster.standing().filter(|i| i.id != me.id && fresh_peer(view, &i.id).is_none()).collect();
+    if !absent.is_empty() || have < charter.size {
+        if let [other] = absent.as_slice()
+            && charter.size == 2
+            && have == 2
+        {
+            return one_of_two(policy, view, roster, me, other);
+        }
+        forgive_absence(policy, view, roster, &charter, &absent)?;
+    }
+    propose(view, charter)
+}
+
+/// R3: absence is forgiven after the grace time, to a young fleet in which nothing was terminated.
+fn forgive_absence(
+    policy: &Policy,
+    view: &View,
+    roster: &Roster,
+    charter: &Charter,
+    absent: &[&Instance],
+) -> Result<(), Hold> {
+    let hold = |why| Err(Hold::Absent { absent: absent.iter().map(|i| i.id.clone()).collect(), why });
+    let answering = charter.first.iter().filter(|(id, _)| !absent.iter().any(|i| i.id == *id)).count();
+    // A list of m < N is founded only by a quorum of N out of m that all answer (m members can't be outvoted by N - m).
+    let short = roster.standing().count() < charter.size;
+    let needed = quorum(charter.size);
+    if answering < needed || (short && !absent.is_empty()) {
+        return hold(Absence::TooFewAnswer {
+            answering,
+            needed: if short { answering + absent.len() } else { needed },
+        });
+    }
+    if policy.cluster_size.is_none() && (charter.size > 3 || view.roster_unchanged_for < policy.found_grace) {
+        return hold(Absence::SizeUnset);
+    }
+    let waited = absent
+        .iter()
+        .map(|i| view.peers.get(&i.id).map_or(view.roster_unchanged_for, |p| p.unanswered_for))
+        .min()
+        .unwrap_or(view.roster_unchanged_for);
+    if waited < policy.found_grace {
+        return hold(Absence::Grace { waited, grace: policy.found_grace });
+    }
+    young(policy, roster).or_else(|why| hold(why))
+}
+
+/// R3 (a) and (b): neither a terminated instance nor an old one could have been in a cluster. The operator may vouch.
+fn young(policy: &Policy, roster: &Roster) -> Result<(), Absence> {
+    if policy.found_absent {
+        return Ok(());
+    }
+    if let Some(instance) = roster.terminated().next() {
+        return Err(Absence::Terminated(instance.id.clone()));
+    }
+    match roster.standing().find(|i| roster.age(i) >= policy.found_window) {
+        Some(instance) => Err(Absence::Aged(instance.id.clone())),
+        None => Ok(()),
+    }
+}
+
+/// N = 2 and the other doesn't answer: only proof that it is no cluster of its own lets us found alone.
+fn one_of_two(policy: &Policy, view: &View, roster: &Roster, me: &Instance, other: &Instance) -> Result<Step, Hold> {
+    let hold = |why| Err(Hold::Absent { absent: vec![other.id.clone()], why });
+    let peer = view.peers.get(&other.id);
+    let waited = peer.map_or(std::time::Duration::ZERO, |p| p.unanswered_for);
+    if waited < policy.found_grace {
+        return hold(Absence::Grace { waited, grace: policy.found_grace });
+    }
+    if policy.found_alone {
+        return alone(policy, view, roster, Alone::OperatorSaysSo);
+    }
+    // Both could claim the same proof of each other; the older one may, the younger joins it.
+    let oldest = me.rank() < other.rank();
+    let why = match peer {
+        Some(Peer { refused_throughout: true, .. }) => Alone::OtherRefused(other.id.clone()),
+        Some(Peer { sighting: Sighting::Silent(_), impaired: Known::Known(true), .. }) => {
+            Alone::OtherImpaired(other.id.clone())
+        }
+        _ => return hold(Absence::OneOfTwo),
+    };
+    if !oldest {
+        return hold(Absence::OneOfTwo);
+    }
+    young(policy, roster).or_else(hold_with(other))?;
+    alone(policy, view, roster, why)
+}
+
+fn hold_with(other: &Instance) -> impl Fn(Absence) -> Result<(), Hold> + '_ {
+    |why| Err(Hold::Absent { absent: vec![other.id.clone()], why })
+}
+
+/// The one other instance of a fleet of two, if it is terminated and its whole life lay inside the founding window.
+fn only_other_is_terminated(policy: &Policy, roster: &Roster) -> Option<InstanceId> {
+    let mut terminated = roster.terminated();
+    let other = terminated.next()?;
+    let young = roster.all().iter().all(|i| roster.age(i) < policy.found_window);
+    (terminated.next().is_none() && (young || policy.found_absent)).then(|| other.id.clone())
+}
+
+/// Found with ourselves as the only member, unless we accepted a list with the other: it may have been chosen.
+fn alone(policy: &Policy, view: &View, roster: &Roster, why: Alone) -> Result<Step, Hold> {
+    let standing = view.standing(policy);
+    let accepted = view.ledger.accepted.as_ref().filter(|a| !standing.voids(&a.list));
+    let shared = accepted.and_then(|a| a.list.members.iter().find(|m| m.instance != view.me.instance));
+    if let Some(other) = shared
+        && why != Alone::OperatorSaysSo
+    {
+        return Err(Hold::Absent { absent: vec![other.instance.clone()], why: Absence::OneOfTwo });
+    }
+    let charter = policy.charter(roster);
+    let ballot = next_ballot(view);
+    let list = InitialList { members: vec![view.me.listed.clone()], token: token(&charter, &ballot) };
+    Ok(Step::FoundAlone { list, why })
+}
+
+/// R1: a round above any seen.
+fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
+    let members = charter.first.iter().map(|(id, _)| listed(view, id)).collect::<Result<Vec<_>, _>>()?;
+    let ballot = next_ballot(view);
+    let list = InitialList { members, token: token(&charter, &ballot) };
+    Ok(Step::Propose(Proposal { ballot, charter, list }))
+}
+
+/// How an instance is listed: by its own word where it gave one.
+fn listed(view: &View, id: &InstanceId) -> Result<ListedMember, Hold> {
+    if *id == view.me.instance {
+        return Ok(view.me.listed.clone());
+    }
+    let by_its_word = fresh_peer(view, id).and_then(|peer| match &peer.sighting {
+        Sighting::Fresh(fresh) => Some(fresh.listed.clone()),
+        _ => None,
+    });
+    by_its_word.or_else(|| view.peers.get(id)?.listed.clone()).ok_or_else(|| Hold::NoAddress { instance: id.clone() })
+}
+
+fn next_ballot(view: &View) -> Ballot {
+    let heard = view.peers.values().filter_map(|peer| match &peer.sighting {
+        Sighting::Fresh(fresh) => fresh.promised.as_ref(),
+        _ => None,
+    });
+    let highest = heard.chain(&view.ledger.promised).map(|ballot| ballot.round).max();
+    Ballot { round: highest.unwrap_or(0) + 1, proposer: view.me.instance.clone(), nonce: view.ledger.nonce }
+}
+
+/// The token's random part is the ballot's nonce: reused addresses never give equal cluster ids.
+fn token(charter: &Charter, ballot: &Ballot) -> String {
+    format!("{}-{:016x}-{}", charter.token_prefix, ballot.nonce, ballot.round)
+}
+
+fn fresh_peer<'a>(view: &'a View, id: &InstanceId) -> Option<&'a Peer> {
+    view.peers.get(id).filter(|peer| matches!(peer.sighting, Sighting::Fresh(_)))
+}
+
+fn same_charter(view: &View, charter: &Charter) -> Result<(), Hold> {
+    let other = view.peers.iter().find_map(|(id, peer)| match &peer.sighting {
+        Sighting::Fresh(fresh) if fresh.charter.as_ref() != Some(charter) => Some((id, fresh)),
+        _ => None,
+    });
+    match other {
+        Some((id, fresh)) => Err(Hold::DifferentRoster { instance: id.clone(), theirs: fresh.charter.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// R1: the best-ranked instance among those answering proposes.
+fn best_answering(view: &View, roster: &Roster, me: &Instance) -> Result<(), Hold> {
+    match roster.standing().find(|i| i.id == me.id || fresh_peer(view, &i.id).is_some()) {
+        Some(best) if best.id != me.id => Err(Hold::AwaitProposer { instance: best.id.clone() }),
+        _ => Ok(()),
+    }
+}
+
+fn not_in_roster(policy: &Policy, view: &View) -> Hold {
+    let tags = match &view.own_tags {
+        Known::Known(tags) => Known::Known(tags.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        Known::Unknown(cause) => Known::Unknown(cause.clone()),
+    };
+    Hold::NotInRoster { filter: policy.filter.clone(), tags }
+}

@@ -1,0 +1,261 @@
+//! Single-decree Paxos over the roster: the value is the initial list, the acceptors are the instances.
+//!
+//! (Lamport, "Paxos Made Simple", section 2.) What is here is the bookkeeping: pure functions from a ledger and a message
+//! to an answer and the next ledger. The next ledger must be durable *before* the answer leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::quorum::quorum;
+use super::types::{ClusterId, InitialList, InstanceId, LaunchTime, MemberId};
+
+/// Orders proposals. The nonce is made with the ledger, so that a node whose disk was wiped can't use a ballot again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Ballot {
+    pub round: u64,
+    pub proposer: InstanceId,
+    pub nonce: u64,
+}
+
+impl fmt::Display for Ballot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.round, self.proposer)
+    }
+}
+
+/// What a founding is over. Two nodes may only talk about a founding if theirs are equal: then they count the same
+/// quorums over the same acceptors.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Charter {
+    /// N.
+    pub size: usize,
+    pub token_prefix: String,
+    /// The first N of the roster by rank. The launch time is in it, because it changes at stop/start.
+    pub first: Vec<(InstanceId, LaunchTime)>,
+}
+
+impl fmt::Display for Charter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<&str> = self.first.iter().map(|(id, _)| id.0.as_str()).collect();
+        write!(f, "{} of {}, token {}", ids.join(" "), self.size, self.token_prefix)
+    }
+}
+
+/// A list and the ballot it was accepted in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    pub ballot: Ballot,
+    pub list: InitialList,
+}
+
+/// Our place in a living cluster that we added ourselves to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Joined {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    /// Set, durably, before etcd is spawned under this id for the first time.
+    pub spawned: bool,
+}
+
+/// What this instance must never forget: kept in `ED_DATA/muster/`, fsynced before any answer that depends on it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Random, made with the file.
+    pub nonce: u64,
+    pub promised: Option<Ballot>,
+    pub accepted: Option<Accepted>,
+    pub chosen: Option<InitialList>,
+    /// Set before etcd is spawned under the chosen list. Never unset: a data dir that is gone after that was lost.
+    #[serde(default)]
+    pub founded: bool,
+    /// The WAL in the data dir was made by a founding and has not been seen to elect. False or lost: counts as elected.
+    #[serde(default)]
+    pub never_elected: bool,
+    #[serde(default)]
+    pub joined: Option<Joined>,
+}
+
+impl Ledger {
+    /// The chosen list, unless it is void.
+    pub fn standing_choice(&self, standing: &Standing) -> Option<&InitialList> {
+        self.chosen.as_ref().filter(|list| !standing.voids(list))
+    }
+}
+
+/// A call in a founding.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Call {
+    /// Phase 1a.
+    Prepare { charter: Charter, ballot: Ballot },
+    /// Phase 2a.
+    Accept { charter: Charter, ballot: Ballot, list: InitialList },
+    /// A quorum has accepted this.
+    Chosen { list: InitialList },
+}
+
+/// The answer to a [`Call`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Phase 1b: nothing below this ballot will be accepted; what was accepted last.
+    Promised { accepted: Option<Accepted> },
+    /// Phase 2b.
+    Accepted,
+    /// A higher ballot was promised.
+    Refused { promised: Ballot },
+    /// The question is settled: this list.
+    Chosen { list: InitialList },
+    /// The acceptor sees another roster (or none yet): no state was changed.
+    DifferentRoster { theirs: Option<Charter> },
+    /// The acceptor holds etcd data and takes no part.
+    HasData,
+}
+
+/// What an acceptor knows besides its ledger.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// `None` until a complete roster was seen.
+    pub charter: Option<Charter>,
+    pub terminated: BTreeSet<InstanceId>,
+    pub has_data: bool,
+}
+
+impl Standing {
+    /// Void: so many of the listed are terminated that the list can never have a quorum, and we hold no WAL.
+    pub fn voids(&self, list: &InitialList) -> bool {
+        let gone = list.members.iter().filter(|m| self.terminated.contains(&m.instance)).count();
+        !self.has_data && list.members.len() - gone < quorum(list.members.len())
+    }
+}
+
+/// An acceptor's step: the answer, and the ledger that must be durable before it is given (`None`: unchanged).
+pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Option<Ledger>) {
+    if let Call::Chosen { list } = call {
+        return learn(ledger, standing, list);
+    }
+    if let Some(list) = ledger.standing_choice(standing) {
+        return (Answer::Chosen { list: list.clone() }, None);
+    }
+    if standing.has_data {
+        return (Answer::HasData, None);
+    }
+    let (Call::Prepare { charter, ballot } | Call::Accept { charter, ballot, .. }) = call else {
+        return (Answer::HasData, None);
+    };
+    if standing.charter.as_ref() != Some(charter) {
+        return (Answer::DifferentRoster { theirs: standing.charter.clone() }, None);
+    }
+    // A promise is for this ballot and all below: the same ballot may be prepared again only by its own proposer, whose
+    // first answer was lost.
+    if let Some(promised) = &ledger.promised
+        && promised > ballot
+    {
+        return (Answer::Refused { promised: promised.clone() }, None);
+    }
+    let mut next = ledger.clone();
+    next.promised = Some(ballot.clone());
+    let answer = match call {
+        Call::Accept { ballot, list, .. } => {
+            next.accepted = Some(Accepted { ballot: ballot.clone(), list: list.clone() });
+            Answer::Accepted
+        }
+        _ => Answer::Promised { accepted: ledger.accepted.clone() },
+    };
+    (answer, Some(next))
+}
+
+/// Records a chosen list. A second, different one is never taken in place of the first unless the first is void.
+pub fn learn(ledger: &Ledger, standing: &Standing, list: &InitialList) -> (Answer, Option<Ledger>) {
+    if let Some(known) = ledger.standing_choice(standing) {
+        return (Answer::Chosen { list: known.clone() }, None);
+    }
+    if standing.has_data {
+        return (Answer::HasData, None);
+    }
+    let mut next = ledger.clone();
+    next.chosen = Some(list.clone());
+    (Answer::Chosen { list: list.clone() }, Some(next))
+}
+
+/// What the proposer makes of a round's answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tally {
+    /// Phase 1: a quorum promised; this list was accepted before and must be proposed again.
+    Adopt(InitialList),
+    /// Phase 1: a quorum promised and no standing list was ever accepted: propose a new one.
+    Free,
+    /// The list is chosen: by an answer that said so, or (phase 2) by a quorum of the listed.
+    Chosen(InitialList),
+    /// A higher ballot is about.
+    Beaten(Ballot),
+    /// This peer counts another founding.
+    DifferentRoster(InstanceId),
+    /// This peer holds data.
+    HasData(InstanceId),
+    /// So many answered, out of the quorum needed.
+    TooFew { had: usize, needed: usize },
+}
+
+/// Reads the answers to [`Call::Prepare`].
+pub fn tally_promises(charter: &Charter, standing: &Standing, answers: &BTreeMap<InstanceId, Answer>) -> Tally {
+    if let Some(verdict) = settled(answers) {
+        return verdict;
+    }
+    let promises: Vec<&Option<Accepted>> = charter
+        .first
+        .iter()
+        .filter_map(|(id, _)| match answers.get(id) {
+            Some(Answer::Promised { accepted }) => Some(accepted),
+            _ => None,
+        })
+        .collect();
+    let needed = quorum(charter.size);
+    if promises.len() < needed {
+        return unmet(answers, promises.len(), needed);
+    }
+    let highest = promises.into_iter().flatten().max_by(|a, b| a.ballot.cmp(&b.ballot));
+    match highest {
+        Some(accepted) if !standing.voids(&accepted.list) => Tally::Adopt(accepted.list.clone()),
+        _ => Tally::Free,
+    }
+}
+
+/// Reads the answers to [`Call::Accept`]: chosen once quorum(N) of the *listed* accepted.
+pub fn tally_accepts(charter: &Charter, list: &InitialList, answers: &BTreeMap<InstanceId, Answer>) -> Tally {
+    if let Some(verdict) = settled(answers) {
+        return verdict;
+    }
+    let had = answers.iter().filter(|(id, answer)| **answer == Answer::Accepted && list.holds(id)).count();
+    let needed = quorum(charter.size);
+    if had < needed {
+        return unmet(answers, had, needed);
+    }
+    Tally::Chosen(list.clone())
+}
+
+/// Answers that end a round whatever the others say: a choice that stands, or data.
+fn settled(answers: &BTreeMap<InstanceId, Answer>) -> Option<Tally> {
+    let chosen = answers.values().find_map(|answer| match answer {
+        Answer::Chosen { list } => Some(Tally::Chosen(list.clone())),
+        _ => None,
+    });
+    let data = || answers.iter().find(|(_, a)| **a == Answer::HasData).map(|(id, _)| Tally::HasData(id.clone()));
+    chosen.or_else(data)
+}
+
+/// Why a quorum was missed, the most telling cause first.
+fn unmet(answers: &BTreeMap<InstanceId, Answer>, had: usize, needed: usize) -> Tally {
+    let beaten = answers.values().filter_map(|answer| match answer {
+        Answer::Refused { promised } => Some(promised),
+        _ => None,
+    });
+    if let Some(ballot) = beaten.max() {
+        return Tally::Beaten(ballot.clone());
+    }
+    let other = answers.iter().find(|(_, a)| matches!(a, Answer::DifferentRoster { .. }));
+    match other {
+        Some((id, _)) => Tally::DifferentRoster(id.clone()),
+        None => Tally::TooFew { had, needed },
+    }
+}

@@ -1,0 +1,345 @@
+//! What may be done next, and the reasons for it: what the log, `plan` and the status page show.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::cleaning::Kept;
+use super::paxos::{Ballot, Charter};
+use super::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
+
+/// What to do next. The executor has no choices left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Change nothing, look again.
+    Hold(Hold),
+    /// Run a founding round for this list, unless an older one must be adopted.
+    Propose(Proposal),
+    /// Found with ourselves as the only member (the rule for N = 2).
+    FoundAlone { list: InitialList, why: Alone },
+    /// Start etcd as a new cluster under a chosen list.
+    StartNew(InitialList),
+    /// Remove that member.
+    RemoveMember { id: MemberId, why: Removal },
+    /// Add ourselves as a learner.
+    AddSelf,
+    /// Publish our new peer URLs for that member id.
+    UpdateSelf { id: MemberId },
+    /// Start etcd as an unstarted member of a living cluster, under this `--initial-cluster`.
+    StartExisting { cluster: ClusterId, member: MemberId, initial_cluster: String },
+    /// Start etcd with the data it has.
+    Resume,
+    /// Move the data aside, then decide again.
+    Quarantine(Quarantine),
+    /// Stay down and touch nothing until an operator has looked.
+    Halt(Halt),
+}
+
+/// A founding round to run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proposal {
+    pub ballot: Ballot,
+    pub charter: Charter,
+    /// The value, if no older one must be adopted.
+    pub list: InitialList,
+}
+
+/// Why we may found alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Alone {
+    /// The other of two refused connections for the whole grace time, and we are the oldest.
+    OtherRefused(InstanceId),
+    /// The other of two is silent and EC2 calls it impaired, and we are the oldest.
+    OtherImpaired(InstanceId),
+    /// The other of two is terminated.
+    OtherTerminated(InstanceId),
+    /// `MUSTER_FOUND_ALONE=yes`.
+    OperatorSaysSo,
+}
+
+/// Why a member is removed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// It is our own id from before our disk was lost: we are the proof.
+    OwnOldId,
+    /// Its instance is gone by EC2's word, it was silent for the dwell time, and the rest has quorum.
+    Gone(InstanceId),
+}
+
+/// Why data is moved aside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Quarantine {
+    /// The living cluster of our data doesn't list our member id any more.
+    RemovedWhileDown { cluster: ClusterId, member: MemberId },
+    /// Our data never elected, and another cluster has quorum.
+    NeverElected { ours: ClusterId, living: ClusterId },
+    /// Half of the data is lost, and the cluster it belongs to lives.
+    Partial { what: String },
+}
+
+/// Why this node stays down.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Halt {
+    TwoClusters { ids: Vec<ClusterId> },
+    ForeignData { ours: ClusterId, living: ClusterId },
+    NameInUse { name: String, member: MemberId, urls: Vec<String> },
+}
+
+/// Why nothing may be done yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hold {
+    RosterUnknown {
+        cause: String,
+    },
+    NotInRoster {
+        filter: String,
+        tags: Known<Vec<String>>,
+    },
+    TooFewInstances {
+        have: usize,
+        need: usize,
+    },
+    NoAddress {
+        instance: InstanceId,
+    },
+    PartialData {
+        what: String,
+    },
+    /// We have been in a cluster, our data is gone, and no quorum answers.
+    DiskLost,
+    /// A list was chosen without us.
+    NotListed,
+    ClusterWithoutQuorum {
+        instance: InstanceId,
+        cluster: ClusterId,
+    },
+    PeerHasData {
+        instance: InstanceId,
+    },
+    PeerMismatch {
+        instance: InstanceId,
+        cause: String,
+    },
+    DifferentRoster {
+        instance: InstanceId,
+        theirs: Option<Charter>,
+    },
+    AwaitProposer {
+        instance: InstanceId,
+    },
+    Absent {
+        absent: Vec<InstanceId>,
+        why: Absence,
+    },
+    AnotherJoins {
+        member: MemberId,
+    },
+    Spare {
+        voters: usize,
+        kept: Vec<(MemberId, Kept)>,
+    },
+    AddressTaken {
+        member: MemberId,
+        kept: Kept,
+    },
+    Settling,
+}
+
+/// Why the absence of instances isn't forgiven.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Absence {
+    /// The grace time is not over.
+    Grace { waited: Duration, grace: Duration },
+    /// EC2 shows terminated instances of the filter: one of them may have been in a cluster.
+    Terminated(InstanceId),
+    /// This instance is older than the founding window.
+    Aged(InstanceId),
+    /// Fewer answer than make a quorum of N.
+    TooFewAnswer { answering: usize, needed: usize },
+    /// N is unset and the roster is too large, or changed.
+    SizeUnset,
+    /// N = 2, and nothing proves the other dead.
+    OneOfTwo,
+}
+
+fn ids<T: ToString>(ids: &[T]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hold(hold) => write!(f, "hold: {hold}"),
+            Self::Propose(p) => {
+                write!(f, "propose: {} as the first members (ballot {})", p.list.initial_cluster(), p.ballot)
+            }
+            Self::FoundAlone { why, .. } => write!(f, "found alone: {why}"),
+            Self::StartNew(list) => write!(f, "start new: {} (token {})", list.initial_cluster(), list.token),
+            Self::RemoveMember { id, why: Removal::OwnOldId } => {
+                write!(f, "remove member {id}: it is this instance's id from before its disk was lost")
+            }
+            Self::RemoveMember { id, why: Removal::Gone(instance) } => {
+                write!(f, "remove member {id}: EC2 says {instance} is gone, it was silent, and the rest has quorum")
+            }
+            Self::AddSelf => f.write_str("add self: a cluster with quorum answers, joining it as a learner"),
+            Self::UpdateSelf { id } => write!(f, "update self: member {id} is listed under another peer URL"),
+            Self::StartExisting { cluster, member, .. } => {
+                write!(f, "start existing: as member {member} of cluster {cluster}")
+            }
+            Self::Resume => f.write_str("resume: etcd has its data"),
+            Self::Quarantine(why) => write!(f, "quarantine: {why}"),
+            Self::Halt(why) => write!(f, "halt: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Alone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherRefused(id) => {
+                write!(f, "{id} refused connections for the whole grace time, and this instance is older")
+            }
+            Self::OtherImpaired(id) => {
+                write!(f, "{id} is silent and EC2 calls it impaired, and this instance is older")
+            }
+            Self::OtherTerminated(id) => write!(f, "the other of two, {id}, is terminated"),
+            Self::OperatorSaysSo => f.write_str("MUSTER_FOUND_ALONE=yes"),
+        }
+    }
+}
+
+impl fmt::Display for Quarantine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RemovedWhileDown { cluster, member } => {
+                write!(
+                    f,
+                    "cluster {cluster} doesn't list member {member} any more; the data is moved aside, not deleted"
+                )
+            }
+            Self::NeverElected { ours, living } => {
+                write!(f, "cluster {living} lives, and the data here, of cluster {ours}, never had a leader")
+            }
+            Self::Partial { what } => write!(f, "{what}, and its cluster lives"),
+        }
+    }
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TwoClusters { ids: found } => write!(
+                f,
+                "clusters {} both have quorum among the tagged instances; give one of them another tag, then restart this node",
+                ids(found)
+            ),
+            Self::ForeignData { ours, living } => write!(
+                f,
+                "the data here is of cluster {ours}, but cluster {living} is what runs; move the data dir away to join it"
+            ),
+            Self::NameInUse { name, member, urls } => write!(
+                f,
+                "ETCD_NAME={name} is the name of member {member} at {}; unset ETCD_NAME or give each instance its own",
+                urls.join(",")
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RosterUnknown { cause } => write!(f, "EC2 can't be asked: {cause}"),
+            Self::NotInRoster { filter, tags } => {
+                write!(f, "this instance doesn't match the filter {filter}; ")?;
+                match tags {
+                    Known::Known(tags) if tags.is_empty() => f.write_str("it has no tags")?,
+                    Known::Known(tags) => write!(f, "its tags are {}", tags.join(", "))?,
+                    Known::Unknown(cause) => write!(f, "its tags are unknown ({cause})")?,
+                }
+                f.write_str("; tag it, or set MUSTER_TAGS")
+            }
+            Self::TooFewInstances { have, need } => {
+                write!(f, "{have} of at least {need} tagged instances (MUSTER_MIN_NODES); launch more")
+            }
+            Self::NoAddress { instance } => write!(f, "{instance} has no usable private address yet"),
+            Self::PartialData { what } => {
+                write!(f, "{what}; restore it, or move the rest away to start this node as new")
+            }
+            Self::DiskLost => f.write_str(
+                "this instance was a member, its data is gone and no quorum answers; bring back the others, or restore a snapshot",
+            ),
+            Self::NotListed => f.write_str("the others found without this instance; it joins when they have a quorum"),
+            Self::ClusterWithoutQuorum { instance, cluster } => write!(
+                f,
+                "{instance} runs etcd of cluster {cluster} without a proven quorum; start its other members, or restore a snapshot"
+            ),
+            Self::PeerHasData { instance } => {
+                write!(f, "{instance} holds etcd data; its etcd must come up (or its data be moved away) first")
+            }
+            Self::PeerMismatch { instance, cause } => {
+                write!(f, "{instance} can't be understood ({cause}); that is never read as \"no cluster\"")
+            }
+            Self::DifferentRoster { instance, theirs: Some(theirs) } => {
+                write!(f, "{instance} counts another founding ({theirs}); waiting for EC2's answers to agree")
+            }
+            Self::DifferentRoster { instance, theirs: None } => write!(f, "{instance} has no complete roster yet"),
+            Self::AwaitProposer { instance } => write!(f, "{instance} is older and proposes"),
+            Self::Absent { absent, why } => match absent.is_empty() {
+                true => write!(f, "{why}"),
+                false => write!(f, "{} did not answer; {why}", ids(absent)),
+            },
+            Self::AnotherJoins { member } => write!(f, "member {member} is joining; one change at a time"),
+            Self::Spare { voters, kept } => {
+                write!(f, "spare: the cluster has all its {voters} members")?;
+                kept.iter().filter(|(_, why)| !matches!(why, Kept::Standing(_))).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
+            }
+            Self::AddressTaken { member, kept } => write!(f, "member {member} is listed at this address; {member} {kept}"),
+            Self::Settling => f.write_str("the removal of the old member settles"),
+        }
+    }
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grace { waited, grace } => write!(
+                f,
+                "waited {} of {} s (MUSTER_FOUND_GRACE)",
+                waited.as_secs().min(grace.as_secs()),
+                grace.as_secs()
+            ),
+            Self::Terminated(id) => write!(
+                f,
+                "{id} is terminated and may have been in a cluster; MUSTER_FOUND_ABSENT=yes if there was none"
+            ),
+            Self::Aged(id) => write!(
+                f,
+                "{id} is older than MUSTER_FOUND_WINDOW, so there may have been a cluster; MUSTER_FOUND_ABSENT=yes if not"
+            ),
+            Self::TooFewAnswer { answering, needed } => {
+                write!(f, "{answering} fresh instances answer, founding needs {needed}; start the others")
+            }
+            Self::SizeUnset => f.write_str("all must answer while MUSTER_CLUSTER_SIZE is unset; set it to settle this"),
+            Self::OneOfTwo => f.write_str(
+                "with two instances nothing proves that the other has no cluster; MUSTER_FOUND_ALONE=yes if it has none",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("is kept: MUSTER_CLEAN=off"),
+            Self::NoInstance => {
+                f.write_str("is kept: no instance can be named for it; remove it by hand if it is dead")
+            }
+            Self::Standing(id) => write!(f, "is kept: EC2 shows {id} in being"),
+            Self::Unknown(id, cause) => write!(f, "is kept: EC2 can't say what became of {id} ({cause})"),
+            Self::Dwell => f.write_str("is kept until it has been silent for MUSTER_CLEAN_DWELL"),
+            Self::QuorumAfter { answering, needed } => {
+                write!(f, "is kept: {answering} other voters answer, its removal needs {needed}")
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The nouns, in EC2's and etcd's own terms and spelling.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// An EC2 instance id, `i-…`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct InstanceId(pub String);
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An etcd member id; printed in hex as etcd and etcdctl print it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct MemberId(pub u64);
+
+/// An etcd cluster id; printed in hex as etcd prints it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ClusterId(pub u64);
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// EC2's instance states (API reference, InstanceState).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum InstanceState {
+    Pending,
+    Running,
+    ShuttingDown,
+    Terminated,
+    Stopping,
+    Stopped,
+}
+
+impl InstanceState {
+    /// EC2's own word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::ShuttingDown => "shutting-down",
+            Self::Terminated => "terminated",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Reads EC2's word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Pending, Self::Running, Self::ShuttingDown, Self::Terminated, Self::Stopping, Self::Stopped]
+            .into_iter()
+            .find(|state| state.name() == word)
+    }
+}
+
+/// Seconds since the epoch at which EC2 launched (or last started) an instance. It changes at stop/start.
+pub type LaunchTime = i64;
+
+/// One instance as DescribeInstances shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub state: InstanceState,
+    pub launched: LaunchTime,
+    /// `None`: EC2 shows no private address (yet, or any more).
+    pub address: Option<IpAddr>,
+    pub private_dns: Option<String>,
+    pub zone: String,
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Instance {
+    /// Oldest first; equal launch times by id.
+    pub fn rank(&self) -> (LaunchTime, &InstanceId) {
+        (self.launched, &self.id)
+    }
+}
+
+/// The instances of one complete DescribeInstances answer, by rank.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Roster {
+    by_rank: Vec<Instance>,
+    /// EC2's own clock when it answered (its Date header), seconds since the epoch.
+    pub seen_at: i64,
+}
+
+impl Roster {
+    /// Sorts by rank, so that the order of EC2's answer never matters.
+    pub fn new(mut instances: Vec<Instance>, seen_at: i64) -> Self {
+        instances.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        Self { by_rank: instances, seen_at }
+    }
+
+    /// Every instance EC2 showed, terminated ones too, oldest first.
+    pub fn all(&self) -> &[Instance] {
+        &self.by_rank
+    }
+
+    /// Those that may hold, or may come to hold, a member: all but the terminated. Shutting-down may still serve, stopped
+    /// may come back with data.
+    pub fn standing(&self) -> impl Iterator<Item = &Instance> {
+        self.by_rank.iter().filter(|i| i.state != InstanceState::Terminated)
+    }
+
+    /// Those EC2 shows as terminated.
+    pub fn terminated(&self) -> impl Iterator<Item = &Instance> {
+        self.by_rank.iter().filter(|i| i.state == InstanceState::Terminated)
+    }
+
+    /// The instance of that id.
+    pub fn find(&self, id: &InstanceId) -> Option<&Instance> {
+        self.by_rank.iter().find(|i| i.id == *id)
+    }
+
+    /// How long ago an instance was launched, by EC2's clock.
+    pub fn age(&self, instance: &Instance) -> Duration {
+        Duration::from_secs(u64::try_from(self.seen_at - instance.launched).unwrap_or(0))
+    }
+}
+
+/// An entry of etcd's member list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    pub id: MemberId,
+    /// Empty for a member that was added and never started.
+    pub name: String,
+    pub peer_urls: Vec<String>,
+    /// Empty until the member has published itself.
+    pub client_urls: Vec<String>,
+    pub is_learner: bool,
+}
+
+/// One line of an initial cluster: who, under which name, at which peer URLs.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ListedMember {
+    pub instance: InstanceId,
+    pub name: String,
+    pub peer_urls: Vec<String>,
+}
+
+/// The agreed initial cluster with the token that makes its ids unlike any other's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InitialList {
+    pub members: Vec<ListedMember>,
+    pub token: String,
+}
+
+impl InitialList {
+    /// Whether the list names that instance.
+    pub fn holds(&self, id: &InstanceId) -> bool {
+        self.members.iter().any(|m| m.instance == *id)
+    }
+
+    /// etcd's `--initial-cluster`: `name=url,name=url`.
+    pub fn initial_cluster(&self) -> String {
+        initial_cluster(self.members.iter().map(|m| (m.name.as_str(), m.peer_urls.as_slice())))
+    }
+}
+
+/// Spells etcd's `--initial-cluster` (a name is repeated for each of its URLs).
+pub fn initial_cluster<'a>(members: impl Iterator<Item = (&'a str, &'a [String])>) -> String {
+    let mut words = Vec::new();
+    for (name, urls) in members {
+        words.extend(urls.iter().map(|url| format!("{name}={url}")));
+    }
+    words.join(",")
+}
+
+/// A reading of the world. **Unknown is never absent.**
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Known<T> {
+    Known(T),
+    Unknown(String),
+}
+
+impl<T> Known<T> {
+    /// The value, if there is one.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown(_) => None,
+        }
+    }
+}

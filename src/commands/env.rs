@@ -1,0 +1,27 @@
+//! `env`: the variables, what they are set to, and what they mean.
+
+use std::collections::BTreeMap;
+
+use argh::FromArgs;
+
+use super::table;
+use crate::config::VARIABLES;
+
+/// List every variable: its value here, its default, its meaning.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "env")]
+pub(super) struct Env {}
+
+impl Env {
+    pub(super) fn run(&self, environment: &BTreeMap<String, String>) -> i32 {
+        let rows: Vec<Vec<String>> = VARIABLES
+            .iter()
+            .map(|v| {
+                let value = environment.get(v.name).map_or_else(|| "(unset)".to_owned(), Clone::clone);
+                vec![v.name.to_owned(), value, v.default.to_owned(), v.meaning.to_owned()]
+            })
+            .collect();
+        table::print(&["VARIABLE", "VALUE", "DEFAULT", "MEANING"], &rows);
+        0
+    }
+}

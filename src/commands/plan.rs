@@ -1,0 +1,110 @@
+//! `plan`: what `run` would do now, and why. Changes nothing, stirs nobody.
+
+use std::time::Duration;
+
+use argh::FromArgs;
+use serde_json::json;
+
+use super::{find_cloud, table};
+use crate::cluster::decide::decide;
+use crate::cluster::types::Known;
+use crate::cluster::view::{DataDir, View};
+use crate::config::Config;
+use crate::exit::{Code, Failure};
+use crate::identity;
+use crate::ledger::Store;
+use crate::observe::{Observer, Own};
+
+/// Show every observation, and the step `run` would take now with its reason. Changes nothing.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "plan")]
+pub(super) struct Plan {
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl Plan {
+    pub(super) async fn run(&self, config: Config) -> Result<i32, Failure> {
+        let (own, cloud) = find_cloud(&config).await?;
+        let paths = identity::settings(&config, &own).paths;
+        let data = paths.inspect().map_err(|e| Failure::new(Code::DataDirUnwritable, e))?;
+        let ledger = Store::peek(&config.data).map_err(|e| Failure::new(Code::StateUnreadable, e))?;
+        let looking = Own {
+            listed: identity::own_listing(&config, &own),
+            data,
+            ledger: ledger.unwrap_or_default(),
+            since_own_removal: None::<Duration>,
+        };
+        let mut observer = Observer::new(config, cloud, false);
+        let view = observer.look(&looking, |_| {}).await;
+        let step = decide(observer.policy(), &view).to_string();
+        match self.json {
+            true => print_json(&view, &step),
+            false => print_text(&view, &step),
+        }
+        Ok(0)
+    }
+}
+
+fn data_in_words(data: &DataDir) -> String {
+    match data {
+        DataDir::Fresh => "none".to_owned(),
+        DataDir::Whole { ids: Known::Known((cluster, member)) } => format!("member {member} of cluster {cluster}"),
+        DataDir::Whole { ids: Known::Unknown(cause) } => format!("present, ids unknown: {cause}"),
+        DataDir::Partial { what } => what.clone(),
+    }
+}
+
+fn print_text(view: &View, step: &str) {
+    println!("this instance  {} listed as {}", view.me.instance, view.me.listed.peer_urls.join(","));
+    println!("data           {}", data_in_words(&view.data));
+    match &view.roster {
+        Known::Unknown(cause) => println!("roster         unknown: {cause}"),
+        Known::Known(roster) => {
+            println!("roster         {} instances, {} not terminated", roster.all().len(), roster.standing().count());
+            let rows: Vec<Vec<String>> = roster
+                .all()
+                .iter()
+                .map(|instance| {
+                    let seen = match view.peers.get(&instance.id) {
+                        _ if instance.id == view.me.instance => "this instance".to_owned(),
+                        Some(peer) => peer.sighting.to_string(),
+                        None => "not asked".to_owned(),
+                    };
+                    let address = instance.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
+                    vec![instance.id.0.clone(), instance.state.name().to_owned(), address, seen]
+                })
+                .collect();
+            table::print(&["INSTANCE", "STATE", "ADDRESS", "SEEN"], &rows);
+        }
+    }
+    for (member, fate) in &view.fates {
+        let gone = match &fate.gone {
+            Known::Known(true) => "EC2 says its instance is gone".to_owned(),
+            Known::Known(false) => "EC2 shows its instance".to_owned(),
+            Known::Unknown(cause) => format!("unknown: {cause}"),
+        };
+        println!("member {member} doesn't answer; {gone}");
+    }
+    println!("run would now  {step}");
+}
+
+fn print_json(view: &View, step: &str) {
+    let peers: serde_json::Map<String, serde_json::Value> =
+        view.peers.iter().map(|(id, peer)| (id.0.clone(), json!(peer.sighting.to_string()))).collect();
+    let roster = match &view.roster {
+        Known::Known(roster) => {
+            json!(roster.all().iter().map(|i| json!({"instance": i.id, "state": i.state.name()})).collect::<Vec<_>>())
+        }
+        Known::Unknown(cause) => json!({"unknown": cause}),
+    };
+    let plan = json!({
+        "instance": view.me.instance,
+        "data": data_in_words(&view.data),
+        "roster": roster,
+        "seen": peers,
+        "step": step,
+    });
+    println!("{plan:#}");
+}

@@ -1,0 +1,506 @@
+//! The settings: the only reader of the environment. All that is wrong is reported together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+
+use log::LevelFilter;
+
+use crate::aws::credentials::Source;
+use crate::cluster::view::{Clean, Policy};
+use crate::etcd::settings::{self, Kind};
+
+/// A variable of ours (the original's names included): what `etcd-muster env` prints and the README's table holds.
+#[derive(Debug)]
+pub struct Variable {
+    pub name: &'static str,
+    /// In words, where it is computed.
+    pub default: &'static str,
+    pub meaning: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, meaning }
+}
+
+/// Every variable that is read, besides etcd's own `ETCD_*` and AWS's.
+pub const VARIABLES: &[Variable] = &[
+    variable("DOCKER_EC2TAG", "etcd", "the tag an instance must carry"),
+    variable("DOCKER_EC2VAL", "1", "that tag's value"),
+    variable("MUSTER_TAGS", "DOCKER_EC2TAG=DOCKER_EC2VAL", "tags that must all match: key=value,key2=value2"),
+    variable("DOCKER_AWSREG", "AWS_REGION, AWS_DEFAULT_REGION, IMDS, eu-west-1", "the region"),
+    variable("CLNT_PORT", "2379", "etcd's client port"),
+    variable("CLNT_SCHEMA", "http", "http (https comes with a later version)"),
+    variable("PEER_PORT", "2380", "etcd's peer port, also the roll call's"),
+    variable("PEER_SCHEMA", "http", "http (https comes with a later version)"),
+    variable("BOOTSTRAP_WAIT", "20", "longest pause between looks while nothing moves"),
+    variable("ETCD_MEMBER_TYPE", "host", "advertise by private DNS name (host) or address (ip)"),
+    variable("ED_HOME", "/etcd", "etcd is ED_HOME/bin/etcd, else found on PATH"),
+    variable("ED_DATA", "/etcd/data", "etcd's data directory, and ours in ED_DATA/muster"),
+    variable("ED_WAL", "/etcd/wal", "the volume of etcd's WAL"),
+    variable("ED_SSL", "/etcd/ssl", "certificates (a later version)"),
+    variable("ETCD_OPTS", "", "flags for etcd: --flag=value words, each becomes its ETCD_ variable and wins over it"),
+    variable("MUSTER_CLUSTER_SIZE", "the number of tagged instances", "how many members the cluster is to have"),
+    variable("MUSTER_MIN_NODES", "2", "how many instances founding waits for at least"),
+    variable("MUSTER_FOUND_GRACE", "60", "how long an absent instance is waited for before founding without it"),
+    variable("MUSTER_FOUND_WINDOW", "15m", "greatest age of an instance in a fleet that may found without the absent"),
+    variable("MUSTER_FOUND_ABSENT", "no", "yes: you vouch that the absent hold no cluster"),
+    variable("MUSTER_FOUND_ALONE", "no", "yes: you vouch that the other of two holds no cluster"),
+    variable("MUSTER_CLEAN", "gone", "which members may be removed: gone (by EC2's word), off"),
+    variable("MUSTER_CLEAN_DWELL", "30", "how long a member must have been silent before it may be removed"),
+    variable("MUSTER_PROBE_TIMEOUT", "3", "how long a peer may take to answer a probe"),
+    variable("MUSTER_STOP_TIMEOUT", "25", "how long etcd may take to stop before it is killed"),
+    variable("MUSTER_PLAIN_LOOPBACK", "no", "yes: serve clients on loopback without TLS"),
+    variable("MUSTER_LOG", "info", "error, warn, info, debug or trace"),
+];
+
+/// Variables of the original that have nothing left to do.
+const RETIRED: [&str; 4] = ["DOCKER_SOCKET", "DOCKER_AWSCLI", "ETCD_MEMBER_ADD_OK", "ETCD_MEMBER_DEL_OK"];
+
+/// What the log shows at least; the first is the default.
+const LOG_LEVELS: [(&str, LevelFilter); 5] = [
+    ("info", LevelFilter::Info),
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("debug", LevelFilter::Debug),
+    ("trace", LevelFilter::Trace),
+];
+
+/// The metadata service's address on every instance.
+const AWS_METADATA: &str = "http://169.254.169.254";
+
+/// How members are addressed in advertised URLs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemberType {
+    Host,
+    Ip,
+}
+
+/// Everything the operator decided, parsed.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub tags: Vec<(String, String)>,
+    pub region: Option<String>,
+    pub credentials: Source,
+    pub imds_endpoint: String,
+    pub ec2_endpoint: Option<String>,
+    pub use_fips: bool,
+    pub use_dualstack: bool,
+    pub ca_bundle: Option<PathBuf>,
+    pub client_port: u16,
+    pub peer_port: u16,
+    pub bootstrap_wait: Duration,
+    pub member_type: MemberType,
+    pub home: PathBuf,
+    /// The `PATH` etcd is looked for in.
+    pub search_path: String,
+    pub data: PathBuf,
+    pub wal: PathBuf,
+    /// `ETCD_*` that etcd knows.
+    pub etcd: BTreeMap<String, String>,
+    pub policy: Policy,
+    pub probe_timeout: Duration,
+    pub stop_timeout: Duration,
+    pub notify_socket: Option<String>,
+    pub log_level: LevelFilter,
+    /// What is said once at the start: variables that no longer do anything.
+    pub notices: Vec<String>,
+}
+
+/// One thing that is wrong: the variable, its value, and the way out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem(String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The process's environment with the command line's settings over it.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+pub fn environment(overrides: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    env.extend(overrides.iter().cloned());
+    env
+}
+
+/// Parses an environment.
+///
+/// # Errors
+/// All problems, not only the first.
+pub fn read(env: &BTreeMap<String, String>) -> Result<Config, Vec<Problem>> {
+    let mut reader = Reader { env, problems: Vec::new() };
+    let config = reader.config();
+    match reader.problems.is_empty() {
+        true => Ok(config),
+        false => Err(reader.problems),
+    }
+}
+
+struct Reader<'a> {
+    env: &'a BTreeMap<String, String>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Config {
+        self.refuse_misspelt();
+        self.refuse_tls();
+        let tags = self.tags();
+        let token_prefix = self.text("ETCD_INITIAL_CLUSTER_TOKEN").unwrap_or("etcd-muster").to_owned();
+        let filter = tags.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
+        let size = self.number("MUSTER_CLUSTER_SIZE", 1..=MAX_CLUSTER_SIZE);
+        let policy = Policy {
+            cluster_size: size,
+            min_nodes: self.number("MUSTER_MIN_NODES", 1..=MAX_CLUSTER_SIZE).unwrap_or(2),
+            found_grace: self.duration("MUSTER_FOUND_GRACE", 60),
+            found_window: self.duration("MUSTER_FOUND_WINDOW", 15 * 60),
+            found_absent: self.yes("MUSTER_FOUND_ABSENT"),
+            found_alone: self.yes("MUSTER_FOUND_ALONE"),
+            clean: self.choice("MUSTER_CLEAN", &[("gone", Clean::Gone), ("off", Clean::Off)]),
+            clean_dwell: self.duration("MUSTER_CLEAN_DWELL", 30),
+            token_prefix,
+            filter,
+        };
+        if let Some(size) = size
+            && size > 1
+            && policy.min_nodes > size
+        {
+            self.wrong("MUSTER_MIN_NODES", "is more than MUSTER_CLUSTER_SIZE");
+        }
+        let (client_port, peer_port) = (self.port("CLNT_PORT", 2379), self.port("PEER_PORT", 2380));
+        if client_port == peer_port {
+            self.wrong("PEER_PORT", "is CLNT_PORT too; give them different ports");
+        }
+        let types = [("host", MemberType::Host), ("ip", MemberType::Ip)];
+        Config {
+            tags,
+            region: ["DOCKER_AWSREG", "AWS_REGION", "AWS_DEFAULT_REGION"]
+                .iter()
+                .find_map(|k| self.text(k))
+                .map(str::to_owned),
+            credentials: self.credentials(),
+            imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| AWS_METADATA.to_owned()),
+            ec2_endpoint: self.url("AWS_ENDPOINT_URL_EC2").or_else(|| self.url("AWS_ENDPOINT_URL")),
+            use_fips: self.yes("AWS_USE_FIPS_ENDPOINT"),
+            use_dualstack: self.yes("AWS_USE_DUALSTACK_ENDPOINT"),
+            ca_bundle: self.text("AWS_CA_BUNDLE").map(PathBuf::from),
+            client_port,
+            peer_port,
+            bootstrap_wait: self.duration("BOOTSTRAP_WAIT", 20),
+            member_type: self.choice("ETCD_MEMBER_TYPE", &types),
+            home: self.path("ED_HOME", "/etcd"),
+            search_path: self.text("PATH").unwrap_or_default().to_owned(),
+            data: self.text("ETCD_DATA_DIR").map_or_else(|| self.path("ED_DATA", "/etcd/data"), PathBuf::from),
+            wal: self.path("ED_WAL", "/etcd/wal"),
+            etcd: self.etcd_settings(),
+            policy,
+            probe_timeout: self.duration("MUSTER_PROBE_TIMEOUT", 3),
+            stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
+            notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),
+            log_level: self.choice("MUSTER_LOG", &LOG_LEVELS),
+            notices: RETIRED
+                .iter()
+                .filter(|name| self.text(name).is_some())
+                .map(|name| format!("{name} is no longer needed and does nothing; remove it"))
+                .collect(),
+        }
+    }
+
+    /// A set, non-empty variable.
+    fn text(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn wrong(&mut self, name: &str, why: impl fmt::Display) {
+        let value = self.env.get(name).cloned().unwrap_or_default();
+        self.problems.push(Problem(format!("{name}={value}: {why}")));
+    }
+
+    fn tags(&mut self) -> Vec<(String, String)> {
+        let Some(text) = self.text("MUSTER_TAGS").map(str::to_owned) else {
+            let key = self.text("DOCKER_EC2TAG").unwrap_or("etcd").to_owned();
+            return vec![(key, self.text("DOCKER_EC2VAL").unwrap_or("1").to_owned())];
+        };
+        let mut tags = Vec::new();
+        for pair in text.split(',') {
+            match pair.split_once('=') {
+                Some((key, value)) if !key.trim().is_empty() => {
+                    tags.push((key.trim().to_owned(), value.trim().to_owned()))
+                }
+                Some(_) => self.wrong("MUSTER_TAGS", format!("{pair:?} has no key; write key=value,key2=value2")),
+                None => self.wrong("MUSTER_TAGS", format!("{pair:?} has no value; write key=value,key2=value2")),
+            }
+        }
+        tags
+    }
+
+    fn number(&mut self, name: &str, range: std::ops::RangeInclusive<usize>) -> Option<usize> {
+        let value = self.text(name)?;
+        match value.parse() {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => {
+                self.wrong(name, format!("is not a number from {} to {}", range.start(), range.end()));
+                None
+            }
+        }
+    }
+
+    fn port(&mut self, name: &str, default: u16) -> u16 {
+        match self.text(name).map(str::parse::<u16>) {
+            None => default,
+            Some(Ok(port)) if port != 0 => port,
+            Some(_) => {
+                self.wrong(name, "is not a port; give a number from 1 to 65535");
+                default
+            }
+        }
+    }
+
+    fn duration(&mut self, name: &str, default_seconds: u64) -> Duration {
+        let default = Duration::from_secs(default_seconds);
+        let Some(value) = self.text(name) else { return default };
+        parse_duration(value).unwrap_or_else(|| {
+            self.wrong(name, "is not a duration; write 30, 30s, 5m or 500ms");
+            default
+        })
+    }
+
+    fn yes(&mut self, name: &str) -> bool {
+        self.choice(name, &[("no", false), ("yes", true), ("false", false), ("true", true), ("0", false), ("1", true)])
+    }
+
+    /// The first choice is the default.
+    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
+        let Some(value) = self.text(name) else { return choices[0].1 };
+        match choices.iter().find(|(word, _)| *word == value) {
+            Some((_, choice)) => *choice,
+            None => {
+                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+                self.wrong(name, format!("is none of {}", words.join(", ")));
+                choices[0].1
+            }
+        }
+    }
+
+    fn path(&self, name: &str, default: &str) -> PathBuf {
+        PathBuf::from(self.text(name).unwrap_or(default))
+    }
+
+    fn url(&mut self, name: &str) -> Option<String> {
+        let value = self.text(name)?.to_owned();
+        let uri = value.parse::<hyper::Uri>().ok();
+        match uri.filter(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some()) {
+            Some(_) => Some(value),
+            None => {
+                self.wrong(name, "is no URL; write http://host:port or https://host:port");
+                None
+            }
+        }
+    }
+
+    fn credentials(&mut self) -> Source {
+        if let Some(key) = self.text("AWS_ACCESS_KEY_ID") {
+            let Some(secret) = self.text("AWS_SECRET_ACCESS_KEY") else {
+                self.wrong("AWS_SECRET_ACCESS_KEY", "is missing beside AWS_ACCESS_KEY_ID");
+                return Source::Role;
+            };
+            let token = self.text("AWS_SESSION_TOKEN").map(str::to_owned);
+            return Source::Static(Credentials::new(key, secret, token, None, "environment"));
+        }
+        // Container credentials (ECS, EKS): a path on the link-local host, or a whole URL.
+        let url = self
+            .text("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+            .map(|path| format!("http://169.254.170.2{path}"))
+            .or_else(|| self.url("AWS_CONTAINER_CREDENTIALS_FULL_URI"));
+        match url {
+            Some(url) => Source::Container {
+                url,
+                token: self.text("AWS_CONTAINER_AUTHORIZATION_TOKEN").map(str::to_owned),
+                token_file: self.text("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(PathBuf::from),
+            },
+            None => Source::Role,
+        }
+    }
+
+    /// etcd's own variables, with `ETCD_OPTS` turned into variables over them.
+    fn etcd_settings(&mut self) -> BTreeMap<String, String> {
+        let mut given: BTreeMap<String, String> = BTreeMap::new();
+        let ours = |name: &str| VARIABLES.iter().any(|v| v.name == name) || RETIRED.contains(&name);
+        for (name, value) in self.env.iter().filter(|(name, _)| name.starts_with("ETCD_") && !ours(name)) {
+            given.insert(name.clone(), value.clone());
+        }
+        for word in self.text("ETCD_OPTS").unwrap_or_default().to_owned().split_whitespace() {
+            match option_as_variable(word) {
+                Some((name, value)) => {
+                    given.insert(name, value);
+                }
+                None => self.wrong("ETCD_OPTS", format!("{word:?} is no --flag=value; write every flag so")),
+            }
+        }
+        let mut passed = BTreeMap::new();
+        for (name, value) in given {
+            match settings::kind(&name) {
+                Kind::Passed => {
+                    passed.insert(name, value);
+                }
+                Kind::Forbidden(why) => self.problems.push(Problem(format!("{name}={value}: {why}"))),
+                Kind::Token | Kind::Foreign => {}
+            }
+        }
+        passed
+    }
+
+    /// A misspelt safety setting must not be taken for an unset one.
+    fn refuse_misspelt(&mut self) {
+        let unknown: Vec<String> = self
+            .env
+            .keys()
+            .filter(|name| name.starts_with("MUSTER_") && !VARIABLES.iter().any(|v| v.name == name.as_str()))
+            .cloned()
+            .collect();
+        for name in unknown {
+            let close = VARIABLES.iter().map(|v| v.name).min_by_key(|known| strsim::levenshtein(known, &name));
+            let hint = close
+                .filter(|known| strsim::levenshtein(known, &name) <= 3)
+                .map(|known| format!("; did you mean {known}?"));
+            self.wrong(&name, format!("no such variable{}", hint.unwrap_or_default()));
+        }
+    }
+
+    /// Never plain where the operator asked for TLS.
+    fn refuse_tls(&mut self) {
+        const LATER: &str = "TLS towards members and clients is not in this version; unset it to run plain";
+        for name in ["CLNT_SCHEMA", "PEER_SCHEMA"] {
+            match self.text(name) {
+                None | Some("http") => {}
+                Some("https") => self.wrong(name, LATER),
+                Some(_) => self.wrong(name, "is none of http, https"),
+            }
+        }
+        let asked = ["ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"].into_iter().filter(|name| self.text(name) == Some("true"));
+        let files = ["CERT_FILE", "KEY_FILE", "TRUSTED_CA_FILE"];
+        let named = ["ETCD", "ETCD_PEER", "CLIENT", "PEER"]
+            .iter()
+            .flat_map(|side| files.iter().map(move |file| format!("{side}_{file}")))
+            .filter(|name| self.text(name).is_some());
+        for name in asked.map(str::to_owned).chain(named).collect::<Vec<_>>() {
+            self.wrong(&name, LATER);
+        }
+        let ssl = self.path("ED_SSL", "/etcd/ssl");
+        for file in ["client.crt", "peer.crt"].map(|file| ssl.join(file)).into_iter().filter(|file| file.exists()) {
+            self.problems.push(Problem(format!("{}: {LATER}, and move the file away", file.display())));
+        }
+    }
+}
+
+/// Beyond this an etcd cluster only gets slower (etcd FAQ: seven at most, in general).
+const MAX_CLUSTER_SIZE: usize = 99;
+
+/// `30` (seconds), `30s`, `5m`, `500ms`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    match &text[digits.len()..] {
+        "" | "s" => Some(Duration::from_secs(number)),
+        "ms" => Some(Duration::from_millis(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        _ => None,
+    }
+}
+
+/// `--snapshot-count=5` as `ETCD_SNAPSHOT_COUNT`, `5`; a flag without a value is true.
+fn option_as_variable(word: &str) -> Option<(String, String)> {
+    let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
+    let (name, value) = flag.split_once('=').unwrap_or((flag, "true"));
+    let well_formed = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    well_formed.then(|| (format!("ETCD_{}", name.to_ascii_uppercase().replace('-', "_")), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        // No certificates may be found in a default ED_SSL of the machine the test runs on.
+        let ssl = [("ED_SSL", "/nonexistent")];
+        ssl.iter().chain(pairs).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
+        read(&env(pairs)).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn defaults_are_the_originals() {
+        let config = read(&env(&[])).unwrap();
+        assert_eq!(config.tags, [("etcd".to_owned(), "1".to_owned())]);
+        assert_eq!((config.client_port, config.peer_port), (2379, 2380));
+        assert_eq!(config.bootstrap_wait, Duration::from_secs(20));
+        assert_eq!(config.member_type, MemberType::Host);
+        assert_eq!(config.data, PathBuf::from("/etcd/data"));
+        assert_eq!(config.policy.min_nodes, 2);
+    }
+
+    #[test]
+    fn all_problems_are_reported_with_variable_value_and_way_out() {
+        let found = problems(&[
+            ("CLNT_PORT", "70000"),
+            ("MUSTER_TAGS", "=1"),
+            ("MUSTER_CLUSTER_SIZ", "3"),
+            ("BOOTSTRAP_WAIT", "soon"),
+            ("ETCD_MEMBER_TYPE", "dns"),
+            ("ETCD_OPTS", "--snapshot-count 5"),
+            ("ETCD_INITIAL_CLUSTER", "a=b"),
+        ]);
+        for part in [
+            "CLNT_PORT=70000: is not a port",
+            "MUSTER_TAGS==1: \"=1\" has no key",
+            "MUSTER_CLUSTER_SIZ=3: no such variable; did you mean MUSTER_CLUSTER_SIZE?",
+            "BOOTSTRAP_WAIT=soon: is not a duration",
+            "ETCD_MEMBER_TYPE=dns: is none of host, ip",
+            "ETCD_OPTS=--snapshot-count 5: \"5\" is no --flag=value",
+            "ETCD_INITIAL_CLUSTER=a=b: the founding computes it",
+        ] {
+            assert!(found.iter().any(|line| line.starts_with(part)), "{part}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn etcd_options_win_over_variables_and_foreign_ones_are_dropped() {
+        let pairs = [
+            ("ETCD_SNAPSHOT_COUNT", "5"),
+            ("ETCD_OPTS", "--snapshot-count=7 --enable-pprof"),
+            ("ETCD_MEMBER_ADD_OK", "201"),
+            ("ETCD_UNHEARD_OF", "1"),
+        ];
+        let config = read(&env(&pairs)).unwrap();
+        assert_eq!(config.etcd["ETCD_SNAPSHOT_COUNT"], "7");
+        assert_eq!(config.etcd["ETCD_ENABLE_PPROF"], "true");
+        assert_eq!(config.etcd.len(), 2);
+        assert_eq!(config.notices.len(), 1);
+    }
+
+    #[test]
+    fn tls_that_was_asked_for_is_never_answered_with_plain() {
+        for pair in [("CLNT_SCHEMA", "https"), ("ETCD_AUTO_TLS", "true"), ("PEER_CERT_FILE", "x.crt")] {
+            assert_eq!(problems(&[pair]).len(), 1, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let of = |text| parse_duration(text).map(|d| d.as_millis());
+        assert_eq!(
+            (of("30"), of("30s"), of("5m"), of("500ms")),
+            (Some(30_000), Some(30_000), Some(300_000), Some(500))
+        );
+        assert_eq!((of("-1"), of("1h"), of(""), of("s")), (None, None, None, None));
+    }
+}

@@ -1,0 +1,384 @@
+//! etcd's HTTP interfaces: the JSON gateway on the client port, and what the peer port tells without a quorum.
+//!
+//! (etcd documentation, "gRPC gateway"; error codes are gRPC's. The HTTP status of an error differs by build, so only
+//! `code` and `message` are read.)
+
+use std::fmt;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::{Request, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+
+use crate::cluster::types::{ClusterId, Member, MemberId};
+use crate::http::{self, Failure};
+
+/// Why etcd gave no answer.
+#[derive(Debug)]
+pub enum Error {
+    Http(http::Error),
+    /// etcd's own error.
+    Api {
+        url: String,
+        code: i64,
+        message: String,
+    },
+    /// Something answers that isn't etcd's interface.
+    NotEtcd {
+        url: String,
+        cause: String,
+    },
+}
+
+impl Error {
+    /// Whether the message holds that text.
+    pub fn says(&self, text: &str) -> bool {
+        matches!(self, Self::Api { message, .. } if message.contains(text))
+    }
+
+    /// The transport's failure, where it is one.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Http(error) => Some(&error.failure),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(error) => write!(f, "{error}"),
+            Self::Api { url, code, message } => write!(f, "{url}: etcd says: {message} (code {code})"),
+            Self::NotEtcd { url, cause } => write!(f, "{url}: not etcd's answer: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Who answered, as every answer's header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Header {
+    #[serde(default, deserialize_with = "u64_as_text")]
+    pub cluster_id: u64,
+    #[serde(default, deserialize_with = "u64_as_text")]
+    pub member_id: u64,
+}
+
+/// A member list and who gave it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberList {
+    pub cluster: ClusterId,
+    pub members: Vec<Member>,
+}
+
+/// One member's own state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    pub version: String,
+    pub leader: Option<MemberId>,
+    pub is_learner: bool,
+    pub raft_index: u64,
+    pub db_size_bytes: u64,
+}
+
+/// `/version`.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Version {
+    pub etcdserver: String,
+    pub etcdcluster: String,
+}
+
+impl Version {
+    /// The cluster has never elected: it has no version yet.
+    pub fn is_undecided(&self) -> bool {
+        self.etcdcluster == "not_decided"
+    }
+}
+
+#[derive(Deserialize)]
+struct WireMember {
+    #[serde(rename = "ID", alias = "id", default, deserialize_with = "u64_as_text")]
+    id: u64,
+    #[serde(default)]
+    name: String,
+    #[serde(rename = "peerURLs", default)]
+    peer_urls: Vec<String>,
+    #[serde(rename = "clientURLs", default)]
+    client_urls: Vec<String>,
+    #[serde(rename = "isLearner", default)]
+    is_learner: bool,
+}
+
+impl From<WireMember> for Member {
+    fn from(wire: WireMember) -> Self {
+        Self {
+            id: MemberId(wire.id),
+            name: wire.name,
+            peer_urls: wire.peer_urls,
+            client_urls: wire.client_urls,
+            is_learner: wire.is_learner,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct MembersAnswer {
+    #[serde(default)]
+    header: Header,
+    #[serde(default)]
+    members: Vec<WireMember>,
+}
+
+#[derive(Deserialize)]
+struct AddAnswer {
+    member: WireMember,
+}
+
+#[derive(Deserialize)]
+struct StatusAnswer {
+    #[serde(default)]
+    header: Header,
+    #[serde(default)]
+    version: String,
+    #[serde(default, deserialize_with = "u64_as_text")]
+    leader: u64,
+    #[serde(rename = "isLearner", default)]
+    is_learner: bool,
+    #[serde(rename = "raftIndex", default, deserialize_with = "u64_as_text")]
+    raft_index: u64,
+    #[serde(rename = "dbSize", default, deserialize_with = "u64_as_text")]
+    db_size: u64,
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorAnswer {
+    #[serde(default)]
+    code: i64,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    error: String,
+}
+
+/// The gateway spells 64-bit numbers as text, the peer port as numbers; zero is left out.
+fn u64_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => text.parse().map_err(serde::de::Error::custom),
+        Value::Number(number) => number.as_u64().ok_or_else(|| serde::de::Error::custom("not an unsigned number")),
+        _ => Err(serde::de::Error::custom("not a number")),
+    }
+}
+
+/// A client of any etcd; each call names the URL it goes to.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: http::Client,
+}
+
+impl Client {
+    /// A client over that transport.
+    pub fn new(http: http::Client) -> Self {
+        Self { http }
+    }
+
+    /// The member list. Linearizable from 3.5 on: an answer proves a quorum. 3.4 ignores the wish and answers from what it
+    /// has, so there a linearizable read goes first: after it, the local list is at least as new as the read.
+    ///
+    /// # Errors
+    /// [`Error`]; without a quorum a timeout or code 14.
+    pub async fn member_list(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
+        let answer: MembersAnswer =
+            self.post(url, "/v3/cluster/member/list", &json!({"linearizable": true}), within).await?;
+        let members = answer.members.into_iter().map(Member::from).collect();
+        Ok(MemberList { cluster: ClusterId(answer.header.cluster_id), members })
+    }
+
+    /// A read that only a quorum can answer; the key need not exist.
+    ///
+    /// # Errors
+    /// [`Error`]; without a quorum a timeout or code 14.
+    pub async fn read_through_quorum(&self, url: &str, within: Duration) -> Result<(), Error> {
+        let query = json!({"key": "AA==", "count_only": true});
+        self.post::<Value>(url, "/v3/kv/range", &query, within).await.map(|_| ())
+    }
+
+    /// Adds a learner; its id.
+    ///
+    /// # Errors
+    /// [`Error`]. After a timeout: list again before another try, for it may have been applied.
+    pub async fn member_add_learner(
+        &self,
+        url: &str,
+        peer_urls: &[String],
+        within: Duration,
+    ) -> Result<MemberId, Error> {
+        let query = json!({"peerURLs": peer_urls, "isLearner": true});
+        let answer: AddAnswer = self.post(url, "/v3/cluster/member/add", &query, within).await?;
+        Ok(MemberId(answer.member.id))
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    /// As [`Client::member_add_learner`]; etcd has no timeout of its own for this.
+    pub async fn member_remove(&self, url: &str, id: MemberId, within: Duration) -> Result<(), Error> {
+        self.post::<Value>(url, "/v3/cluster/member/remove", &json!({"ID": id.0.to_string()}), within).await.map(|_| ())
+    }
+
+    /// Makes a learner a voter.
+    ///
+    /// # Errors
+    /// [`Error`]; "in sync with leader" while it lags.
+    pub async fn member_promote(&self, url: &str, id: MemberId, within: Duration) -> Result<(), Error> {
+        self.post::<Value>(url, "/v3/cluster/member/promote", &json!({"ID": id.0.to_string()}), within)
+            .await
+            .map(|_| ())
+    }
+
+    /// Gives a member new peer URLs.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn member_update(
+        &self,
+        url: &str,
+        id: MemberId,
+        peer_urls: &[String],
+        within: Duration,
+    ) -> Result<(), Error> {
+        let query = json!({"ID": id.0.to_string(), "peerURLs": peer_urls});
+        self.post::<Value>(url, "/v3/cluster/member/update", &query, within).await.map(|_| ())
+    }
+
+    /// A member's own state; answered without a quorum and by learners too.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn status(&self, url: &str, within: Duration) -> Result<Status, Error> {
+        let answer: StatusAnswer = self.post(url, "/v3/maintenance/status", &json!({}), within).await?;
+        Ok(Status {
+            cluster: ClusterId(answer.header.cluster_id),
+            member: MemberId(answer.header.member_id),
+            version: answer.version,
+            leader: (answer.leader != 0).then_some(MemberId(answer.leader)),
+            is_learner: answer.is_learner,
+            raft_index: answer.raft_index,
+            db_size_bytes: answer.db_size,
+        })
+    }
+
+    /// Hands leadership to another member.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn move_leader(&self, url: &str, to: MemberId, within: Duration) -> Result<(), Error> {
+        let query = json!({"targetID": to.0.to_string()});
+        self.post::<Value>(url, "/v3/maintenance/transfer-leadership", &query, within).await.map(|_| ())
+    }
+
+    /// `/health`: true, or etcd's reason.
+    ///
+    /// # Errors
+    /// [`Error`] where nothing that looks like etcd answers.
+    pub async fn health(&self, url: &str, within: Duration) -> Result<Result<(), String>, Error> {
+        #[derive(Deserialize)]
+        struct Health {
+            health: String,
+            #[serde(default)]
+            reason: String,
+        }
+        let (url, answer) = self.get(url, "/health", within).await?;
+        let health: Health = parse(&url, answer.body())?;
+        Ok(match health.health.as_str() {
+            "true" => Ok(()),
+            _ if health.reason.is_empty() => Err("etcd calls itself unhealthy".to_owned()),
+            _ => Err(health.reason),
+        })
+    }
+
+    /// `/version`, on either port.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn version(&self, url: &str, within: Duration) -> Result<Version, Error> {
+        let (url, answer) = self.get(url, "/version", within).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(Error::NotEtcd { url, cause: format!("answers {}", answer.status()) });
+        }
+        parse(&url, answer.body())
+    }
+
+    /// The peer port's member list: local, without a quorum.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn peer_members(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
+        let (url, answer) = self.get(url, "/members", within).await?;
+        let id = answer.headers().get("x-etcd-cluster-id").and_then(|v| v.to_str().ok());
+        let Some(cluster) = id.and_then(|text| u64::from_str_radix(text, 16).ok()) else {
+            return Err(Error::NotEtcd {
+                url,
+                cause: format!("answers {} without X-Etcd-Cluster-Id", answer.status()),
+            });
+        };
+        let members: Vec<WireMember> = parse(&url, answer.body())?;
+        Ok(MemberList { cluster: ClusterId(cluster), members: members.into_iter().map(Member::from).collect() })
+    }
+
+    async fn get(&self, base: &str, path: &str, within: Duration) -> Result<(String, Response<Bytes>), Error> {
+        let url = format!("{}{path}", base.trim_end_matches('/'));
+        let request = Request::get(&url).body(Full::default()).map_err(|e| not_etcd(&url, &e))?;
+        let answer = self.http.fetch(request, within).await.map_err(Error::Http)?;
+        Ok((url, answer))
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        base: &str,
+        path: &str,
+        query: &Value,
+        within: Duration,
+    ) -> Result<T, Error> {
+        let url = format!("{}{path}", base.trim_end_matches('/'));
+        let body = Full::new(Bytes::from(query.to_string()));
+        let request = Request::post(&url).header("content-type", "application/json").body(body);
+        let answer = self.http.fetch(request.map_err(|e| not_etcd(&url, &e))?, within).await.map_err(Error::Http)?;
+        if answer.status() == StatusCode::OK {
+            return parse(&url, answer.body());
+        }
+        // Some builds fill only `error`.
+        let error: ErrorAnswer = parse(&url, answer.body())?;
+        let message = if error.message.is_empty() { error.error } else { error.message };
+        Err(Error::Api { url, code: error.code, message })
+    }
+}
+
+fn parse<T: DeserializeOwned>(url: &str, body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|e| not_etcd(url, &e))
+}
+
+fn not_etcd(url: &str, cause: &dyn fmt::Display) -> Error {
+    Error::NotEtcd { url: url.to_owned(), cause: cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_of_a_member_are_read() {
+        let gateway = r#"{"ID":"10276657743932975437","name":"a","peerURLs":["http://x:2380"],"isLearner":true}"#;
+        let peer_port = r#"{"id":10276657743932975437,"peerURLs":["http://x:2380"],"name":"a","clientURLs":[]}"#;
+        let read = |text| Member::from(serde_json::from_str::<WireMember>(text).unwrap());
+        assert_eq!(read(gateway).id, MemberId(0x8e9e_05c5_2164_694d));
+        assert!(read(gateway).is_learner);
+        assert_eq!(read(peer_port).id, read(gateway).id);
+    }
+}

@@ -1,0 +1,7 @@
+//! etcd: its settings, its HTTP interfaces, its data directory, its ids.
+
+pub mod client;
+pub mod command;
+pub mod data_dir;
+pub mod ids;
+pub mod settings;

@@ -1,0 +1,129 @@
+//! Which `ETCD_*` variables are etcd's, and which of them would undo what this program guarantees.
+
+/// What becomes of a variable whose name starts with `ETCD_`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Passed through; it wins over what is computed.
+    Passed,
+    /// The configured part of the token; the founding adds the random part.
+    Token,
+    /// Would break a guarantee; the text says which and what to do.
+    Forbidden(&'static str),
+    /// Not etcd's: not handed to it.
+    Foreign,
+}
+
+/// Classifies a variable.
+pub fn kind(variable: &str) -> Kind {
+    match variable {
+        "ETCD_INITIAL_CLUSTER_TOKEN" => Kind::Token,
+        "ETCD_INITIAL_CLUSTER" | "ETCD_INITIAL_CLUSTER_STATE" => {
+            Kind::Forbidden("the founding computes it; unset it, and tag the instances instead")
+        }
+        "ETCD_FORCE_NEW_CLUSTER" => Kind::Forbidden(
+            "a supervisor would force a new cluster at every start; run etcd by hand with --force-new-cluster once",
+        ),
+        "ETCD_CONFIG_FILE" => {
+            Kind::Forbidden("with it etcd ignores every other setting; give the settings as ETCD_* variables")
+        }
+        _ if variable.starts_with("ETCD_DISCOVERY") || variable.starts_with("ETCD_PROXY") => {
+            Kind::Forbidden("members are found by EC2 tags; unset it")
+        }
+        _ if variable.starts_with("ETCD_EXPERIMENTAL_") || KNOWN.contains(&variable) => Kind::Passed,
+        _ => Kind::Foreign,
+    }
+}
+
+/// etcd's flags as variables: `etcd --help` of 3.4.23 and 3.5.1, and the names 3.6 and 3.7 added.
+const KNOWN: &[&str] = &[
+    "ETCD_ADVERTISE_CLIENT_URLS",
+    "ETCD_AUTH_TOKEN",
+    "ETCD_AUTH_TOKEN_TTL",
+    "ETCD_AUTO_COMPACTION_MODE",
+    "ETCD_AUTO_COMPACTION_RETENTION",
+    "ETCD_AUTO_TLS",
+    "ETCD_BACKEND_BATCH_INTERVAL",
+    "ETCD_BACKEND_BATCH_LIMIT",
+    "ETCD_BACKEND_BBOLT_FREELIST_TYPE",
+    "ETCD_BCRYPT_COST",
+    "ETCD_BOOTSTRAP_DEFRAG_THRESHOLD_MEGABYTES",
+    "ETCD_CERT_FILE",
+    "ETCD_CIPHER_SUITES",
+    "ETCD_CLIENT_CERT_ALLOWED_HOSTNAME",
+    "ETCD_CLIENT_CERT_AUTH",
+    "ETCD_CLIENT_CRL_FILE",
+    "ETCD_COMPACTION_BATCH_LIMIT",
+    "ETCD_COMPACTION_SLEEP_INTERVAL",
+    "ETCD_COMPACT_HASH_CHECK_TIME",
+    "ETCD_CORRUPT_CHECK_TIME",
+    "ETCD_CORS",
+    "ETCD_DATA_DIR",
+    "ETCD_DEBUG",
+    "ETCD_DISTRIBUTED_TRACING_ADDRESS",
+    "ETCD_DISTRIBUTED_TRACING_INSTANCE_ID",
+    "ETCD_DISTRIBUTED_TRACING_SAMPLING_RATE",
+    "ETCD_DISTRIBUTED_TRACING_SERVICE_NAME",
+    "ETCD_DOWNGRADE_CHECK_TIME",
+    "ETCD_ELECTION_TIMEOUT",
+    "ETCD_ENABLE_DISTRIBUTED_TRACING",
+    "ETCD_ENABLE_LEASE_CHECKPOINT",
+    "ETCD_ENABLE_LOG_ROTATION",
+    "ETCD_ENABLE_PPROF",
+    "ETCD_ENABLE_V2",
+    "ETCD_FEATURE_GATES",
+    "ETCD_GRPC_KEEPALIVE_INTERVAL",
+    "ETCD_GRPC_KEEPALIVE_MIN_TIME",
+    "ETCD_GRPC_KEEPALIVE_TIMEOUT",
+    "ETCD_HEARTBEAT_INTERVAL",
+    "ETCD_HOST_WHITELIST",
+    "ETCD_INITIAL_ADVERTISE_PEER_URLS",
+    "ETCD_INITIAL_ELECTION_TICK_ADVANCE",
+    "ETCD_KEY_FILE",
+    "ETCD_LISTEN_CLIENT_HTTP_URLS",
+    "ETCD_LISTEN_CLIENT_URLS",
+    "ETCD_LISTEN_METRICS_URLS",
+    "ETCD_LISTEN_PEER_URLS",
+    "ETCD_LOCAL_ADDRESS",
+    "ETCD_LOGGER",
+    "ETCD_LOG_FORMAT",
+    "ETCD_LOG_LEVEL",
+    "ETCD_LOG_OUTPUTS",
+    "ETCD_LOG_PACKAGE_LEVELS",
+    "ETCD_LOG_ROTATION_CONFIG_JSON",
+    "ETCD_MAX_CONCURRENT_STREAMS",
+    "ETCD_MAX_LEARNERS",
+    "ETCD_MAX_REQUEST_BYTES",
+    "ETCD_MAX_SNAPSHOTS",
+    "ETCD_MAX_TXN_OPS",
+    "ETCD_MAX_WALS",
+    "ETCD_MEMORY_MLOCK",
+    "ETCD_METRICS",
+    "ETCD_NAME",
+    "ETCD_PEER_AUTO_TLS",
+    "ETCD_PEER_CERT_ALLOWED_CN",
+    "ETCD_PEER_CERT_ALLOWED_HOSTNAME",
+    "ETCD_PEER_CERT_FILE",
+    "ETCD_PEER_CLIENT_CERT_AUTH",
+    "ETCD_PEER_CRL_FILE",
+    "ETCD_PEER_KEY_FILE",
+    "ETCD_PEER_SKIP_CLIENT_SAN_VERIFICATION",
+    "ETCD_PEER_TRUSTED_CA_FILE",
+    "ETCD_PRE_VOTE",
+    "ETCD_QUOTA_BACKEND_BYTES",
+    "ETCD_SELF_SIGNED_CERT_VALIDITY",
+    "ETCD_SNAPSHOT_CATCHUP_ENTRIES",
+    "ETCD_SNAPSHOT_COUNT",
+    "ETCD_SOCKET_REUSE_ADDRESS",
+    "ETCD_SOCKET_REUSE_PORT",
+    "ETCD_STOP_GRPC_SERVICE_ON_DEFRAG",
+    "ETCD_STRICT_RECONFIG_CHECK",
+    "ETCD_TLS_MAX_VERSION",
+    "ETCD_TLS_MIN_VERSION",
+    "ETCD_TRUSTED_CA_FILE",
+    "ETCD_UNSAFE_NO_FSYNC",
+    "ETCD_V2_DEPRECATION",
+    "ETCD_WAL_DIR",
+    "ETCD_WARNING_APPLY_DURATION",
+    "ETCD_WARNING_UNARY_REQUEST_DURATION",
+    "ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL",
+];

@@ -1,0 +1,62 @@
+//! The exit codes, and the one place that turns an error into a line and a code.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done, or a stop that was asked for and went well |
+//! | 1 | `health`: not healthy |
+//! | 64 | the command line is wrong |
+//! | 65 | our own state file can't be read |
+//! | 69 | EC2, the metadata service or etcd did not answer a command that needs it |
+//! | 71 | the system refused something we can't do without |
+//! | 72 | etcd is missing or not executable |
+//! | 73 | the data directory can't be written |
+//! | 77 | AWS refused the request: credentials or policy |
+//! | 78 | a setting is wrong, ours or etcd's |
+//! | 137 | etcd had to be killed at a stop |
+//! | other | etcd's own, or 128 + the signal that ended it |
+//!
+//! 64 to 78 are sysexits(3)'s; units carry them in `RestartPreventExitStatus`, for a restart would not help.
+
+use std::fmt;
+
+/// Our own exit codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(i32)]
+pub enum Code {
+    Unhealthy = 1,
+    Usage = 64,
+    StateUnreadable = 65,
+    Unavailable = 69,
+    System = 71,
+    EtcdMissing = 72,
+    DataDirUnwritable = 73,
+    Denied = 77,
+    Config = 78,
+}
+
+/// Why the program ends: a code, and one line for its user.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: Code,
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with that code; the error's text is its line.
+    pub fn new(code: Code, error: impl fmt::Display) -> Self {
+        Self { code, message: error.to_string() }
+    }
+}
+
+/// Prints what there is to say, and gives the code to exit with.
+pub fn conclude(outcome: Result<i32, Failure>) -> i32 {
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            for line in failure.message.lines() {
+                eprintln!("etcd-muster: {line}");
+            }
+            failure.code as i32
+        }
+    }
+}

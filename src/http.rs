@@ -1,0 +1,160 @@
+//! One bounded HTTP/1.1 exchange, and failures told apart by what they prove.
+//!
+//! A connection per exchange: this program makes a few requests a minute at most, and a pool would outlive the peers it
+//! points at.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::tls::Trust;
+
+/// The longest body `fetch` takes: a member list of hundreds of members is below 1 MiB.
+const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// A request with a body that is at hand.
+pub type Outgoing = Request<Full<Bytes>>;
+
+/// Why an exchange gave no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The host is up and nothing listens.
+    Refused,
+    /// No name, no route, or the connection broke.
+    Unreachable(String),
+    /// Nothing within the deadline.
+    Timeout(Duration),
+    /// The TLS handshake failed.
+    Tls(String),
+    /// The other side doesn't speak HTTP as expected.
+    Protocol(String),
+}
+
+/// A failed exchange: the URL and why.
+#[derive(Clone, Debug)]
+pub struct Error {
+    pub url: String,
+    pub failure: Failure,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.url)?;
+        match &self.failure {
+            Failure::Refused => f.write_str("connection refused"),
+            Failure::Unreachable(cause) => write!(f, "unreachable: {cause}"),
+            Failure::Timeout(after) => write!(f, "no answer within {} ms", after.as_millis()),
+            Failure::Tls(cause) => write!(f, "TLS: {cause}"),
+            Failure::Protocol(cause) => write!(f, "not the expected HTTP: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Makes exchanges under one trust.
+#[derive(Clone, Debug)]
+pub struct Client {
+    trust: Trust,
+}
+
+impl Client {
+    /// A client that trusts so for `https`.
+    pub fn new(trust: Trust) -> Self {
+        Self { trust }
+    }
+
+    /// Sends and reads the whole answer, all within the deadline.
+    ///
+    /// # Errors
+    /// [`Failure`], with the URL. An HTTP error status is an answer, not an error.
+    pub async fn fetch(&self, request: Outgoing, within: Duration) -> Result<Response<Bytes>, Error> {
+        let url = request.uri().to_string();
+        let whole = async {
+            let (head, body) = self.exchange(request).await?.into_parts();
+            let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+            let body = body.map_err(|e| Failure::Protocol(e.to_string()))?.to_bytes();
+            Ok(Response::from_parts(head, body))
+        };
+        bounded(whole, url, within).await
+    }
+
+    /// Sends and returns as soon as the head of the answer is there; the body is read as it comes.
+    ///
+    /// # Errors
+    /// As [`Client::fetch`]; the deadline covers the head only.
+    pub async fn open(&self, request: Outgoing, within: Duration) -> Result<Response<Incoming>, Error> {
+        let url = request.uri().to_string();
+        bounded(self.exchange(request), url, within).await
+    }
+
+    async fn exchange(&self, mut request: Outgoing) -> Result<Response<Incoming>, Failure> {
+        let uri = request.uri().clone();
+        let (host, port, secure) = target(&uri)?;
+        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| connect_failure(&e))?;
+        stream.set_nodelay(true).map_err(|e| connect_failure(&e))?;
+        if !request.headers().contains_key(HOST) {
+            request.headers_mut().insert(HOST, host_header(&uri)?);
+        }
+        // Origin form: what servers and the SigV4 canonical request expect.
+        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        *request.uri_mut() = path.parse().map_err(|e| Failure::Protocol(format!("path {path}: {e}")))?;
+        if secure {
+            let stream = self.trust.connect(&host, stream).await.map_err(|e| Failure::Tls(e.to_string()))?;
+            converse(stream, request).await
+        } else {
+            converse(stream, request).await
+        }
+    }
+}
+
+async fn converse<S>(stream: S, request: Outgoing) -> Result<Response<Incoming>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |e: hyper::Error| match e.is_closed() || e.is_incomplete_message() {
+        true => Failure::Unreachable("the connection was closed without an answer".to_owned()),
+        false => Failure::Protocol(e.to_string()),
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    // Ends by itself when the sender and the body are dropped.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(broken)
+}
+
+async fn bounded<T>(work: impl Future<Output = Result<T, Failure>>, url: String, within: Duration) -> Result<T, Error> {
+    let outcome = tokio::time::timeout(within, work).await.unwrap_or(Err(Failure::Timeout(within)));
+    outcome.map_err(|failure| Error { url, failure })
+}
+
+fn target(uri: &Uri) -> Result<(String, u16, bool), Failure> {
+    let bad = || Failure::Protocol(format!("{uri} is no http:// or https:// URL"));
+    let secure = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(bad()),
+    };
+    let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+    Ok((host, uri.port_u16().unwrap_or(if secure { 443 } else { 80 }), secure))
+}
+
+fn host_header(uri: &Uri) -> Result<HeaderValue, Failure> {
+    let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+    HeaderValue::from_str(authority).map_err(|e| Failure::Protocol(format!("host {authority}: {e}")))
+}
+
+fn connect_failure(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Failure::Refused,
+        _ => Failure::Unreachable(error.to_string()),
+    }
+}

@@ -1,0 +1,187 @@
+//! The ledger's file, and the identity kept beside it: written whole, synced, renamed into place.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::cluster::paxos::Ledger;
+use crate::etcd::data_dir::{MUSTER_DIR, sync_dir};
+
+const LEDGER: &str = "ledger.json";
+const IDENTITY: &str = "identity.json";
+const QUARANTINE: &str = "quarantine";
+
+/// What went wrong with our own files.
+#[derive(Debug)]
+pub enum Error {
+    Unwritable { path: PathBuf, cause: io::Error },
+    Unreadable { path: PathBuf, cause: String },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unwritable { path, cause } => write!(
+                f,
+                "{} can't be written: {cause}; make it a directory that uid {} may write (ED_DATA)",
+                path.display(),
+                nix::unistd::geteuid()
+            ),
+            Self::Unreadable { path, cause } => write!(
+                f,
+                "{} can't be read: {cause}; it holds promises made to other nodes: restore it, or move the whole data \
+                 directory away to start this node as new",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Who we are, kept for a start at which the metadata service is out of sight.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    pub instance: String,
+    pub region: String,
+    pub address: IpAddr,
+    pub hostname: Option<String>,
+}
+
+/// Our files in `ED_DATA/muster`.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    ledger: Ledger,
+}
+
+impl Store {
+    /// Opens, and makes on the first start, the files in that data directory.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open(data: &Path) -> Result<Self, Error> {
+        let dir = data.join(MUSTER_DIR);
+        let unwritable = |cause| Error::Unwritable { path: dir.clone(), cause };
+        let is_new = !data.exists();
+        fs::create_dir_all(&dir).map_err(unwritable)?;
+        if is_new {
+            use std::os::unix::fs::PermissionsExt;
+            // etcd warns of anything wider.
+            fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(unwritable)?;
+        }
+        let mut store = Self { dir: dir.clone(), ledger: Ledger::default() };
+        match read(&dir.join(LEDGER))? {
+            Some(ledger) => {
+                store.ledger = ledger;
+                // A rewrite shows now, not in the middle of a founding, that the directory can't be written.
+                store.save(store.ledger.clone())?;
+            }
+            None => store.save(Ledger { nonce: clock::random(), ..Ledger::default() })?,
+        }
+        Ok(store)
+    }
+
+    /// Reads the ledger of a data directory without making anything; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn peek(data: &Path) -> Result<Option<Ledger>, Error> {
+        read(&data.join(MUSTER_DIR).join(LEDGER))
+    }
+
+    /// Reads the identity `run` left in a data directory; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn peek_identity(data: &Path) -> Result<Option<Identity>, Error> {
+        read(&data.join(MUSTER_DIR).join(IDENTITY))
+    }
+
+    /// The ledger as it is on disk.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Replaces the ledger, durably; on an error the old one stands.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn save(&mut self, ledger: Ledger) -> Result<(), Error> {
+        self.write(LEDGER, &ledger)?;
+        self.ledger = ledger;
+        Ok(())
+    }
+
+    /// The identity of the last start.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn identity(&self) -> Result<Option<Identity>, Error> {
+        read(&self.dir.join(IDENTITY))
+    }
+
+    /// Keeps the identity.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn keep_identity(&self, identity: &Identity) -> Result<(), Error> {
+        self.write(IDENTITY, identity)
+    }
+
+    /// The stamp of a quarantine that was begun and not finished.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn unfinished_quarantine(&self) -> Result<Option<String>, Error> {
+        read(&self.dir.join(QUARANTINE))
+    }
+
+    /// Marks a quarantine as begun, so that a crash in the middle is resumed.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn begin_quarantine(&self, stamp: &str) -> Result<(), Error> {
+        self.write(QUARANTINE, &stamp)
+    }
+
+    /// Marks it as finished.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_quarantine(&self) -> Result<(), Error> {
+        let path = self.dir.join(QUARANTINE);
+        let removed = fs::remove_file(&path).and_then(|()| sync_dir(&self.dir));
+        removed.map_err(|cause| Error::Unwritable { path, cause })
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        write_durably(&self.dir, name, value).map_err(|cause| Error::Unwritable { path, cause })
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let unreadable = |cause: String| Error::Unreadable { path: path.to_owned(), cause };
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| unreadable(e.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(error.to_string())),
+    }
+}
+
+/// The file is either the old or the new one, whenever the power goes.
+fn write_durably(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let draft = dir.join(format!("{name}.new"));
+    let mut file = File::create(&draft)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()?;
+    fs::rename(&draft, dir.join(name))?;
+    sync_dir(dir)
+}

@@ -1,0 +1,23 @@
+//! etcd-muster: EC2 instances that carry a tag become one etcd cluster, and stay one.
+//!
+//! The program is `main.rs`; this is everything under it, as a library so that tests, benches and fuzz targets reach it.
+
+pub mod act;
+pub mod attend;
+pub mod aws;
+pub mod clock;
+pub mod cloud;
+pub mod cluster;
+pub mod commands;
+pub mod config;
+pub mod daemon;
+pub mod etcd;
+pub mod exit;
+pub mod http;
+pub mod identity;
+pub mod ledger;
+pub mod logger;
+pub mod observe;
+pub mod process;
+pub mod rollcall;
+pub mod tls;

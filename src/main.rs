@@ -1,0 +1,8 @@
+//! The program: what `commands` does, and the code it ends with.
+
+use etcd_muster::{commands, exit};
+
+#[expect(clippy::disallowed_methods, reason = "the one place that ends the program")]
+fn main() {
+    std::process::exit(exit::conclude(commands::main()));
+}

@@ -1,0 +1,376 @@
+//! Reads the world into a [`View`]. Writes nothing, but for noting since when somebody has been silent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::clock;
+use crate::cloud::Cloud;
+use crate::cluster::paxos::Ledger;
+use crate::cluster::types::{ClusterId, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster};
+use crate::cluster::view::{DataDir, EtcdSeen, Fate, Me, Peer, Policy, Sighting, View};
+use crate::config::Config;
+use crate::etcd::client::{self, Client};
+use crate::etcd::command::Release;
+use crate::etcd::ids;
+use crate::http::{self, Failure};
+use crate::identity;
+use crate::rollcall::client::{Answered, hello};
+use crate::tls::Trust;
+
+/// A roster this young serves the next look too: looks come in bursts while peers move, EC2's answer doesn't change so fast.
+const ROSTER_SERVES: Duration = Duration::from_secs(5);
+/// No look waits longer for EC2: with data, etcd must come up whatever EC2 does.
+const ROSTER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a look starts from.
+#[derive(Debug)]
+pub struct Own {
+    pub listed: ListedMember,
+    pub data: DataDir,
+    pub ledger: Ledger,
+    pub since_own_removal: Option<Duration>,
+}
+
+/// Looks, and remembers what only repeated looks can tell.
+#[derive(Debug)]
+pub struct Observer {
+    config: Config,
+    cloud: Cloud,
+    http: http::Client,
+    etcd: Client,
+    /// Tell peers who looks, so that they look too.
+    announce: bool,
+    roster: Option<(Roster, Instant)>,
+    roster_since: Instant,
+    silences: BTreeMap<InstanceId, Silence>,
+    member_silences: BTreeMap<MemberId, Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    since: Instant,
+    refused_throughout: bool,
+}
+
+impl Observer {
+    /// An observer of that cloud. `announce`: whether peers shall notice its looks.
+    pub fn new(config: Config, cloud: Cloud, announce: bool) -> Self {
+        let http = http::Client::new(Trust::public(None));
+        Self {
+            etcd: Client::new(http.clone()),
+            config,
+            cloud,
+            http,
+            announce,
+            roster: None,
+            roster_since: clock::now(),
+            silences: BTreeMap::new(),
+            member_silences: BTreeMap::new(),
+        }
+    }
+
+    /// The policy it observes for.
+    pub fn policy(&self) -> &Policy {
+        &self.config.policy
+    }
+
+    /// Whether that instance is in the roster last seen.
+    pub fn knows(&self, id: &InstanceId) -> bool {
+        self.roster.as_ref().is_some_and(|(roster, _)| roster.find(id).is_some())
+    }
+
+    /// Forget the roster: somebody called who isn't in it.
+    pub fn expire_roster(&mut self) {
+        if let Some((_, seen)) = &mut self.roster {
+            *seen = clock::now().checked_sub(ROSTER_SERVES).unwrap_or(*seen);
+        }
+    }
+
+    /// One look at everything. `with_roster` sees the roster before any peer is asked, so that our own answers to them are
+    /// already right.
+    pub async fn look(&mut self, own: &Own, with_roster: impl FnOnce(&Known<Roster>)) -> View {
+        let roster = self.look_at_roster().await;
+        with_roster(&roster);
+        let me = own.listed.instance.clone();
+        // With EC2 out of sight, the peers of the last answer are still worth asking.
+        let asked = roster.known().or(self.roster.as_ref().map(|(last, _)| last)).cloned().unwrap_or_default();
+        let sightings = self.look_at_peers(&asked, &me).await;
+        let mut peers = BTreeMap::new();
+        for (id, sighting) in sightings {
+            let silence = self.note_silence(&id, &sighting);
+            let listed = asked.find(&id).and_then(|instance| identity::listed(&self.config, instance));
+            peers.insert(
+                id,
+                Peer {
+                    sighting,
+                    unanswered_for: silence.map_or(Duration::ZERO, |s| clock::now() - s.since),
+                    refused_throughout: silence.is_some_and(|s| s.refused_throughout),
+                    impaired: Known::Unknown("not asked".to_owned()),
+                    listed,
+                },
+            );
+        }
+        let mut view = View {
+            me: Me { instance: me.clone(), listed: own.listed.clone() },
+            data: own.data.clone(),
+            ledger: own.ledger.clone(),
+            accepted_cluster: own.ledger.accepted.as_ref().map(|a| ids::cluster_id(&a.list)),
+            chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),
+            own_tags: Known::Unknown("not asked".to_owned()),
+            roster_unchanged_for: clock::now() - self.roster_since,
+            roster,
+            peers,
+            fates: BTreeMap::new(),
+            since_own_removal: own.since_own_removal,
+        };
+        self.ask_where_it_matters(&mut view).await;
+        view
+    }
+
+    async fn look_at_roster(&mut self) -> Known<Roster> {
+        if let Some((roster, seen)) = &self.roster
+            && clock::now() - *seen < ROSTER_SERVES
+        {
+            return Known::Known(roster.clone());
+        }
+        let answer = tokio::time::timeout(ROSTER_PATIENCE, self.cloud.roster()).await;
+        let roster = match answer {
+            Ok(Ok(roster)) => roster,
+            Ok(Err(error)) => return Known::Unknown(error.to_string()),
+            Err(_) => return Known::Unknown(format!("no complete answer within {} s", ROSTER_PATIENCE.as_secs())),
+        };
+        let shown = |roster: &Roster| roster.standing().map(|i| (i.launched, i.id.clone())).collect::<Vec<_>>();
+        if self.roster.as_ref().is_none_or(|(last, _)| shown(last) != shown(&roster)) {
+            self.roster_since = clock::now();
+        }
+        self.roster = Some((roster.clone(), clock::now()));
+        Known::Known(roster)
+    }
+
+    async fn look_at_peers(&self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Sighting> {
+        let mut probes = JoinSet::new();
+        for instance in roster.standing().filter(|i| i.id != *me) {
+            let id = instance.id.clone();
+            let Some(address) = instance.address else {
+                probes.spawn(async move { (id, Sighting::Silent("EC2 shows no private address".to_owned())) });
+                continue;
+            };
+            let probe = Probe {
+                http: self.http.clone(),
+                etcd: self.etcd.clone(),
+                peer_url: identity::url(&address.to_string(), self.config.peer_port),
+                client_url: identity::url(&address.to_string(), self.config.client_port),
+                from: self.announce.then(|| me.clone()),
+                within: self.config.probe_timeout,
+            };
+            probes.spawn(async move { (id, probe.sight().await) });
+        }
+        let mut sightings = BTreeMap::new();
+        while let Some(probed) = probes.join_next().await {
+            match probed {
+                Ok((id, sighting)) => {
+                    sightings.insert(id, sighting);
+                }
+                Err(error) => log::error!("a probe failed: {error}"),
+            }
+        }
+        // A probe that panicked said nothing: unknown, like silence.
+        for instance in roster.standing().filter(|i| i.id != *me) {
+            let nothing = || Sighting::Silent("the probe failed".to_owned());
+            sightings.entry(instance.id.clone()).or_insert_with(nothing);
+        }
+        sightings
+    }
+
+    fn note_silence(&mut self, id: &InstanceId, sighting: &Sighting) -> Option<Silence> {
+        let refused = matches!(sighting, Sighting::Refused);
+        if !refused && !matches!(sighting, Sighting::Silent(_)) {
+            self.silences.remove(id);
+            return None;
+        }
+        let fresh = Silence { since: clock::now(), refused_throughout: true };
+        let silence = self.silences.entry(id.clone()).or_insert(fresh);
+        silence.refused_throughout &= refused;
+        Some(*silence)
+    }
+
+    /// Questions that cost a call each, asked only where the answer can change the decision.
+    async fn ask_where_it_matters(&mut self, view: &mut View) {
+        let Known::Known(roster) = view.roster.clone() else { return };
+        if view.data == DataDir::Fresh && roster.find(&view.me.instance).is_none() {
+            view.own_tags = match self.cloud.instance(&view.me.instance).await {
+                Ok(Some(instance)) => Known::Known(instance.tags),
+                Ok(None) => Known::Unknown("EC2 doesn't know this instance id in this region".to_owned()),
+                Err(error) => Known::Unknown(error.to_string()),
+            };
+        }
+        let living = view.living_clusters().values().next().map(|etcd| (*etcd).clone());
+        match living {
+            Some(etcd) => self.ask_fates(view, &roster, &etcd.members, etcd.cluster).await,
+            None => self.ask_impaired(view, &roster).await,
+        }
+    }
+
+    /// N = 2: the other is silent for the whole grace time; is it broken by EC2's word?
+    async fn ask_impaired(&self, view: &mut View, roster: &Roster) {
+        let grace = self.config.policy.found_grace;
+        if view.data != DataDir::Fresh || self.config.policy.size(roster) != 2 {
+            return;
+        }
+        for (id, peer) in &mut view.peers {
+            if matches!(peer.sighting, Sighting::Silent(_)) && peer.unanswered_for >= grace {
+                peer.impaired = match self.cloud.is_impaired(id).await {
+                    Ok(impaired) => Known::Known(impaired),
+                    Err(error) => Known::Unknown(error.to_string()),
+                };
+            }
+        }
+    }
+
+    /// What became of the members nobody was seen to be.
+    async fn ask_fates(&mut self, view: &mut View, roster: &Roster, members: &[Member], cluster: ClusterId) {
+        let mut silent = BTreeSet::new();
+        for member in members {
+            if self.answers(view, member, cluster).await {
+                continue;
+            }
+            silent.insert(member.id);
+            let since = *self.member_silences.entry(member.id).or_insert_with(clock::now);
+            let instance = owner(member, roster);
+            let gone = match &instance {
+                None => Known::Unknown("no instance can be named".to_owned()),
+                Some(id) => self.ask_gone(roster, id).await,
+            };
+            view.fates.insert(member.id, Fate { instance, gone, silent_for: clock::now() - since });
+        }
+        self.member_silences.retain(|id, _| silent.contains(id));
+    }
+
+    async fn answers(&self, view: &View, member: &Member, cluster: ClusterId) -> bool {
+        let is_peer = |peer: &Peer| {
+            peer.listed
+                .as_ref()
+                .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
+        };
+        let mut seen = view.peers.values().filter(|peer| is_peer(peer));
+        if let Some(peer) = seen.next() {
+            return matches!(&peer.sighting, Sighting::Etcd(etcd) if etcd.cluster == cluster);
+        }
+        // Not in the roster: its address may still serve.
+        for url in &member.peer_urls {
+            if let Ok(list) = self.etcd.peer_members(url, self.config.probe_timeout).await
+                && list.cluster == cluster
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gone by EC2's own word, asked by id: shutting-down, terminated, or no such instance.
+    async fn ask_gone(&self, roster: &Roster, id: &InstanceId) -> Known<bool> {
+        let gone = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
+        if roster.find(id).is_some_and(|instance| !gone(instance.state)) {
+            return Known::Known(false);
+        }
+        match self.cloud.instance(id).await {
+            Ok(instance) => Known::Known(instance.is_none_or(|i| gone(i.state))),
+            Err(error) => Known::Unknown(error.to_string()),
+        }
+    }
+}
+
+/// The instance a member belongs to: members are named by instance id; else the one at its address.
+fn owner(member: &Member, roster: &Roster) -> Option<InstanceId> {
+    if member.name.starts_with("i-") {
+        return Some(InstanceId(member.name.clone()));
+    }
+    let at = |url: &String| {
+        let uri = url.parse::<hyper::Uri>().ok()?;
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        let is_host = |i: &&crate::cluster::types::Instance| {
+            i.address.is_some_and(|a| a.to_string() == host) || i.private_dns.as_deref() == Some(host.as_str())
+        };
+        // The newest holder of an address is the one that counts.
+        roster.all().iter().rev().find(is_host).map(|i| i.id.clone())
+    };
+    member.peer_urls.iter().find_map(at)
+}
+
+/// One peer, asked on both ports.
+struct Probe {
+    http: http::Client,
+    etcd: Client,
+    peer_url: String,
+    client_url: String,
+    from: Option<InstanceId>,
+    within: Duration,
+}
+
+impl Probe {
+    async fn sight(&self) -> Sighting {
+        let seen = match hello(&self.http, &self.peer_url, self.from.as_ref(), self.within).await {
+            Ok(Answered::Hello(hello)) => return (*hello).into(),
+            Ok(Answered::Other) => return self.sight_etcd().await,
+            Err(error) => match error.failure {
+                Failure::Refused => Sighting::Refused,
+                Failure::Timeout(_) | Failure::Unreachable(_) => Sighting::Silent(error.to_string()),
+                Failure::Tls(_) | Failure::Protocol(_) => return Sighting::Mismatch(error.to_string()),
+            },
+        };
+        // The peer port may be firewalled: a cluster is a cluster on whichever port it is seen.
+        match self.list_at_client_port().await {
+            Ok(list) => self.etcd_seen(list, false, true),
+            Err(error) if matches!(error.failure(), Some(Failure::Refused | Failure::Unreachable(_))) => seen,
+            Err(error) => match error.failure() {
+                Some(Failure::Timeout(_)) => Sighting::Silent(format!("client port: {error}")),
+                _ => Sighting::Mismatch(format!("client port: {error}")),
+            },
+        }
+    }
+
+    /// An etcd's peer port answers without a quorum, its client port only with one: so the peer port goes first.
+    async fn sight_etcd(&self) -> Sighting {
+        let version = match self.etcd.version(&self.peer_url, self.within).await {
+            Ok(version) => version,
+            Err(error) => return unread(&error),
+        };
+        if !version.is_undecided()
+            && let Ok(list) = self.list_through_quorum(&version).await
+        {
+            return self.etcd_seen(list, false, true);
+        }
+        match self.etcd.peer_members(&self.peer_url, self.within).await {
+            Ok(list) => self.etcd_seen(list, version.is_undecided(), false),
+            Err(error) => unread(&error),
+        }
+    }
+
+    async fn list_at_client_port(&self) -> Result<client::MemberList, client::Error> {
+        let version = self.etcd.version(&self.client_url, self.within).await?;
+        self.list_through_quorum(&version).await
+    }
+
+    async fn list_through_quorum(&self, version: &client::Version) -> Result<client::MemberList, client::Error> {
+        // 3.4 answers a member list from what it has, so a read through the quorum goes first.
+        if Release::parse(&version.etcdserver).is_none_or(|r| (r.major, r.minor) < (3, 5)) {
+            self.etcd.read_through_quorum(&self.client_url, self.within).await?;
+        }
+        self.etcd.member_list(&self.client_url, self.within).await
+    }
+
+    fn etcd_seen(&self, list: client::MemberList, undecided: bool, has_quorum: bool) -> Sighting {
+        let client_url = self.client_url.clone();
+        Sighting::Etcd(EtcdSeen { cluster: list.cluster, client_url, members: list.members, has_quorum, undecided })
+    }
+}
+
+/// An answer that can't be read is no sign of absence.
+fn unread(error: &client::Error) -> Sighting {
+    match error.failure() {
+        Some(Failure::Timeout(_) | Failure::Unreachable(_) | Failure::Refused) => Sighting::Silent(error.to_string()),
+        _ => Sighting::Mismatch(error.to_string()),
+    }
+}

@@ -1,0 +1,6 @@
+//! The duties of PID 1: signals, children, orphans.
+
+pub mod notify;
+pub mod reaper;
+pub mod signals;
+pub mod spawn;

@@ -1,0 +1,84 @@
+//! Signals: blocked from the first instruction until the handlers stand, so that none is lost and none kills PID 1 half-made.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+use tokio::io::AsyncReadExt;
+
+const HANDLED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD];
+
+/// The blocked signals; not yet handled.
+#[derive(Debug)]
+pub struct Blocked(());
+
+/// Blocks what will be handled. Call before any thread starts: threads inherit the mask and keep it.
+///
+/// # Errors
+/// The kernel's.
+pub fn block() -> io::Result<Blocked> {
+    SigSet::from_iter(HANDLED).thread_block()?;
+    Ok(Blocked(()))
+}
+
+impl Blocked {
+    /// Lets the signals act as they do by default; for commands that supervise nothing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn release(self) -> io::Result<()> {
+        Ok(SigSet::from_iter(HANDLED).thread_unblock()?)
+    }
+
+    /// Sets the handlers, then lets this thread take what is pending. Call inside the runtime, on the main thread.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn handle(self) -> io::Result<(Stop, ChildExits)> {
+        let (stop, term) = watch(SIGTERM)?;
+        pipe::register(SIGINT, term)?;
+        let (children, _) = watch(SIGCHLD)?;
+        self.release()?;
+        Ok((Stop(stop), ChildExits(children)))
+    }
+}
+
+fn watch(signal: i32) -> io::Result<(tokio::net::UnixStream, UnixStream)> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    let another = write.try_clone()?;
+    pipe::register(signal, write)?;
+    Ok((tokio::net::UnixStream::from_std(read)?, another))
+}
+
+/// Wakes at SIGTERM or SIGINT.
+#[derive(Debug)]
+pub struct Stop(tokio::net::UnixStream);
+
+impl Stop {
+    /// Resolves at the next signal. Cancel-safe.
+    pub async fn signal(&mut self) {
+        next(&mut self.0).await;
+    }
+}
+
+/// Wakes at SIGCHLD.
+#[derive(Debug)]
+pub struct ChildExits(tokio::net::UnixStream);
+
+impl ChildExits {
+    /// Resolves when a child may have ended. Cancel-safe.
+    pub(super) async fn next(&mut self) {
+        next(&mut self.0).await;
+    }
+}
+
+async fn next(stream: &mut tokio::net::UnixStream) {
+    let mut wakes = [0; 64];
+    // The write end lives in the handler for ever: neither an end nor an error is met here.
+    if !matches!(stream.read(&mut wakes).await, Ok(1..)) {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,152 @@
+//! One child, spawned so that it can't outlive its supervisor, its output passed on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, getppid};
+use tokio::sync::oneshot;
+
+use super::reaper::Reaper;
+use crate::cluster::supervision::Ended;
+
+/// What is kept of a child's output for the verdict on its end; etcd's last words before a fatal exit fit in it.
+const TAIL_BYTES: usize = 16 << 10;
+/// How long the rest of an ended child's output is waited for.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Runs a program to its end; what it wrote to stdout, which must fit in a pipe (64 KiB).
+///
+/// # Errors
+/// What `exec` says: no such file, not executable.
+#[expect(clippy::disallowed_methods, reason = "the one file that spawns")]
+pub async fn output(program: &Path, argument: &str, reaper: &Reaper) -> io::Result<String> {
+    let mut command = Command::new(program);
+    command.arg(argument).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    reaper.expect(pid);
+    reaper.wait(pid).await;
+    let mut text = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    reaper: Reaper,
+    tail: Arc<Mutex<VecDeque<u8>>>,
+    /// Resolves when all output has been passed on.
+    passed_on: oneshot::Receiver<()>,
+}
+
+impl Child {
+    /// Spawns `program` with exactly this environment. Call on the main thread only: the kernel sends the parent-death
+    /// signal when the spawning *thread* ends.
+    ///
+    /// # Errors
+    /// What `exec` says: no such file, not executable.
+    #[expect(unsafe_code, reason = "pre_exec: the closure only calls prctl and getppid, both async-signal-safe")]
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    pub fn spawn(program: &Path, env: &BTreeMap<String, String>, reaper: &Reaper) -> io::Result<Self> {
+        let supervisor = getpid();
+        let mut command = Command::new(program);
+        command.env_clear().envs(env).stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped());
+        // std empties the child's signal mask before these closures run, so nothing of ours stays blocked in it.
+        unsafe {
+            command.pre_exec(move || {
+                set_pdeathsig(Signal::SIGTERM)?;
+                // The supervisor may have died before the line above.
+                if getppid() != supervisor {
+                    return Err(io::Error::other("the supervisor is gone"));
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.spawn()?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+        reaper.expect(pid);
+        let tail = Arc::<Mutex<VecDeque<u8>>>::default();
+        let kept = tail.clone();
+        let output = child.stderr.take();
+        let (done, passed_on) = oneshot::channel();
+        // A thread, so that a stderr nobody reads blocks etcd's output (as without us), never the supervisor.
+        std::thread::Builder::new().name("etcd-output".to_owned()).stack_size(64 << 10).spawn(move || {
+            output.into_iter().for_each(|stream| pass_on(stream, &kept));
+            drop(done);
+        })?;
+        Ok(Self { pid, reaper: reaper.clone(), tail, passed_on })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.reaper.has_ended(self.pid)
+    }
+
+    /// Waits for its end. Cancel-safe.
+    pub async fn wait(&self) -> Ended {
+        self.reaper.wait(self.pid).await
+    }
+
+    /// The last of its output; whole once the child has ended.
+    pub async fn last_words(&mut self) -> String {
+        // A grandchild that still holds the pipe must not hold us up.
+        let _ended = tokio::time::timeout(OUTPUT_PATIENCE, &mut self.passed_on).await;
+        let tail = self.tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        String::from_utf8_lossy(&tail.iter().copied().collect::<Vec<u8>>()).into_owned()
+    }
+
+    /// Asks it to stop, waits so long, then kills it.
+    pub async fn stop(&self, patience: Duration) -> Ended {
+        self.signal(Signal::SIGTERM);
+        match tokio::time::timeout(patience, self.wait()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                log::warn!("etcd did not stop within {} s, killing it", patience.as_secs());
+                self.signal(Signal::SIGKILL);
+                self.wait().await
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if !self.has_ended()
+            && let Err(error) = kill(self.pid, signal)
+        {
+            log::warn!("{signal} to etcd ({}): {error}", self.pid);
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGTERM);
+    }
+}
+
+fn pass_on(mut stream: impl Read, tail: &Mutex<VecDeque<u8>>) {
+    let mut chunk = [0; 4096];
+    while let Ok(length @ 1..) = stream.read(&mut chunk) {
+        // Our own stderr may be gone; etcd's output is then lost, its life goes on.
+        let _lost = io::stderr().write_all(&chunk[..length]);
+        let mut tail = tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        tail.extend(&chunk[..length]);
+        let surplus = tail.len().saturating_sub(TAIL_BYTES);
+        tail.drain(..surplus);
+    }
+}

@@ -1,0 +1,249 @@
+//! Answering other supervisors.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::{CALL_PATH, Envelope, FROM_HEADER, HELLO_PATH, Hello};
+use crate::cluster::paxos::{self, Answer, Ledger, Standing};
+use crate::cluster::types::{ClusterId, InitialList, InstanceId, ListedMember, Roster};
+use crate::cluster::view::Policy;
+use crate::ledger::{self, Store};
+
+/// A list of a hundred members is some 20 KB.
+const MAX_CALL_BYTES: usize = 256 << 10;
+/// A caller asks one thing and goes.
+const CONNECTION_LIFE: Duration = Duration::from_secs(5);
+const MAX_CONNECTIONS: usize = 256;
+
+/// What the answers rest on; shared by the server and the daemon. All changes are synchronous and durable before they are
+/// answered.
+#[derive(Clone, Debug)]
+pub struct Desk(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    stirred: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Store,
+    standing: Standing,
+    listed: ListedMember,
+    cluster: Option<ClusterId>,
+    /// Those whose calls are no news.
+    seen: BTreeSet<InstanceId>,
+    callers: BTreeSet<InstanceId>,
+}
+
+impl Desk {
+    /// A desk over that store; it knows no roster yet, only whether there is data.
+    pub fn new(store: Store, listed: ListedMember, has_data: bool) -> Self {
+        let standing = Standing { has_data, ..Standing::default() };
+        let state = State { store, standing, listed, cluster: None, seen: BTreeSet::new(), callers: BTreeSet::new() };
+        Self(Arc::new(Shared { state: Mutex::new(state), stirred: Notify::new() }))
+    }
+
+    /// What an answer rests on from now on. With EC2 out of sight the last roster's word stands.
+    pub fn standing_is(&self, roster: Option<&Roster>, policy: &Policy, has_data: bool, cluster: Option<ClusterId>) {
+        let mut state = self.state();
+        if let Some(roster) = roster {
+            state.standing.charter = Some(policy.charter(roster));
+            state.standing.terminated = roster.terminated().map(|i| i.id.clone()).collect();
+        }
+        state.standing.has_data = has_data;
+        state.cluster = cluster;
+    }
+
+    /// Who answered the last look: a call from any other is news.
+    pub fn saw(&self, seen: BTreeSet<InstanceId>) {
+        self.state().seen = seen;
+    }
+
+    /// Who has called since this was last asked.
+    pub fn take_callers(&self) -> BTreeSet<InstanceId> {
+        std::mem::take(&mut self.state().callers)
+    }
+
+    /// The ledger as it is on disk.
+    pub fn ledger(&self) -> Ledger {
+        self.state().store.ledger().clone()
+    }
+
+    /// Changes the ledger, durably.
+    ///
+    /// # Errors
+    /// The disk's; the old ledger stands.
+    pub fn amend(&self, change: impl FnOnce(&mut Ledger)) -> Result<(), ledger::Error> {
+        let mut state = self.state();
+        let mut next = state.store.ledger().clone();
+        change(&mut next);
+        if next == *state.store.ledger() {
+            return Ok(());
+        }
+        state.store.save(next)
+    }
+
+    /// Runs something that needs the store.
+    pub fn with_store<T>(&self, work: impl FnOnce(&Store) -> T) -> T {
+        work(&self.state().store)
+    }
+
+    /// Answers a call as the acceptor, ours or another's.
+    ///
+    /// # Errors
+    /// The disk's: then nothing was promised, and nothing may be answered.
+    pub fn answer(&self, call: &paxos::Call) -> Result<Answer, ledger::Error> {
+        let mut state = self.state();
+        let (answer, next) = paxos::answer(state.store.ledger(), &state.standing, call);
+        if let Some(next) = next {
+            state.store.save(next)?;
+        }
+        Ok(answer)
+    }
+
+    /// Records a chosen list that was learnt by looking.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn learn(&self, list: &InitialList) -> Result<(), ledger::Error> {
+        self.answer(&paxos::Call::Chosen { list: list.clone() }).map(|_| ())
+    }
+
+    /// Resolves when somebody moved: a peer not seen before called, or a call changed something. Cancel-safe.
+    pub async fn stirred(&self) {
+        self.0.stirred.notified().await;
+    }
+
+    fn hello(&self) -> Hello {
+        let state = self.state();
+        let ledger = state.store.ledger();
+        Hello {
+            listed: state.listed.clone(),
+            has_data: state.standing.has_data,
+            cluster: state.cluster,
+            charter: state.standing.charter.clone(),
+            promised: ledger.promised.clone(),
+            chosen: ledger.standing_choice(&state.standing).cloned(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A listening roll call; dropped, it frees the port at once, with every connection.
+#[derive(Debug)]
+pub struct Serving(JoinSet<()>);
+
+impl Serving {
+    /// Waits until the sockets are closed, so that etcd can bind.
+    pub async fn close(mut self) {
+        self.0.shutdown().await;
+    }
+}
+
+/// Listens on these addresses.
+///
+/// # Errors
+/// The address that can't be bound, by name.
+pub async fn serve(desk: &Desk, addresses: &[SocketAddr]) -> io::Result<Serving> {
+    let mut tasks = JoinSet::new();
+    for address in addresses {
+        // tokio sets SO_REUSEADDR; without it etcd couldn't bind while our closed connections linger.
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))?;
+        tasks.spawn(accept(listener, desk.clone()));
+    }
+    Ok(Serving(tasks))
+}
+
+async fn accept(listener: TcpListener, desk: Desk) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                let Ok((stream, _)) = accepted else { continue };
+                let desk = desk.clone();
+                connections.spawn(async move {
+                    let service = service_fn(move |request| respond(desk.clone(), request));
+                    let serve = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+                    // A caller that stalls or breaks off is its own trouble.
+                    let _gone = tokio::time::timeout(CONNECTION_LIFE, serve).await;
+                });
+            }
+        }
+    }
+}
+
+async fn respond(desk: Desk, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, HELLO_PATH) => {
+            let from = request.headers().get(FROM_HEADER).and_then(|v| v.to_str().ok());
+            notice(&desk, from);
+            as_json(&desk.hello())
+        }
+        (&Method::POST, CALL_PATH) => take_call(&desk, request).await,
+        _ => (StatusCode::NOT_FOUND, Vec::new()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+fn notice(desk: &Desk, from: Option<&str>) {
+    let Some(from) = from else { return };
+    let from = InstanceId(from.to_owned());
+    let mut state = desk.state();
+    if state.seen.insert(from.clone()) {
+        state.callers.insert(from);
+        desk.0.stirred.notify_one();
+    }
+}
+
+async fn take_call(desk: &Desk, request: Request<Incoming>) -> (StatusCode, Vec<u8>) {
+    let Ok(body) = Limited::new(request.into_body(), MAX_CALL_BYTES).collect().await else {
+        return (StatusCode::BAD_REQUEST, Vec::new());
+    };
+    let Ok(envelope) = serde_json::from_slice::<Envelope>(&body.to_bytes()) else {
+        return (StatusCode::BAD_REQUEST, Vec::new());
+    };
+    match desk.answer(&envelope.call) {
+        Ok(answer) => {
+            log::debug!("{} asks: {:?}; answered {answer:?}", envelope.from, envelope.call);
+            if matches!(envelope.call, paxos::Call::Chosen { .. }) {
+                desk.0.stirred.notify_one();
+            }
+            as_json(&answer)
+        }
+        // No answer that wasn't durable: to the caller this is as if the node were down.
+        Err(error) => {
+            log::error!("{error}");
+            (StatusCode::SERVICE_UNAVAILABLE, Vec::new())
+        }
+    }
+}
+
+fn as_json(value: &impl serde::Serialize) -> (StatusCode, Vec<u8>) {
+    match serde_json::to_vec(value) {
+        Ok(body) => (StatusCode::OK, body),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, Vec::new()),
+    }
+}

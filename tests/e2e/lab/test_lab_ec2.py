@@ -1,0 +1,89 @@
+"""moto as the lab starts it refuses what EC2 refuses, and does what moto alone does not."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from botocore.exceptions import ClientError
+from lab.ec2 import Ec2
+from lab.instance import Credentials
+
+
+def refusal(call, *arguments, **parameters):
+    with pytest.raises(ClientError) as refused:
+        call(*arguments, **parameters)
+    answer = refused.value.response
+    return answer["ResponseMetadata"]["HTTPStatusCode"], answer["Error"]["Code"]
+
+
+def listed(ec2: Ec2, credentials: Credentials):
+    answer = ec2.client("ec2", credentials).describe_instances()
+    return {one["InstanceId"] for reservation in answer["Reservations"] for one in reservation["Instances"]}
+
+
+def test_the_role_may_describe_and_nothing_else(ec2):
+    instance = ec2.launch(f"{ec2.network}.1.11")
+    role = ec2.role_credentials()
+    assert instance.id in listed(ec2, role)
+    assert ec2.client("ec2", role).describe_instance_status(InstanceIds=[instance.id])["InstanceStatuses"]
+    terminate = ec2.client("ec2", role).terminate_instances
+    assert refusal(terminate, InstanceIds=[instance.id]) == (403, "AccessDenied")
+
+
+def test_a_wrong_secret_key_or_token_is_refused(ec2):
+    role = ec2.role_credentials()
+    for wrong in (
+        replace(role, secret_access_key="wrong"),
+        replace(role, token="wrong"),
+        replace(role, token=None),
+        replace(role, access_key_id="ASIAAAAAAAAAAAAAAAAA"),
+    ):
+        assert refusal(listed, ec2, wrong) == (401, "AuthFailure")
+
+
+def test_a_role_without_policy_is_refused(ec2):
+    assert refusal(listed, ec2, ec2.role_credentials_without_policy()) == (403, "AccessDenied")
+
+
+def test_rights_can_be_taken_from_a_session_that_exists(ec2):
+    role = ec2.role_credentials()
+    ec2.set_role_actions("ec2:DescribeInstanceStatus")
+    assert refusal(listed, ec2, role) == (403, "AccessDenied")
+    ec2.set_role_actions("ec2:DescribeInstances", "ec2:DescribeInstanceStatus")
+    listed(ec2, role)
+
+
+def test_a_terminated_instance_stays_listed_and_frees_its_address(ec2):
+    old = ec2.launch(f"{ec2.network}.1.12")
+    ec2.terminate(old.id)
+    new = ec2.launch(f"{ec2.network}.1.12")
+    assert ec2.describe(old.id).state == "terminated"
+    assert (new.private_ip, new.state) == (old.private_ip, "running")
+    assert new.private_dns == f"ip-{new.private_ip.replace('.', '-')}.eu-west-1.compute.internal"
+
+
+def test_a_start_gives_a_new_launch_time(ec2):
+    first = ec2.launch(f"{ec2.network}.1.13")
+    ec2.stop_instance(first.id)
+    assert ec2.describe(first.id).state == "stopped"
+    deadline = time.monotonic() + 5
+    while ec2.start_instance(first.id).launch_time == first.launch_time:  # EC2 tells whole seconds
+        assert time.monotonic() < deadline
+    again = ec2.describe(first.id)
+    assert (again.id, again.private_ip, again.state) == (first.id, first.private_ip, "running")
+
+
+def test_tags_are_set_and_taken_away(ec2):
+    instance = ec2.launch(f"{ec2.network}.1.14", {"etcd": "2"}, name="a")
+    ec2.set_tags(instance.id, {"etcd": None, "role": "db"})
+    found = ec2.client("ec2").describe_tags(Filters=[{"Name": "resource-id", "Values": [instance.id]}])["Tags"]
+    assert {tag["Key"]: tag["Value"] for tag in found} == {"Name": "a", "role": "db"}
+
+
+def test_reset_leaves_an_empty_cloud_that_still_checks(ec2):
+    before = ec2.role_credentials()
+    ec2.launch(f"{ec2.network}.1.15")
+    ec2.reset("127.9")
+    assert listed(ec2, ec2.role_credentials()) == set()
+    assert refusal(listed, ec2, before) == (401, "AuthFailure")
+    ec2.launch("127.9.0.11")
