@@ -7,6 +7,8 @@ use super::view::{Clean, EtcdSeen, Policy, Sighting, View};
 /// Why a member that looks dead is still kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Kept {
+    /// It answers.
+    Alive,
     /// `MUSTER_CLEAN=off`.
     Off,
     /// No instance could be named for it.
@@ -28,6 +30,9 @@ pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<Mem
 
 /// All proofs for one member, or the first that is missing.
 pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+    if answers(view, cluster, member) {
+        return Err(Kept::Alive);
+    }
     if policy.clean == Clean::Off {
         return Err(Kept::Off);
     }

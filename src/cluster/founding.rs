@@ -31,7 +31,7 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
     {
         return alone(policy, view, roster, Alone::OtherTerminated(terminated));
     }
-    let need = if charter.size == 1 { 1 } else { policy.min_nodes };
+    let need = if policy.cluster_size == Some(1) { 1 } else { policy.min_nodes };
     if have < need {
         return Err(Hold::TooFewInstances { have, need });
     }
@@ -81,7 +81,7 @@ fn forgive_absence(
     if waited < policy.found_grace {
         return hold(Absence::Grace { waited, grace: policy.found_grace });
     }
-    young(policy, roster).or_else(|why| hold(why))
+    young(policy, roster).or_else(hold)
 }
 
 /// R3 (a) and (b): neither a terminated instance nor an old one could have been in a cluster. The operator may vouch.

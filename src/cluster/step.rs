@@ -291,7 +291,7 @@ impl fmt::Display for Hold {
             Self::AnotherJoins { member } => write!(f, "member {member} is joining; one change at a time"),
             Self::Spare { voters, kept } => {
                 write!(f, "spare: the cluster has all its {voters} members")?;
-                kept.iter().filter(|(_, why)| !matches!(why, Kept::Standing(_))).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
+                kept.iter().filter(|(_, why)| !matches!(why, Kept::Alive)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
             }
             Self::AddressTaken { member, kept } => write!(f, "member {member} is listed at this address; {member} {kept}"),
             Self::Settling => f.write_str("the removal of the old member settles"),
@@ -330,6 +330,7 @@ impl fmt::Display for Absence {
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Alive => f.write_str("is kept: it answers"),
             Self::Off => f.write_str("is kept: MUSTER_CLEAN=off"),
             Self::NoInstance => {
                 f.write_str("is kept: no instance can be named for it; remove it by hand if it is dead")

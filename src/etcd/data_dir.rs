@@ -87,7 +87,7 @@ impl Paths {
     fn read_ids(&self) -> Known<(ClusterId, MemberId)> {
         let newest = wal_files(&self.wal).map(|files| files.into_iter().max());
         match newest {
-            Ok(Some(path)) => match File::open(&path).and_then(|file| read_metadata(file)) {
+            Ok(Some(path)) => match File::open(&path).and_then(read_metadata) {
                 Ok(ids) => Known::Known(ids),
                 Err(cause) => Known::Unknown(format!("{}: {cause}", path.display())),
             },

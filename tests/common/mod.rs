@@ -1,0 +1,144 @@
+//! A small world in words: instances `a`, `b`, `c`, … by rank, and what each says.
+
+#![allow(unreachable_pub, dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_muster::cluster::paxos::{Charter, Ledger};
+use etcd_muster::cluster::types::{
+    ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
+};
+use etcd_muster::cluster::view::{Clean, DataDir, EtcdSeen, Fate, FreshSeen, Me, Peer, Policy, Sighting, View};
+
+/// When EC2 answered, in every world.
+pub const NOW: i64 = 1_800_000_000;
+/// The cluster that lives, where one does.
+pub const LIVING: ClusterId = ClusterId(0xc1);
+
+/// The defaults, with that size.
+pub fn policy(size: Option<usize>) -> Policy {
+    Policy {
+        cluster_size: size,
+        min_nodes: 2,
+        found_grace: Duration::from_secs(60),
+        found_window: Duration::from_secs(900),
+        found_absent: false,
+        found_alone: false,
+        clean: Clean::Gone,
+        clean_dwell: Duration::from_secs(30),
+        token_prefix: "t".to_owned(),
+        filter: "etcd=1".to_owned(),
+    }
+}
+
+pub fn id(name: char) -> InstanceId {
+    InstanceId(format!("i-{name}"))
+}
+
+/// The member id of an instance's member, here.
+pub fn member_id(name: char) -> MemberId {
+    MemberId(u64::from(name))
+}
+
+pub fn listed(name: char) -> ListedMember {
+    ListedMember { instance: id(name), name: format!("i-{name}"), peer_urls: vec![format!("http://{name}:2380")] }
+}
+
+/// An instance launched a minute ago, `a` before `b`.
+pub fn instance(name: char, state: InstanceState) -> Instance {
+    Instance {
+        id: id(name),
+        state,
+        launched: NOW - 60 + i64::from(u32::from(name) - u32::from('a')),
+        address: None,
+        private_dns: None,
+        zone: "z".to_owned(),
+        tags: BTreeMap::new(),
+    }
+}
+
+pub fn roster(names: &str) -> Roster {
+    Roster::new(names.chars().map(|n| instance(n, InstanceState::Running)).collect(), NOW)
+}
+
+/// A started voter.
+pub fn voter(name: char) -> Member {
+    let l = listed(name);
+    Member {
+        id: member_id(name),
+        name: l.name,
+        peer_urls: l.peer_urls,
+        client_urls: vec![format!("http://{name}:2379")],
+        is_learner: false,
+    }
+}
+
+/// An etcd of the living cluster with these voters.
+pub fn etcd(members: &str, has_quorum: bool) -> Sighting {
+    Sighting::Etcd(EtcdSeen {
+        cluster: LIVING,
+        client_url: "http://x:2379".to_owned(),
+        members: members.chars().map(voter).collect(),
+        has_quorum,
+        undecided: false,
+    })
+}
+
+/// A fresh supervisor that sees this founding.
+pub fn fresh(name: char, charter: &Charter) -> Sighting {
+    Sighting::Fresh(FreshSeen { charter: Some(charter.clone()), promised: None, chosen: None, listed: listed(name) })
+}
+
+/// A peer that says so, silent (if it is) for that long.
+pub fn peer(name: char, sighting: Sighting, silent: Duration) -> Peer {
+    let refused_throughout = sighting == Sighting::Refused;
+    let unanswered_for =
+        if matches!(sighting, Sighting::Refused | Sighting::Silent(_)) { silent } else { Duration::ZERO };
+    Peer {
+        sighting,
+        unanswered_for,
+        refused_throughout,
+        impaired: Known::Unknown("not asked".to_owned()),
+        listed: Some(listed(name)),
+    }
+}
+
+/// What `me` sees with a roster of these names, nobody answering yet.
+pub fn view(me: char, names: &str) -> View {
+    let roster = roster(names);
+    let silent = || Sighting::Silent("timeout".to_owned());
+    let others = names.chars().filter(|n| *n != me);
+    View {
+        me: Me { instance: id(me), listed: listed(me) },
+        data: DataDir::Fresh,
+        ledger: Ledger { nonce: u64::from(me), ..Ledger::default() },
+        accepted_cluster: None,
+        chosen_cluster: None,
+        roster_unchanged_for: Duration::ZERO,
+        own_tags: Known::Unknown("not asked".to_owned()),
+        peers: others.map(|n| (id(n), peer(n, silent(), Duration::ZERO))).collect(),
+        roster: Known::Known(roster),
+        fates: BTreeMap::new(),
+        since_own_removal: None,
+    }
+}
+
+/// What a dead member's instance is known to be.
+pub fn fate(name: char, gone: Known<bool>, silent_for: Duration) -> Fate {
+    Fate { instance: Some(id(name)), gone, silent_for }
+}
+
+/// Sets what a peer says.
+pub fn says(view: &mut View, name: char, sighting: Sighting, silent: Duration) {
+    view.peers.insert(id(name), peer(name, sighting, silent));
+}
+
+/// All peers answer fresh, in the founding we see.
+pub fn all_fresh(policy: &Policy, view: &mut View, names: &str) {
+    let Known::Known(roster) = view.roster.clone() else { return };
+    let charter = policy.charter(&roster);
+    for name in names.chars() {
+        says(view, name, fresh(name, &charter), Duration::ZERO);
+    }
+}

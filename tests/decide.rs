@@ -1,0 +1,441 @@
+//! Every rule of the decision, on views small enough to read.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use etcd_muster::cluster::cleaning::Kept;
+use etcd_muster::cluster::decide::{Attend, Running, attend, decide};
+use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined};
+use etcd_muster::cluster::step::{Absence, Alone, Halt, Hold, Quarantine, Removal, Step};
+use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
+use etcd_muster::cluster::view::{DataDir, Sighting};
+
+const LONG: Duration = Duration::from_secs(61);
+const NO_TIME: Duration = Duration::ZERO;
+
+fn absence(step: &Step) -> &Absence {
+    match step {
+        Step::Hold(Hold::Absent { why, .. }) => why,
+        other => panic!("not held for absence: {other}"),
+    }
+}
+
+fn list(names: &str) -> InitialList {
+    InitialList { members: names.chars().map(listed).collect(), token: "t-1".to_owned() }
+}
+
+// ---- founding
+
+#[test]
+fn all_fresh_found_at_once_and_the_oldest_proposes() {
+    let policy = policy(Some(3));
+    let mut oldest = view('a', "abc");
+    all_fresh(&policy, &mut oldest, "bc");
+    let Step::Propose(proposal) = decide(&policy, &oldest) else { panic!("no proposal") };
+    assert_eq!(proposal.list.members, "abc".chars().map(listed).collect::<Vec<_>>());
+    let mut younger = view('b', "abc");
+    all_fresh(&policy, &mut younger, "ac");
+    assert_eq!(decide(&policy, &younger), Step::Hold(Hold::AwaitProposer { instance: id('a') }));
+}
+
+#[test]
+fn the_ballot_is_above_any_seen() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    let Sighting::Fresh(mut seen) = v.peers[&id('b')].sighting.clone() else { panic!() };
+    seen.promised = Some(Ballot { round: 7, proposer: id('c'), nonce: 1 });
+    says(&mut v, 'b', Sighting::Fresh(seen), NO_TIME);
+    let Step::Propose(proposal) = decide(&policy, &v) else { panic!("no proposal") };
+    assert_eq!(proposal.ballot.round, 8);
+    assert!(proposal.list.token.starts_with("t-"), "{}", proposal.list.token);
+}
+
+#[test]
+fn silence_and_refusal_are_no_consent() {
+    let policy = policy(Some(3));
+    for absent in [Sighting::Refused, Sighting::Silent("timeout".into())] {
+        let mut v = view('a', "abc");
+        all_fresh(&policy, &mut v, "b");
+        says(&mut v, 'c', absent.clone(), NO_TIME);
+        assert!(matches!(absence(&decide(&policy, &v)), Absence::Grace { .. }), "{absent}");
+        says(&mut v, 'c', absent, LONG);
+        assert!(matches!(decide(&policy, &v), Step::Propose(_)), "the grace time is over and two of three answer");
+    }
+}
+
+#[test]
+fn absence_is_not_forgiven_beside_a_terminated_or_an_old_instance() {
+    let mut policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "b");
+    says(&mut v, 'c', Sighting::Refused, LONG);
+    let Known::Known(young) = v.roster.clone() else { panic!() };
+
+    let mut with_terminated = young.all().to_vec();
+    with_terminated.push(instance('d', InstanceState::Terminated));
+    v.roster = Known::Known(Roster::new(with_terminated, NOW));
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::Terminated(id('d')));
+
+    v.roster = Known::Known(Roster::new(young.all().to_vec(), NOW + 3600));
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::Aged(id('a')));
+    policy.found_absent = true;
+    assert!(matches!(decide(&policy, &v), Step::Propose(_)), "the operator vouches");
+}
+
+#[test]
+fn fewer_than_a_quorum_never_found() {
+    let policy = policy(Some(5));
+    let mut v = view('a', "abcde");
+    all_fresh(&policy, &mut v, "b");
+    for name in ['c', 'd', 'e'] {
+        says(&mut v, name, Sighting::Refused, LONG);
+    }
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::TooFewAnswer { answering: 2, needed: 3 });
+}
+
+#[test]
+fn a_short_list_needs_all_of_it_and_a_quorum_of_n() {
+    let policy = policy(Some(3));
+    let mut two = view('a', "ab");
+    all_fresh(&policy, &mut two, "b");
+    assert!(matches!(absence(&decide(&policy, &two)), Absence::Grace { .. }), "the third may come");
+    two.roster_unchanged_for = LONG;
+    assert!(matches!(decide(&policy, &two), Step::Propose(_)));
+    let five = common::policy(Some(5));
+    let mut three = view('a', "abc");
+    all_fresh(&five, &mut three, "bc");
+    three.roster_unchanged_for = LONG;
+    assert!(matches!(decide(&five, &three), Step::Propose(_)), "three are a quorum of five");
+    all_fresh(&five, &mut two, "b");
+    assert!(matches!(absence(&decide(&five, &two)), Absence::TooFewAnswer { .. }));
+}
+
+#[test]
+fn another_roster_or_any_sign_of_a_cluster_holds() {
+    let policy = policy(Some(3));
+    let other = policy_charter("abd");
+    for (sighting, forgiven) in [
+        (fresh('c', &other), false),
+        (Sighting::Mismatch("TLS".into()), false),
+        (Sighting::HasData { cluster: None, chosen: None }, false),
+        (etcd("abc", false), false),
+    ] {
+        let mut v = view('a', "abc");
+        all_fresh(&policy, &mut v, "b");
+        says(&mut v, 'c', sighting.clone(), LONG);
+        let step = decide(&policy, &v);
+        assert_eq!(matches!(step, Step::Propose(_)), forgiven, "{sighting}: {step}");
+    }
+}
+
+fn policy_charter(names: &str) -> etcd_muster::cluster::paxos::Charter {
+    policy(Some(3)).charter(&roster(names))
+}
+
+#[test]
+fn without_ec2_or_without_us_in_it_nothing_is_founded() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    v.roster = Known::Unknown("throttled".into());
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::RosterUnknown { .. })));
+    let mut outside = view('d', "abc");
+    outside.own_tags = Known::Known([("etcd".to_owned(), "2".to_owned())].into());
+    let Step::Hold(hold) = decide(&policy, &outside) else { panic!() };
+    assert!(hold.to_string().contains("its tags are etcd=2"), "{hold}");
+}
+
+#[test]
+fn size_unset_wants_everybody_but_in_a_small_steady_fleet() {
+    let policy = policy(None);
+    let mut v = view('a', "abcd");
+    all_fresh(&policy, &mut v, "bc");
+    says(&mut v, 'd', Sighting::Refused, LONG);
+    v.roster_unchanged_for = LONG;
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::SizeUnset);
+    let mut three = view('a', "abc");
+    all_fresh(&policy, &mut three, "b");
+    says(&mut three, 'c', Sighting::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &three)), Absence::SizeUnset, "the roster has just changed");
+    three.roster_unchanged_for = LONG;
+    assert!(matches!(decide(&policy, &three), Step::Propose(_)));
+}
+
+#[test]
+fn one_instance_is_not_enough_unless_the_size_is_one() {
+    let alone = view('a', "a");
+    assert_eq!(decide(&policy(None), &alone), Step::Hold(Hold::TooFewInstances { have: 1, need: 2 }));
+    assert!(matches!(decide(&policy(Some(1)), &alone), Step::Propose(_)));
+}
+
+#[test]
+fn one_of_two() {
+    let mut policy = policy(Some(2));
+    let mut older = view('a', "ab");
+    says(&mut older, 'b', Sighting::Refused, NO_TIME);
+    assert!(matches!(absence(&decide(&policy, &older)), Absence::Grace { .. }));
+    says(&mut older, 'b', Sighting::Refused, LONG);
+    assert!(matches!(decide(&policy, &older), Step::FoundAlone { why: Alone::OtherRefused(_), .. }));
+    // Refused only now and then proves nothing: packets were lost in between.
+    older.peers.get_mut(&id('b')).unwrap().refused_throughout = false;
+    assert_eq!(*absence(&decide(&policy, &older)), Absence::OneOfTwo);
+
+    let mut younger = view('b', "ab");
+    says(&mut younger, 'a', Sighting::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &younger)), Absence::OneOfTwo, "both could claim it of each other");
+    policy.found_alone = true;
+    assert!(matches!(decide(&policy, &younger), Step::FoundAlone { why: Alone::OperatorSaysSo, .. }));
+}
+
+#[test]
+fn one_of_two_with_the_other_silent_needs_ec2s_word() {
+    let policy = policy(Some(2));
+    let mut v = view('a', "ab");
+    says(&mut v, 'b', Sighting::Silent("timeout".into()), LONG);
+    for (impaired, founds) in
+        [(Known::Unknown("denied".into()), false), (Known::Known(false), false), (Known::Known(true), true)]
+    {
+        v.peers.get_mut(&id('b')).unwrap().impaired = impaired.clone();
+        assert_eq!(matches!(decide(&policy, &v), Step::FoundAlone { .. }), founds, "{impaired:?}");
+    }
+}
+
+#[test]
+fn one_of_two_may_found_when_the_other_is_terminated_but_not_over_a_shared_list() {
+    let policy = policy(Some(2));
+    let mut v = view('b', "b");
+    v.roster = Known::Known(Roster::new(
+        vec![instance('a', InstanceState::Terminated), instance('b', InstanceState::Running)],
+        NOW,
+    ));
+    assert!(matches!(decide(&policy, &v), Step::FoundAlone { why: Alone::OtherTerminated(_), .. }));
+    let mut older = view('a', "ab");
+    says(&mut older, 'b', Sighting::Refused, LONG);
+    older.ledger.accepted =
+        Some(Accepted { ballot: Ballot { round: 1, proposer: id('b'), nonce: 2 }, list: list("ab") });
+    assert_eq!(*absence(&decide(&policy, &older)), Absence::OneOfTwo, "that list may have been chosen");
+}
+
+// ---- a chosen list
+
+#[test]
+fn a_chosen_list_is_started_by_those_it_holds() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    v.ledger.chosen = Some(list("abc"));
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")));
+    v.ledger.chosen = Some(list("abd"));
+    assert_eq!(decide(&policy, &v), Step::Hold(Hold::NotListed));
+    v.ledger.chosen = Some(list("abc"));
+    v.ledger.founded = true;
+    assert_eq!(decide(&policy, &v), Step::Hold(Hold::DiskLost), "its etcd ran before: an empty log must not vote");
+}
+
+#[test]
+fn an_accepted_list_is_started_only_when_an_etcd_shows_it_was_chosen() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    v.ledger.accepted = Some(Accepted { ballot: Ballot { round: 1, proposer: id('a'), nonce: 2 }, list: list("abc") });
+    says(&mut v, 'a', etcd("abc", false), NO_TIME);
+    v.accepted_cluster = Some(ClusterId(0xdead));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ClusterWithoutQuorum { .. })));
+    v.accepted_cluster = Some(LIVING);
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")));
+}
+
+#[test]
+fn a_void_choice_binds_nobody() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "cde");
+    v.ledger.chosen = Some(list("abc"));
+    let mut instances = v.roster.known().unwrap().all().to_vec();
+    instances.extend(['a', 'b'].map(|n| instance(n, InstanceState::Terminated)));
+    v.roster = Known::Known(Roster::new(instances, NOW));
+    all_fresh(&policy, &mut v, "de");
+    let Step::Propose(proposal) = decide(&policy, &v) else { panic!("two of three listed are terminated") };
+    assert_eq!(proposal.charter.first.len(), 3);
+}
+
+// ---- data
+
+fn with_data(cluster: ClusterId) -> etcd_muster::cluster::view::View {
+    let mut v = view('a', "abc");
+    v.data = DataDir::Whole { ids: Known::Known((cluster, member_id('a'))) };
+    v
+}
+
+#[test]
+fn data_resumes_whatever_ec2_and_the_peers_do() {
+    let policy = policy(Some(3));
+    let mut v = with_data(LIVING);
+    assert_eq!(decide(&policy, &v), Step::Resume);
+    v.roster = Known::Unknown("down".into());
+    assert_eq!(decide(&policy, &v), Step::Resume);
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume);
+}
+
+#[test]
+fn a_moved_member_publishes_its_address_first() {
+    let policy = policy(Some(3));
+    let mut v = with_data(LIVING);
+    v.me.listed.peer_urls = vec!["http://elsewhere:2380".into()];
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::UpdateSelf { id: member_id('a') });
+}
+
+#[test]
+fn data_is_moved_aside_only_on_its_own_clusters_word() {
+    let policy = policy(Some(3));
+    let mut v = with_data(LIVING);
+    says(&mut v, 'b', etcd("bc", false), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume, "without a quorum a list proves nothing");
+    says(&mut v, 'b', etcd("bc", true), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::RemovedWhileDown { .. })));
+}
+
+#[test]
+fn foreign_data_halts_unless_it_never_elected() {
+    let policy = policy(Some(3));
+    let mut v = with_data(ClusterId(0xbad));
+    says(&mut v, 'b', etcd("bc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Halt(Halt::ForeignData { ours: ClusterId(0xbad), living: LIVING }));
+    v.ledger.never_elected = true;
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::NeverElected { .. })));
+}
+
+#[test]
+fn half_of_the_data_is_never_fresh() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    v.data = DataDir::Partial { what: "no WAL".into() };
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::PartialData { .. })));
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::PartialData { .. })), "whose data it is, is unknown");
+    v.chosen_cluster = Some(LIVING);
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::Partial { .. })));
+}
+
+// ---- a living cluster
+
+#[test]
+fn two_living_clusters_halt() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    says(&mut v, 'b', etcd("b", true), NO_TIME);
+    let Sighting::Etcd(mut other) = etcd("c", true) else { panic!() };
+    other.cluster = ClusterId(0xc2);
+    says(&mut v, 'c', Sighting::Etcd(other), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Halt(Halt::TwoClusters { ids: vec![LIVING, ClusterId(0xc2)] }));
+}
+
+#[test]
+fn a_replacement_removes_the_provably_dead_first() {
+    let policy = policy(Some(3));
+    let mut v = view('d', "bcd");
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    says(&mut v, 'c', etcd("abc", true), NO_TIME);
+    let dwell = Duration::from_secs(30);
+    for (gone, silent, kept) in [
+        (Known::Known(false), dwell, Some(Kept::Standing(id('a')))),
+        (Known::Unknown("throttled".into()), dwell, Some(Kept::Unknown(id('a'), "throttled".into()))),
+        (Known::Known(true), dwell - Duration::from_secs(1), Some(Kept::Dwell)),
+        (Known::Known(true), dwell, None),
+    ] {
+        v.fates.insert(member_id('a'), fate('a', gone, silent));
+        match (decide(&policy, &v), kept) {
+            (Step::RemoveMember { id, why: Removal::Gone(_) }, None) => assert_eq!(id, member_id('a')),
+            (Step::Hold(Hold::Spare { kept, .. }), Some(why)) => assert!(kept.contains(&(member_id('a'), why))),
+            (step, kept) => panic!("{step}, {kept:?}"),
+        }
+    }
+}
+
+#[test]
+fn nobody_is_removed_below_quorum() {
+    let policy = policy(Some(3));
+    let mut v = view('d', "bcd");
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
+    assert!(kept.contains(&(member_id('a'), Kept::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
+}
+
+#[test]
+fn one_joins_at_a_time_as_a_learner() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    says(&mut v, 'a', etcd("ab", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::AddSelf);
+    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let learner = MemberId(9);
+    seen.members.push(Member { id: learner, is_learner: true, name: String::new(), ..voter('x') });
+    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member: learner }));
+}
+
+#[test]
+fn an_unstarted_place_is_taken_only_by_its_own_record() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let place = MemberId(9);
+    seen.members.push(Member {
+        id: place,
+        name: String::new(),
+        client_urls: Vec::new(),
+        is_learner: true,
+        ..voter('c')
+    });
+    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: place, why: Removal::OwnOldId });
+    v.ledger.joined = Some(Joined { cluster: LIVING, member: place, spawned: false });
+    let Step::StartExisting { member, initial_cluster, .. } = decide(&policy, &v) else { panic!() };
+    assert_eq!(member, place);
+    assert_eq!(initial_cluster, "i-a=http://a:2380,i-b=http://b:2380,i-c=http://c:2380");
+    v.ledger.joined = Some(Joined { cluster: LIVING, member: place, spawned: true });
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: place, why: Removal::OwnOldId });
+}
+
+#[test]
+fn a_lost_disk_gives_up_its_old_id() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    says(&mut v, 'a', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('c'), why: Removal::OwnOldId });
+}
+
+#[test]
+fn another_instances_name_or_address_is_not_ours_to_remove() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    says(&mut v, 'a', etcd("ab", true), NO_TIME);
+    v.me.listed.name = "i-b".into();
+    assert!(matches!(decide(&policy, &v), Step::Halt(Halt::NameInUse { .. })));
+    v.me.listed.name = "i-c".into();
+    v.me.listed.peer_urls = vec!["http://b:2380".into()];
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AddressTaken { .. })));
+}
+
+// ---- a running member
+
+#[test]
+fn only_an_etcd_that_never_elected_yields() {
+    let running = Running {
+        member: MemberId(1),
+        is_learner: false,
+        has_leader: false,
+        never_elected: true,
+        without_leader_for: Duration::from_secs(20),
+        yield_after: Duration::from_secs(16),
+    };
+    assert_eq!(attend(&running), Attend::Yield);
+    assert_eq!(attend(&Running { never_elected: false, ..running }), Attend::Keep);
+    assert_eq!(attend(&Running { without_leader_for: Duration::from_secs(9), ..running }), Attend::Keep);
+    let learner = Running { is_learner: true, has_leader: true, ..running };
+    assert_eq!(attend(&learner), Attend::Promote(MemberId(1)));
+}

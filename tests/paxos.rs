@@ -1,0 +1,157 @@
+//! The founding's bookkeeping under any schedule of calls, lost answers and wiped or restarted acceptors: at most one list
+//! is ever chosen, as long as no majority of disks is lost.
+
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{id, listed, policy, roster};
+use etcd_muster::cluster::paxos::{
+    Answer, Ballot, Call, Charter, Ledger, Standing, Tally, answer, tally_accepts, tally_promises,
+};
+use etcd_muster::cluster::types::{InitialList, InstanceId};
+use proptest::prelude::*;
+
+const NAMES: &str = "abcde";
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// A node runs phase 1 with those acceptors whose bit is set.
+    Prepare { proposer: usize, reach: u8 },
+    /// A node runs phase 2 with what it learnt in its phase 1, however long ago.
+    Accept { proposer: usize, reach: u8 },
+}
+
+struct Round {
+    ballot: Ballot,
+    list: InitialList,
+}
+
+struct World {
+    charter: Charter,
+    ledgers: Vec<Ledger>,
+    rounds: BTreeMap<usize, Round>,
+    chosen: Vec<InitialList>,
+}
+
+impl World {
+    fn new(size: usize) -> Self {
+        let names: String = NAMES.chars().take(size).collect();
+        let nonces = (0..size).map(|n| Ledger { nonce: n as u64 + 1, ..Ledger::default() });
+        Self {
+            charter: policy(Some(size)).charter(&roster(&names)),
+            ledgers: nonces.collect(),
+            rounds: BTreeMap::new(),
+            chosen: Vec::new(),
+        }
+    }
+
+    fn name(n: usize) -> char {
+        NAMES.chars().nth(n).unwrap()
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { charter: Some(self.charter.clone()), ..Standing::default() }
+    }
+
+    fn ask(&mut self, reach: u8, call: &Call) -> BTreeMap<InstanceId, Answer> {
+        let standing = self.standing();
+        let mut answers = BTreeMap::new();
+        for n in (0..self.ledgers.len()).filter(|n| reach & (1 << n) != 0) {
+            let (given, next) = answer(&self.ledgers[n], &standing, call);
+            if let Some(next) = next {
+                self.ledgers[n] = next;
+            }
+            // The two upper bits lose answers that were given.
+            if reach & 0x40 == 0 || n % 2 == 0 {
+                answers.insert(id(Self::name(n)), given);
+            }
+        }
+        answers
+    }
+
+    fn run(&mut self, event: &Event) {
+        match *event {
+            Event::Prepare { proposer, reach } => {
+                let n = proposer % self.ledgers.len();
+                let highest =
+                    self.ledgers.iter().filter_map(|l| l.promised.as_ref()).map(|b| b.round).max().unwrap_or(0);
+                let ballot = Ballot { round: highest + 1, proposer: id(Self::name(n)), nonce: self.ledgers[n].nonce };
+                let call = Call::Prepare { charter: self.charter.clone(), ballot: ballot.clone() };
+                let answers = self.ask(reach, &call);
+                let members = self.charter.first.iter().map(|(i, _)| listed(i.0.chars().last().unwrap())).collect();
+                let own = InitialList { members, token: format!("{ballot}") };
+                match tally_promises(&self.charter, &self.standing(), &answers) {
+                    Tally::Free => drop(self.rounds.insert(n, Round { ballot, list: own })),
+                    Tally::Adopt(list) => drop(self.rounds.insert(n, Round { ballot, list })),
+                    Tally::Chosen(list) => self.chosen.push(list),
+                    _ => drop(self.rounds.remove(&n)),
+                }
+            }
+            Event::Accept { proposer, reach } => {
+                let n = proposer % self.ledgers.len();
+                let Some(Round { ballot, list }) = self.rounds.get(&n) else { return };
+                let list = list.clone();
+                let call = Call::Accept { charter: self.charter.clone(), ballot: ballot.clone(), list: list.clone() };
+                let answers = self.ask(reach, &call);
+                if let Tally::Chosen(list) = tally_accepts(&self.charter, &list, &answers) {
+                    self.ledgers[n].chosen.get_or_insert(list.clone());
+                    self.chosen.push(list);
+                }
+            }
+        }
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let reach = prop_oneof![3 => Just(0x1f_u8), 2 => any::<u8>()];
+    (any::<bool>(), 0..5_usize, reach).prop_map(|(prepare, proposer, reach)| match prepare {
+        true => Event::Prepare { proposer, reach },
+        false => Event::Accept { proposer, reach },
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn at_most_one_list_is_chosen(size in 1..=5_usize, events in prop::collection::vec(event(), 1..40)) {
+        let mut world = World::new(size);
+        for event in &events {
+            world.run(event);
+        }
+        prop_assert!(world.chosen.windows(2).all(|pair| pair[0] == pair[1]), "{:?}", world.chosen);
+    }
+}
+
+/// The property above would hold too if nothing were ever chosen.
+#[test]
+fn an_undisturbed_round_chooses() {
+    for size in 1..=5 {
+        let mut world = World::new(size);
+        world.run(&Event::Prepare { proposer: 0, reach: 0x1f });
+        world.run(&Event::Accept { proposer: 0, reach: 0x1f });
+        assert_eq!(world.chosen.len(), 1, "{size}");
+    }
+}
+
+#[test]
+fn a_call_over_another_roster_changes_nothing() {
+    let world = World::new(3);
+    let other = policy(Some(3)).charter(&roster("abd"));
+    let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
+    let (given, next) = answer(&world.ledgers[1], &world.standing(), &Call::Prepare { charter: other, ballot });
+    assert!(matches!(given, Answer::DifferentRoster { .. }));
+    assert_eq!(next, None);
+}
+
+#[test]
+fn a_node_with_data_promises_nothing() {
+    let world = World::new(3);
+    let standing = Standing { has_data: true, ..world.standing() };
+    let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
+    let call = Call::Prepare { charter: world.charter.clone(), ballot };
+    assert_eq!(answer(&world.ledgers[1], &standing, &call), (Answer::HasData, None));
+}
