@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::aws::credentials::{self, Provider};
-use crate::aws::ec2::{self, Ec2};
+use crate::aws::ec2::{self, Described, Ec2};
 use crate::aws::imds::{self, Imds};
-use crate::cluster::types::{Instance, InstanceId, Roster};
+use crate::cluster::types::{InstanceId, Roster};
 use crate::config::{Config, MemberType};
 use crate::exit::{Code, Failure};
 use crate::http::Client;
@@ -92,14 +92,24 @@ impl Cloud {
     /// # Errors
     /// [`Error::Ec2`].
     pub async fn roster(&self) -> Result<Roster, Error> {
-        self.ec2.describe_tagged(&self.imds, &self.tags).await.map_err(Error::Ec2)
+        let mut instances = Vec::new();
+        let seen_at = self.each_instance(|described| instances.push(described.instance)).await?;
+        Ok(Roster::new(instances, seen_at))
+    }
+
+    /// Every instance of the filter with its tags, as EC2 lists them, none of them kept; EC2's clock at the end.
+    ///
+    /// # Errors
+    /// [`Error::Ec2`].
+    pub async fn each_instance(&self, each: impl FnMut(Described)) -> Result<i64, Error> {
+        self.ec2.describe_tagged(&self.imds, &self.tags, each).await.map_err(Error::Ec2)
     }
 
     /// One instance by id; `None`: EC2 knows no such id.
     ///
     /// # Errors
     /// [`Error::Ec2`].
-    pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, Error> {
+    pub async fn instance(&self, id: &InstanceId) -> Result<Option<Described>, Error> {
         self.ec2.describe_instance(&self.imds, id).await.map_err(Error::Ec2)
     }
 

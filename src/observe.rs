@@ -21,8 +21,9 @@ use crate::tls::Trust;
 
 /// A roster this young serves the next look too: looks come in bursts while peers move, EC2's answer doesn't change so fast.
 const ROSTER_SERVES: Duration = Duration::from_secs(5);
-/// No look waits longer for EC2: with data, etcd must come up whatever EC2 does.
+/// No look waits longer for EC2. With data, etcd must come up whatever EC2 does; without, nothing can be done without it.
 const ROSTER_PATIENCE: Duration = Duration::from_secs(30);
+const ROSTER_PATIENCE_WITH_DATA: Duration = Duration::from_secs(5);
 
 /// What a look starts from.
 #[derive(Debug)]
@@ -91,7 +92,8 @@ impl Observer {
     /// One look at everything. `with_roster` sees the roster before any peer is asked, so that our own answers to them are
     /// already right.
     pub async fn look(&mut self, own: &Own, with_roster: impl FnOnce(&Known<Roster>)) -> View {
-        let roster = self.look_at_roster().await;
+        let has_data = own.data != DataDir::Fresh;
+        let roster = self.look_at_roster(if has_data { ROSTER_PATIENCE_WITH_DATA } else { ROSTER_PATIENCE }).await;
         with_roster(&roster);
         let me = own.listed.instance.clone();
         // With EC2 out of sight, the peers of the last answer are still worth asking.
@@ -129,17 +131,17 @@ impl Observer {
         view
     }
 
-    async fn look_at_roster(&mut self) -> Known<Roster> {
+    async fn look_at_roster(&mut self, patience: Duration) -> Known<Roster> {
         if let Some((roster, seen)) = &self.roster
             && clock::now() - *seen < ROSTER_SERVES
         {
             return Known::Known(roster.clone());
         }
-        let answer = tokio::time::timeout(ROSTER_PATIENCE, self.cloud.roster()).await;
+        let answer = tokio::time::timeout(patience, self.cloud.roster()).await;
         let roster = match answer {
             Ok(Ok(roster)) => roster,
             Ok(Err(error)) => return Known::Unknown(error.to_string()),
-            Err(_) => return Known::Unknown(format!("no complete answer within {} s", ROSTER_PATIENCE.as_secs())),
+            Err(_) => return Known::Unknown(format!("no complete answer within {} s", patience.as_secs())),
         };
         let shown = |roster: &Roster| roster.standing().map(|i| (i.launched, i.id.clone())).collect::<Vec<_>>();
         if self.roster.as_ref().is_none_or(|(last, _)| shown(last) != shown(&roster)) {
@@ -201,7 +203,7 @@ impl Observer {
         let Known::Known(roster) = view.roster.clone() else { return };
         if view.data == DataDir::Fresh && roster.find(&view.me.instance).is_none() {
             view.own_tags = match self.cloud.instance(&view.me.instance).await {
-                Ok(Some(instance)) => Known::Known(instance.tags),
+                Ok(Some(described)) => Known::Known(described.tags),
                 Ok(None) => Known::Unknown("EC2 doesn't know this instance id in this region".to_owned()),
                 Err(error) => Known::Unknown(error.to_string()),
             };
@@ -276,7 +278,7 @@ impl Observer {
             return Known::Known(false);
         }
         match self.cloud.instance(id).await {
-            Ok(instance) => Known::Known(instance.is_none_or(|i| gone(i.state))),
+            Ok(described) => Known::Known(described.is_none_or(|d| gone(d.instance.state))),
             Err(error) => Known::Unknown(error.to_string()),
         }
     }

@@ -143,7 +143,7 @@ fn without_ec2_or_without_us_in_it_nothing_is_founded() {
     v.roster = Known::Unknown("throttled".into());
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::RosterUnknown { .. })));
     let mut outside = view('d', "abc");
-    outside.own_tags = Known::Known([("etcd".to_owned(), "2".to_owned())].into());
+    outside.own_tags = Known::Known(vec![("etcd".to_owned(), "2".to_owned())]);
     let Step::Hold(hold) = decide(&policy, &outside) else { panic!() };
     assert!(hold.to_string().contains("its tags are etcd=2"), "{hold}");
 }

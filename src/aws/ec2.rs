@@ -14,10 +14,10 @@ use tokio_util::io::StreamReader;
 use super::credentials::{self, Provider};
 use super::imds::Imds;
 use super::sigv4::{Scope, sign_request};
-pub use super::xml::ApiError;
+pub use super::xml::{ApiError, Described};
 use super::xml::{Page, read_page};
 use crate::clock;
-use crate::cluster::types::{Instance, InstanceId, Roster};
+use crate::cluster::types::InstanceId;
 use crate::http::{self, Client};
 
 const API_VERSION: &str = "2016-11-15";
@@ -128,18 +128,22 @@ impl Ec2 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// All instances, in any state, that carry all these tags: every page, or an error.
+    /// All instances, in any state, that carry all these tags, page by page; EC2's clock at the end.
     ///
     /// # Errors
-    /// [`Error`]; a listing that stopped half-way is an error, never a short roster.
-    pub async fn describe_tagged(&self, imds: &Imds, tags: &[(String, String)]) -> Result<Roster, Error> {
+    /// [`Error`]; a listing that stopped half-way is an error, never a short one.
+    pub async fn describe_tagged(
+        &self,
+        imds: &Imds,
+        tags: &[(String, String)],
+        mut each: impl FnMut(Described),
+    ) -> Result<i64, Error> {
         let mut filters = Vec::new();
         for (i, (key, value)) in tags.iter().enumerate() {
             let n = i + 1;
             filters.push((format!("Filter.{n}.Name"), format!("tag:{key}")));
             filters.push((format!("Filter.{n}.Value.1"), literal(value)));
         }
-        let mut instances = Vec::new();
         let mut tokens = BTreeSet::new();
         let mut token = None::<String>;
         for _ in 0..MAX_PAGES {
@@ -147,9 +151,9 @@ impl Ec2 {
             query.push(("MaxResults".to_owned(), MAX_RESULTS.to_owned()));
             query.extend(token.map(|token| ("NextToken".to_owned(), token)));
             let page = self.call(imds, "DescribeInstances", &query).await?;
-            instances.extend(page.instances);
+            page.instances.into_iter().for_each(&mut each);
             match page.next_token {
-                None => return Ok(Roster::new(instances, self.now())),
+                None => return Ok(self.now()),
                 Some(next) if !tokens.insert(next.clone()) => return Err(Error::RepeatedToken(next)),
                 next => token = next,
             }
@@ -161,10 +165,10 @@ impl Ec2 {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn describe_instance(&self, imds: &Imds, id: &InstanceId) -> Result<Option<Instance>, Error> {
+    pub async fn describe_instance(&self, imds: &Imds, id: &InstanceId) -> Result<Option<Described>, Error> {
         let query = [("InstanceId.1".to_owned(), id.0.clone())];
         match self.call(imds, "DescribeInstances", &query).await {
-            Ok(page) => Ok(page.instances.into_iter().find(|i| i.id == *id)),
+            Ok(page) => Ok(page.instances.into_iter().find(|d| d.instance.id == *id)),
             Err(error) if error.code() == Some("InvalidInstanceID.NotFound") => Ok(None),
             Err(error) => Err(error),
         }

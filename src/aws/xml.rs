@@ -2,7 +2,6 @@
 //!
 //! (EC2 API Reference, DescribeInstances and "Error codes"; moto's errors have another root, so both are read.)
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use quick_xml::Reader;
@@ -16,11 +15,18 @@ use crate::cluster::types::{Instance, InstanceId, InstanceState};
 /// One answer of EC2's Query API.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
-    pub instances: Vec<Instance>,
+    pub instances: Vec<Described>,
     pub next_token: Option<String>,
     /// Instances whose status (DescribeInstanceStatus) is impaired.
     pub impaired: Vec<InstanceId>,
     pub error: Option<ApiError>,
+}
+
+/// An instance with what only few callers want of it: ten thousand instances' tags are not to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    pub instance: Instance,
+    pub tags: Vec<(String, String)>,
 }
 
 /// EC2's own error.
@@ -110,7 +116,7 @@ struct Draft {
     address: Option<String>,
     private_dns: Option<String>,
     zone: String,
-    tags: BTreeMap<String, String>,
+    tags: Vec<(String, String)>,
     impaired: bool,
 }
 
@@ -160,8 +166,8 @@ impl Fold {
                 "/tagSet/item/key" => self.tag.0 = self.take(),
                 "/tagSet/item/value" => self.tag.1 = self.take(),
                 "/tagSet/item" => {
-                    let (key, value) = std::mem::take(&mut self.tag);
-                    self.draft.tags.insert(key, value);
+                    let tag = std::mem::take(&mut self.tag);
+                    self.draft.tags.push(tag);
                 }
                 _ => {}
             }
@@ -207,7 +213,7 @@ impl Fold {
 }
 
 impl Draft {
-    fn finish(self) -> Result<Instance, Malformed> {
+    fn finish(self) -> Result<Described, Malformed> {
         let field = |field, value: &str| Malformed::Field { instance: self.id.clone(), field, value: value.to_owned() };
         if self.id.is_empty() {
             return Err(field("instanceId", ""));
@@ -218,15 +224,15 @@ impl Draft {
             Some(text) => Some(text.parse().map_err(|_| field("privateIpAddress", text))?),
             None => None,
         };
-        Ok(Instance {
+        let instance = Instance {
             id: InstanceId(self.id),
             state,
             launched,
             address,
             private_dns: self.private_dns.filter(|name| !name.is_empty()),
             zone: self.zone,
-            tags: self.tags,
-        })
+        };
+        Ok(Described { instance, tags: self.tags })
     }
 }
 
@@ -256,12 +262,12 @@ mod tests {
     #[test]
     fn an_instance_is_read_by_whole_paths() {
         let page = read(PAGE).unwrap();
-        let instance = &page.instances[0];
+        let Described { instance, tags } = &page.instances[0];
         assert_eq!(page.next_token.as_deref(), Some("more&more"));
         assert_eq!((instance.id.0.as_str(), instance.launched), ("i-0a", 1_450_781_045));
         assert_eq!(instance.address.unwrap().to_string(), "10.0.0.1");
-        assert_eq!(instance.tags["etcd"], "1");
-        assert_eq!(instance.tags["Name"], "a <b> é");
+        let tag = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(*tags, [tag("etcd", "1"), tag("Name", "a <b> é")]);
     }
 
     #[test]
@@ -289,6 +295,6 @@ mod tests {
             Err(Malformed::Field { field: "instanceState", .. })
         ));
         assert!(matches!(read(&PAGE.replace("10.0.0.1<", "10.0.0<")), Err(Malformed::Field { .. })));
-        assert_eq!(read(&PAGE.replace("10.0.0.1<", "<")).unwrap().instances[0].address, None);
+        assert_eq!(read(&PAGE.replace("10.0.0.1<", "<")).unwrap().instances[0].instance.address, None);
     }
 }

@@ -1,6 +1,5 @@
 //! The nouns, in EC2's and etcd's own terms and spelling.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -82,7 +81,6 @@ pub struct Instance {
     pub address: Option<IpAddr>,
     pub private_dns: Option<String>,
     pub zone: String,
-    pub tags: BTreeMap<String, String>,
 }
 
 impl Instance {

@@ -170,7 +170,7 @@ pub struct View {
     pub roster: Known<Roster>,
     pub roster_unchanged_for: Duration,
     /// The roster lacks us: our own tags as EC2 has them when asked by id.
-    pub own_tags: Known<BTreeMap<String, String>>,
+    pub own_tags: Known<Vec<(String, String)>>,
     pub peers: BTreeMap<InstanceId, Peer>,
     pub fates: BTreeMap<MemberId, Fate>,
     /// Time since we removed our own old member id; etcd loses an add that follows within a second.

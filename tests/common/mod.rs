@@ -54,7 +54,6 @@ pub fn instance(name: char, state: InstanceState) -> Instance {
         address: None,
         private_dns: None,
         zone: "z".to_owned(),
-        tags: BTreeMap::new(),
     }
 }
 
