@@ -1,14 +1,12 @@
 //! The only owner of state: observe, decide, act, and again; signals and child exits in between.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::act::{self, Actor};
 use crate::attend::{Attendant, Progress};
 use crate::clock;
-use crate::cloud::{self, Cloud};
 use crate::cluster::decide::{decide, signs_of_a_cluster};
 use crate::cluster::paxos::{Joined, Tally};
 use crate::cluster::step::{Absence, Hold, Proposal, Step};
@@ -22,13 +20,14 @@ use crate::etcd::data_dir;
 use crate::exit::{Code, Failure};
 use crate::http;
 use crate::identity;
-use crate::ledger::{Identity, Store};
+use crate::ledger::Identity;
 use crate::observe::{Observer, Own};
 use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
-use crate::process::spawn::{self, Child};
+use crate::process::spawn::Child;
 use crate::rollcall::server::{Desk, Serving, serve};
+use crate::startup::{self, Startup};
 use crate::tls::Trust;
 
 /// The first pause between looks; it doubles up to `BOOTSTRAP_WAIT` while nothing moves.
@@ -41,8 +40,6 @@ const BALLOT_LIFE: Duration = Duration::from_secs(5);
 const YIELD_TIME: Duration = Duration::from_secs(5);
 /// Moving leadership must not hold up a stop.
 const MOVE_LEADER_TIMEOUT: Duration = Duration::from_secs(2);
-/// With data and a known identity, a mute metadata service is waited for no longer than this.
-const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs until a signal or a failure that a restart would not mend.
 ///
@@ -54,11 +51,12 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
     for notice in &config.notices {
         log::warn!("{notice}");
     }
-    let mut daemon = tokio::select! {
+    let found = tokio::select! {
         biased;
         () = stop.signal() => return Ok(0),
-        prepared = Daemon::prepare(config, reaper) => prepared?,
+        found = startup::look_around(&config, &reaper) => found?,
     };
+    let mut daemon = Daemon::new(config, found, reaper);
     let ended = tokio::select! {
         biased;
         () = stop.signal() => None,
@@ -105,33 +103,10 @@ enum Kind {
 }
 
 impl Daemon {
-    async fn prepare(config: Config, reaper: Reaper) -> Result<Self, Failure> {
-        let program = find_etcd(&config)?;
-        let store = Store::open(&config.data).map_err(|error| {
-            let code = match error {
-                crate::ledger::Error::Unwritable { .. } => Code::DataDirUnwritable,
-                crate::ledger::Error::Unreadable { .. } => Code::StateUnreadable,
-            };
-            Failure::new(code, error)
-        })?;
-        let version = spawn::output(&program, "--version", &reaper);
-        let imds = cloud::metadata_service(&config);
-        let (version, identity) = tokio::join!(version, find_identity(&config, &imds, &store));
-        let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
-        let release = release_of(&version.map_err(missing)?);
-        if let Some(release) = release
-            && let Some(defect) = release.known_defect()
-        {
-            log::warn!("etcd {}.{}.{} {defect}", release.major, release.minor, release.patch);
-        }
-        log::info!("this is {} at {} in {}", identity.instance, identity.address, identity.region);
-        let listed = identity::own_listing(&config, &identity);
-        let data = identity::settings(&config, &identity).paths.inspect();
-        let data = data.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
+    fn new(config: Config, found: Startup, reaper: Reaper) -> Self {
+        let Startup { identity, program, release, desk, cloud } = found;
         let me = InstanceId(identity.instance.clone());
-        let cloud = Cloud::new(&config, imds, Some(&identity.region));
-        let desk = Desk::new(store, listed, data != DataDir::Fresh);
-        Ok(Self {
+        Self {
             actor: Actor::new(desk.clone(), me, config.peer_port, config.probe_timeout),
             observer: Observer::new(config.clone(), cloud, true),
             etcd: Client::new(http::Client::new(Trust::public(None))),
@@ -146,7 +121,7 @@ impl Daemon {
             short_lives: 0,
             own_removed_at: None,
             said: String::new(),
-        })
+        }
     }
 
     /// One life of etcd after another.
@@ -532,62 +507,5 @@ async fn move_leadership(etcd: &Client, url: &str) {
     match etcd.move_leader(url, heir.id, MOVE_LEADER_TIMEOUT).await {
         Ok(()) => log::info!("leadership moved to member {}", heir.id),
         Err(error) => log::warn!("leadership could not be moved: {error}"),
-    }
-}
-
-/// `ED_HOME/bin/etcd`, else on PATH.
-fn find_etcd(config: &Config) -> Result<PathBuf, Failure> {
-    let home = config.home.join("bin/etcd");
-    let on_path = config.search_path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join("etcd"));
-    let mut seen_but_unfit = None;
-    for program in std::iter::once(home.clone()).chain(on_path) {
-        match std::fs::metadata(&program) {
-            Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(program),
-            Ok(_) => seen_but_unfit = seen_but_unfit.or(Some(program)),
-            Err(_) => {}
-        }
-    }
-    let message = match seen_but_unfit {
-        Some(program) => format!("{} is not executable; chmod +x it", program.display()),
-        None => format!("{} doesn't exist, nor an etcd on PATH; put one there or set ED_HOME", home.display()),
-    };
-    Err(Failure::new(Code::EtcdMissing, message))
-}
-
-fn release_of(version_text: &str) -> Option<Release> {
-    let line = version_text.lines().find_map(|line| line.strip_prefix("etcd Version: "))?;
-    Release::parse(line.trim())
-}
-
-/// Who we are: by the metadata service; with data, also by what it said last time.
-async fn find_identity(config: &Config, imds: &crate::aws::imds::Imds, store: &Store) -> Identity {
-    let kept = store.identity().unwrap_or_else(|error| {
-        log::warn!("{error}");
-        None
-    });
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let fetched = cloud::fetch_identity(config, imds);
-        let outcome = match &kept {
-            Some(_) => tokio::time::timeout(IDENTITY_PATIENCE, fetched).await.map_err(|e| e.to_string()),
-            None => Ok(fetched.await),
-        };
-        let cause = match outcome {
-            Ok(Ok(identity)) => {
-                if let Err(error) = store.keep_identity(&identity) {
-                    log::warn!("{error}");
-                }
-                return identity;
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(elapsed) => elapsed,
-        };
-        if let Some(kept) = kept {
-            log::warn!("{cause}; going on as {} of the last start", kept.instance);
-            return kept;
-        }
-        log::warn!("hold: {cause}");
-        clock::pause(clock::jittered(pause)).await;
-        pause = (pause * 2).min(config.bootstrap_wait);
     }
 }

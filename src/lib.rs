@@ -20,4 +20,5 @@ pub mod logger;
 pub mod observe;
 pub mod process;
 pub mod rollcall;
+pub mod startup;
 pub mod tls;

@@ -1,0 +1,47 @@
+//! The names that are read.
+
+/// A variable of ours (the original's names included): what `etcd-muster env` prints and the README's table holds.
+#[derive(Debug)]
+pub struct Variable {
+    pub name: &'static str,
+    /// In words, where it is computed.
+    pub default: &'static str,
+    pub meaning: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable { name, default, meaning }
+}
+
+/// Every variable that is read, besides etcd's own `ETCD_*` and AWS's.
+pub const VARIABLES: &[Variable] = &[
+    variable("DOCKER_EC2TAG", "etcd", "the tag an instance must carry"),
+    variable("DOCKER_EC2VAL", "1", "that tag's value"),
+    variable("MUSTER_TAGS", "DOCKER_EC2TAG=DOCKER_EC2VAL", "tags that must all match: key=value,key2=value2"),
+    variable("DOCKER_AWSREG", "AWS_REGION, AWS_DEFAULT_REGION, IMDS, eu-west-1", "the region"),
+    variable("CLNT_PORT", "2379", "etcd's client port"),
+    variable("CLNT_SCHEMA", "http", "http; https is refused, not served as plain (a later version brings it)"),
+    variable("PEER_PORT", "2380", "etcd's peer port, also the roll call's"),
+    variable("PEER_SCHEMA", "http", "http; https is refused, not served as plain (a later version brings it)"),
+    variable("BOOTSTRAP_WAIT", "20", "longest pause between looks while nothing moves"),
+    variable("ETCD_MEMBER_TYPE", "host", "advertise by private DNS name (host) or address (ip)"),
+    variable("ED_HOME", "/etcd", "etcd is ED_HOME/bin/etcd, else found on PATH"),
+    variable("ED_DATA", "/etcd/data", "etcd's data directory, and ours in ED_DATA/muster"),
+    variable("ED_WAL", "/etcd/wal", "the volume of etcd's WAL"),
+    variable("ED_SSL", "/etcd/ssl", "certificates; refused while TLS to members and clients is not supported"),
+    variable("ETCD_OPTS", "", "flags for etcd: --flag=value words, each becomes its ETCD_ variable and wins over it"),
+    variable("MUSTER_CLUSTER_SIZE", "the number of tagged instances", "how many members the cluster is to have"),
+    variable("MUSTER_MIN_NODES", "2", "how many instances founding waits for at least"),
+    variable("MUSTER_FOUND_GRACE", "60", "how long an absent instance is waited for before founding without it"),
+    variable("MUSTER_FOUND_WINDOW", "15m", "greatest age of an instance in a fleet that may found without the absent"),
+    variable("MUSTER_FOUND_ABSENT", "no", "yes: you vouch that the absent hold no cluster"),
+    variable("MUSTER_FOUND_ALONE", "no", "yes: you vouch that the other of two holds no cluster"),
+    variable("MUSTER_CLEAN", "gone", "which members may be removed: gone (by EC2's word), off"),
+    variable("MUSTER_CLEAN_DWELL", "30", "how long a member must have been silent before it may be removed"),
+    variable("MUSTER_PROBE_TIMEOUT", "3", "how long a peer may take to answer a probe"),
+    variable("MUSTER_STOP_TIMEOUT", "25", "how long etcd may take to stop before it is killed"),
+    variable("MUSTER_LOG", "info", "error, warn, info, debug or trace"),
+];
+
+/// Variables of the original that have nothing left to do.
+pub(super) const RETIRED: [&str; 4] = ["DOCKER_SOCKET", "DOCKER_AWSCLI", "ETCD_MEMBER_ADD_OK", "ETCD_MEMBER_DEL_OK"];

@@ -1,0 +1,121 @@
+//! What must be had before the first look: etcd, our own files, our identity.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::aws::imds::Imds;
+use crate::clock;
+use crate::cloud::{self, Cloud};
+use crate::cluster::view::DataDir;
+use crate::config::Config;
+use crate::etcd::command::Release;
+use crate::exit::{Code, Failure};
+use crate::identity;
+use crate::ledger::{self, Identity, Store};
+use crate::process::reaper::Reaper;
+use crate::process::spawn;
+use crate::rollcall::server::Desk;
+
+/// The first pause before the metadata service is asked again; it doubles up to `BOOTSTRAP_WAIT`.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// With data and a known identity, a mute metadata service is waited for no longer than this.
+const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was found.
+#[derive(Debug)]
+pub struct Startup {
+    pub identity: Identity,
+    pub program: PathBuf,
+    pub release: Option<Release>,
+    pub desk: Desk,
+    pub cloud: Cloud,
+}
+
+/// Finds everything, waiting for the metadata service as long as it takes.
+///
+/// # Errors
+/// A missing etcd, a data directory or a state file that can't be used.
+pub async fn look_around(config: &Config, reaper: &Reaper) -> Result<Startup, Failure> {
+    let program = find_etcd(config)?;
+    let store = Store::open(&config.data).map_err(|error| {
+        let code = match error {
+            ledger::Error::Unwritable { .. } => Code::DataDirUnwritable,
+            ledger::Error::Unreadable { .. } => Code::StateUnreadable,
+        };
+        Failure::new(code, error)
+    })?;
+    let version = spawn::output(&program, "--version", reaper);
+    let imds = cloud::metadata_service(config);
+    let (version, identity) = tokio::join!(version, find_identity(config, &imds, &store));
+    let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
+    let release = release_of(&version.map_err(missing)?);
+    if let Some(release) = release
+        && let Some(defect) = release.known_defect()
+    {
+        log::warn!("etcd {}.{}.{} {defect}", release.major, release.minor, release.patch);
+    }
+    log::info!("this is {} at {} in {}", identity.instance, identity.address, identity.region);
+    let data = identity::settings(config, &identity).paths.inspect();
+    let data = data.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
+    let desk = Desk::new(store, identity::own_listing(config, &identity), data != DataDir::Fresh);
+    let cloud = Cloud::new(config, imds, Some(&identity.region));
+    Ok(Startup { identity, program, release, desk, cloud })
+}
+
+/// `ED_HOME/bin/etcd`, else on PATH.
+fn find_etcd(config: &Config) -> Result<PathBuf, Failure> {
+    let home = config.home.join("bin/etcd");
+    let on_path = config.search_path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join("etcd"));
+    let mut seen_but_unfit = None;
+    for program in std::iter::once(home.clone()).chain(on_path) {
+        match std::fs::metadata(&program) {
+            Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(program),
+            Ok(_) => seen_but_unfit = seen_but_unfit.or(Some(program)),
+            Err(_) => {}
+        }
+    }
+    let message = match seen_but_unfit {
+        Some(program) => format!("{} is not executable; chmod +x it", program.display()),
+        None => format!("{} doesn't exist, nor an etcd on PATH; put one there or set ED_HOME", home.display()),
+    };
+    Err(Failure::new(Code::EtcdMissing, message))
+}
+
+fn release_of(version_text: &str) -> Option<Release> {
+    let line = version_text.lines().find_map(|line| line.strip_prefix("etcd Version: "))?;
+    Release::parse(line.trim())
+}
+
+/// Who we are: by the metadata service; with data, also by what it said last time.
+async fn find_identity(config: &Config, imds: &Imds, store: &Store) -> Identity {
+    let kept = store.identity().unwrap_or_else(|error| {
+        log::warn!("{error}");
+        None
+    });
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let fetched = cloud::fetch_identity(config, imds);
+        let outcome = match &kept {
+            Some(_) => tokio::time::timeout(IDENTITY_PATIENCE, fetched).await.map_err(|e| e.to_string()),
+            None => Ok(fetched.await),
+        };
+        let cause = match outcome {
+            Ok(Ok(identity)) => {
+                if let Err(error) = store.keep_identity(&identity) {
+                    log::warn!("{error}");
+                }
+                return identity;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(elapsed) => elapsed,
+        };
+        if let Some(kept) = kept {
+            log::warn!("{cause}; going on as {} of the last start", kept.instance);
+            return kept;
+        }
+        log::warn!("hold: {cause}");
+        clock::pause(clock::jittered(pause)).await;
+        pause = (pause * 2).min(config.bootstrap_wait);
+    }
+}
