@@ -18,10 +18,11 @@ impl Env {
             .iter()
             .map(|v| {
                 let value = environment.get(v.name).map_or_else(|| "(unset)".to_owned(), Clone::clone);
-                vec![v.name.to_owned(), value, v.default.to_owned(), v.meaning.to_owned()]
+                let flag = v.flag().unwrap_or_default();
+                vec![v.name.to_owned(), flag, value, v.default.to_owned(), v.meaning.to_owned()]
             })
             .collect();
-        table::print(&["VARIABLE", "VALUE", "DEFAULT", "MEANING"], &rows);
+        table::print(&["VARIABLE", "FLAG", "VALUE", "DEFAULT", "MEANING"], &rows);
         0
     }
 }

@@ -10,19 +10,16 @@ mod table;
 use argh::FromArgs;
 
 use crate::cloud::{self, Cloud};
-use crate::config::{self, Config};
+use crate::config::{self, Config, VARIABLES};
 use crate::exit::{Code, Failure};
 use crate::ledger::Identity;
 use crate::process::signals;
 use crate::{daemon, logger};
 
-/// EC2 instances that carry a tag become one etcd cluster, and stay one. Settings are environment variables: `etcd-muster
-/// env` lists them.
+/// EC2 instances that carry a tag become one etcd cluster, and stay one. Settings are environment variables; each
+/// MUSTER_… has a flag too (MUSTER_CLUSTER_SIZE: --cluster-size 3). `etcd-muster env` lists them.
 #[derive(FromArgs)]
 struct Arguments {
-    /// a setting, over the environment's: NAME=VALUE (may be repeated)
-    #[argh(option, short = 's', arg_name = "NAME=VALUE")]
-    set: Vec<String>,
     /// print the version
     #[argh(switch)]
     version: bool,
@@ -51,9 +48,9 @@ struct Run {}
 /// # Errors
 /// What the command can't do, with its exit code.
 pub fn main() -> Result<i32, Failure> {
-    let words: Vec<String> = std::env::args().collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let arguments = match Arguments::from_args(&["etcd-muster"], words.get(1..).unwrap_or_default()) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (words, flags) = take_settings(&words)?;
+    let arguments = match Arguments::from_args(&["etcd-muster"], &words) {
         Ok(arguments) => arguments,
         Err(early) if early.status.is_ok() => {
             println!("{}", early.output);
@@ -68,13 +65,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(Code::Usage, "no command: run, plan, discover, members, health or env (see --help)"));
     };
-    let mut overrides = Vec::new();
-    for setting in &arguments.set {
-        let pair = setting.split_once('=').filter(|(name, _)| !name.is_empty());
-        let pair = pair.ok_or_else(|| Failure::new(Code::Usage, format!("--set {setting}: write NAME=VALUE")))?;
-        overrides.push((pair.0.to_owned(), pair.1.to_owned()));
-    }
-    let environment = config::environment(&overrides);
+    let environment = config::environment(&flags);
     if let Command::Env(env) = &command {
         return Ok(env.run(&environment));
     }
@@ -102,10 +93,47 @@ pub fn main() -> Result<i32, Failure> {
     })
 }
 
+type Settings = Vec<(String, String)>;
+
+/// Parts the flags that stand for `MUSTER_` variables from the other words.
+fn take_settings(words: &[String]) -> Result<(Vec<&str>, Settings), Failure> {
+    let (mut rest, mut settings) = (Vec::new(), Vec::new());
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let (flag, value) = word.split_once('=').map_or((word.as_str(), None), |(flag, value)| (flag, Some(value)));
+        let Some(variable) = VARIABLES.iter().find(|v| v.flag().as_deref() == Some(flag)) else {
+            rest.push(word.as_str());
+            continue;
+        };
+        let value = value.or_else(|| words.next().map(String::as_str));
+        let value = value.ok_or_else(|| Failure::new(Code::Usage, format!("{flag} wants a value: {flag} VALUE")))?;
+        settings.push((variable.name.to_owned(), value.to_owned()));
+    }
+    Ok((rest, settings))
+}
+
 /// Who we are and the cloud we are in, for a command that needs both.
 async fn find_cloud(config: &Config) -> Result<(Identity, Cloud), Failure> {
     let imds = cloud::metadata_service(config);
     let identity = cloud::fetch_identity(config, &imds).await?;
     let cloud = Cloud::new(config, imds, Some(&identity.region));
     Ok((identity, cloud))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_muster_variable_has_a_flag() {
+        let words = ["--cluster-size", "3", "run", "--clean=off", "--json"].map(str::to_owned);
+        let (rest, settings) = take_settings(&words).unwrap();
+        assert_eq!(rest, ["run", "--json"]);
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(settings, [setting("MUSTER_CLUSTER_SIZE", "3"), setting("MUSTER_CLEAN", "off")]);
+        assert!(take_settings(&["--cluster-size".to_owned()]).is_err());
+        for variable in VARIABLES.iter().filter(|v| v.name.starts_with("MUSTER_")) {
+            assert!(variable.flag().is_some(), "{}", variable.name);
+        }
+    }
 }

@@ -9,6 +9,14 @@ pub struct Variable {
     pub meaning: &'static str,
 }
 
+impl Variable {
+    /// The flag that stands for it: `--cluster-size` for `MUSTER_CLUSTER_SIZE`.
+    pub fn flag(&self) -> Option<String> {
+        let name = self.name.strip_prefix("MUSTER_")?;
+        Some(format!("--{}", name.to_ascii_lowercase().replace('_', "-")))
+    }
+}
+
 const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
     Variable { name, default, meaning }
 }
