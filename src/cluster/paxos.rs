@@ -12,7 +12,7 @@ use super::quorum::quorum;
 use super::types::{ClusterId, InitialList, InstanceId, LaunchTime, MemberId};
 
 /// Orders proposals. The nonce is made with the ledger, so that a node whose disk was wiped can't use a ballot again.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Ballot {
     pub round: u64,
     pub proposer: InstanceId,
@@ -27,7 +27,7 @@ impl fmt::Display for Ballot {
 
 /// What a founding is over. Two nodes may only talk about a founding if theirs are equal: then they count the same
 /// quorums over the same acceptors.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Charter {
     /// N.
     pub size: usize,
@@ -44,14 +44,14 @@ impl fmt::Display for Charter {
 }
 
 /// A list and the ballot it was accepted in.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Accepted {
     pub ballot: Ballot,
     pub list: InitialList,
 }
 
 /// Our place in a living cluster that we added ourselves to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Joined {
     pub cluster: ClusterId,
     pub member: MemberId,
@@ -60,7 +60,7 @@ pub struct Joined {
 }
 
 /// What this instance must never forget: kept in `ED_DATA/muster/`, fsynced before any answer that depends on it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
     /// Random, made with the file.
     pub nonce: u64,
@@ -85,7 +85,7 @@ impl Ledger {
 }
 
 /// A call in a founding.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Call {
     /// Phase 1a.
     Prepare { charter: Charter, ballot: Ballot },
@@ -96,7 +96,7 @@ pub enum Call {
 }
 
 /// The answer to a [`Call`].
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// Phase 1b: nothing below this ballot will be accepted; what was accepted last.
     Promised { accepted: Option<Accepted> },

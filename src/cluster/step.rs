@@ -35,7 +35,7 @@ pub enum Step {
 }
 
 /// A founding round to run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Proposal {
     pub ballot: Ballot,
     pub charter: Charter,

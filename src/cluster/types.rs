@@ -17,11 +17,11 @@ impl fmt::Display for InstanceId {
 }
 
 /// An etcd member id; printed in hex as etcd and etcdctl print it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct MemberId(pub u64);
 
 /// An etcd cluster id; printed in hex as etcd prints it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ClusterId(pub u64);
 
 impl fmt::Display for MemberId {
@@ -145,7 +145,7 @@ pub struct Member {
 }
 
 /// One line of an initial cluster: who, under which name, at which peer URLs.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ListedMember {
     pub instance: InstanceId,
     pub name: String,
@@ -153,7 +153,7 @@ pub struct ListedMember {
 }
 
 /// The agreed initial cluster with the token that makes its ids unlike any other's.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct InitialList {
     pub members: Vec<ListedMember>,
     pub token: String,

@@ -1,0 +1,371 @@
+//! Every small view: all a peer can say, for up to three peers, under all states of our own data and ledger, all rosters and
+//! all policies. On each the guarantees hold, and the number of views is printed.
+//!
+//! In a debug build the third peer says only part of it; `cargo test --release --test exhaustive` looks at everything.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use etcd_muster::cluster::decide::decide;
+use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
+use etcd_muster::cluster::step::{Removal, Step};
+use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
+use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
+
+const LONG: Duration = Duration::from_secs(3600);
+const OTHER: ClusterId = ClusterId(0xc2);
+const ME: char = 'b';
+/// Older and younger than us.
+const PEERS: [char; 3] = ['a', 'c', 'd'];
+
+fn list(names: &str) -> InitialList {
+    InitialList { members: names.chars().map(listed).collect(), token: "t-1".to_owned() }
+}
+
+/// One thing a peer may say, and for how long it has been silent.
+type Say = fn(&Policy, &mut View, char);
+
+fn set_etcd(view: &mut View, name: char, members: &str, cluster: ClusterId, has_quorum: bool) {
+    let Sighting::Etcd(mut seen) = etcd(members, has_quorum) else { return };
+    seen.cluster = cluster;
+    says(view, name, Sighting::Etcd(seen), Duration::ZERO);
+}
+
+fn set_fresh(policy: &Policy, view: &mut View, name: char, roster_of: &Roster, chosen: Option<&str>) {
+    let Sighting::Fresh(mut seen) = fresh(name, &policy.charter(roster_of)) else { return };
+    seen.chosen = chosen.map(list);
+    seen.promised = chosen.map(|_| Ballot { round: 3, proposer: id(name), nonce: 9 });
+    says(view, name, Sighting::Fresh(seen), Duration::ZERO);
+}
+
+fn own_roster(view: &View) -> Roster {
+    view.roster.known().cloned().unwrap_or_default()
+}
+
+/// Everything a peer can say; the first three are what the third peer says in a debug build.
+const SAYINGS: &[Say] = &[
+    |p, v, n| set_fresh(p, v, n, &own_roster(v), None),
+    |_, v, n| says(v, n, Sighting::Refused, LONG),
+    |_, v, n| says(v, n, Sighting::Silent("timeout".to_owned()), LONG),
+    |_, v, n| set_etcd(v, n, "acd", LIVING, true),
+    |_, v, n| set_etcd(v, n, "abc", LIVING, false),
+    |_, v, n| says(v, n, Sighting::HasData { cluster: None, chosen: None }, Duration::ZERO),
+    |_, v, n| says(v, n, Sighting::Mismatch("TLS".to_owned()), Duration::ZERO),
+    |_, v, n| set_etcd(v, n, "abc", LIVING, true),
+    |_, v, n| says(v, n, Sighting::Refused, Duration::ZERO),
+    |_, v, n| {
+        says(v, n, Sighting::Refused, LONG);
+        v.peers.entry(id(n)).and_modify(|peer| peer.refused_throughout = false);
+    },
+    |_, v, n| says(v, n, Sighting::Silent("timeout".to_owned()), Duration::ZERO),
+    |_, v, n| {
+        says(v, n, Sighting::Silent("timeout".to_owned()), LONG);
+        v.peers.entry(id(n)).and_modify(|peer| peer.impaired = Known::Known(true));
+    },
+    |p, v, n| set_fresh(p, v, n, &roster("xyz"), None),
+    |p, v, n| set_fresh(p, v, n, &own_roster(v), Some("abc")),
+    |p, v, n| set_fresh(p, v, n, &own_roster(v), Some("acd")),
+    |_, v, n| {
+        let seen = Sighting::HasData { cluster: Some(LIVING), chosen: Some(list("abc")) };
+        says(v, n, seen, Duration::ZERO);
+    },
+    |_, v, n| set_etcd(v, n, "ac", LIVING, true),
+    |_, v, n| set_etcd(v, n, "ac", OTHER, true),
+    |_, v, n| {
+        let Sighting::Etcd(mut seen) = etcd("ac", true) else { return };
+        let unstarted =
+            Member { id: MemberId(77), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter(ME) };
+        seen.members.push(unstarted);
+        says(v, n, Sighting::Etcd(seen), Duration::ZERO);
+    },
+    |_, v, n| {
+        let Sighting::Etcd(mut seen) = etcd("ac", true) else { return };
+        seen.members.push(Member { is_learner: true, ..voter('x') });
+        says(v, n, Sighting::Etcd(seen), Duration::ZERO);
+    },
+];
+const THIRD_IN_DEBUG: usize = 3;
+
+fn data_dirs() -> Vec<DataDir> {
+    let ids = |cluster| DataDir::Whole { ids: Known::Known((cluster, member_id(ME))) };
+    vec![
+        DataDir::Fresh,
+        ids(LIVING),
+        ids(OTHER),
+        DataDir::Whole { ids: Known::Unknown("short read".to_owned()) },
+        DataDir::Partial { what: "no WAL".to_owned() },
+    ]
+}
+
+/// A ledger with the cluster ids that its accepted and its chosen list would give.
+type Memory = (Ledger, Option<ClusterId>, Option<ClusterId>);
+
+fn ledgers() -> Vec<Memory> {
+    let blank = Ledger { nonce: 1, ..Ledger::default() };
+    let accepted = Accepted { ballot: Ballot { round: 2, proposer: id('a'), nonce: 5 }, list: list("abc") };
+    let joined = |spawned| Some(Joined { cluster: LIVING, member: MemberId(77), spawned });
+    vec![
+        (blank.clone(), None, None),
+        (Ledger { accepted: Some(accepted.clone()), ..blank.clone() }, Some(LIVING), None),
+        (Ledger { accepted: Some(accepted), ..blank.clone() }, Some(OTHER), None),
+        (Ledger { chosen: Some(list("abc")), ..blank.clone() }, None, Some(LIVING)),
+        (Ledger { chosen: Some(list("acd")), ..blank.clone() }, None, Some(LIVING)),
+        (Ledger { chosen: Some(list("abc")), founded: true, never_elected: true, ..blank.clone() }, None, Some(LIVING)),
+        (Ledger { joined: joined(false), ..blank.clone() }, None, None),
+        (Ledger { joined: joined(true), ..blank }, None, None),
+    ]
+}
+
+fn rosters(names: &str) -> Vec<Known<Roster>> {
+    let young = roster(names);
+    let with = |name, state| {
+        let mut all = young.all().to_vec();
+        all.push(instance(name, state));
+        Known::Known(Roster::new(all, NOW))
+    };
+    vec![
+        Known::Known(young.clone()),
+        with('y', InstanceState::Terminated),
+        Known::Known(Roster::new(young.all().to_vec(), NOW + 86_400)),
+        Known::Known(Roster::new(young.all().iter().filter(|i| i.id != id(ME)).cloned().collect(), NOW)),
+        Known::Unknown("RequestLimitExceeded".to_owned()),
+    ]
+}
+
+fn policies() -> Vec<Policy> {
+    let mut all = Vec::new();
+    for size in [None, Some(2), Some(3), Some(5)] {
+        for (found_absent, found_alone) in [(false, false), (true, false), (false, true)] {
+            for clean in [Clean::Gone, Clean::Off] {
+                all.push(Policy { found_absent, found_alone, clean, ..policy(size) });
+            }
+        }
+    }
+    all
+}
+
+/// What EC2 says, asked by id, of members that do not answer.
+fn fates() -> [(Known<bool>, Duration); 4] {
+    [
+        (Known::Known(true), LONG),
+        (Known::Known(true), Duration::ZERO),
+        (Known::Known(false), LONG),
+        (Known::Unknown("throttled".to_owned()), LONG),
+    ]
+}
+
+#[test]
+fn the_guarantees_hold_on_every_small_view() {
+    let third: usize = if cfg!(debug_assertions) { THIRD_IN_DEBUG } else { SAYINGS.len() };
+    let mut tasks = Vec::new();
+    for policy in policies() {
+        for peers in 0..=PEERS.len() {
+            tasks.push((policy.clone(), peers));
+        }
+    }
+    let queue = std::sync::Mutex::new(tasks);
+    let (views, steps) = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..std::thread::available_parallelism().map_or(2, usize::from))
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut count = (0_u64, [0_u64; 11]);
+                    loop {
+                        let task = queue.lock().ok().and_then(|mut queue| queue.pop());
+                        let Some((policy, peers)) = task else { return count };
+                        look_at_all(&policy, peers, third, &mut count);
+                    }
+                })
+            })
+            .collect();
+        let mut total = (0, [0; 11]);
+        for worker in workers {
+            let Ok((views, steps)) = worker.join() else { panic!("a guarantee is broken; the view is above") };
+            total.0 += views;
+            total.1.iter_mut().zip(steps).for_each(|(sum, n)| *sum += n);
+        }
+        total
+    });
+    let named: Vec<String> = NAMES.iter().zip(steps).map(|(name, n)| format!("{name} {n}")).collect();
+    println!("{views} views; steps: {}", named.join(", "));
+    assert!(steps.iter().all(|n| *n > 0), "a step that is never taken is not tested: {}", named.join(", "));
+}
+
+const NAMES: [&str; 11] = [
+    "hold",
+    "propose",
+    "found alone",
+    "start new",
+    "remove member",
+    "add self",
+    "update self",
+    "start existing",
+    "resume",
+    "quarantine",
+    "halt",
+];
+
+fn kind(step: &Step) -> usize {
+    match step {
+        Step::Hold(_) => 0,
+        Step::Propose(_) => 1,
+        Step::FoundAlone { .. } => 2,
+        Step::StartNew(_) => 3,
+        Step::RemoveMember { .. } => 4,
+        Step::AddSelf => 5,
+        Step::UpdateSelf { .. } => 6,
+        Step::StartExisting { .. } => 7,
+        Step::Resume => 8,
+        Step::Quarantine(_) => 9,
+        Step::Halt(_) => 10,
+    }
+}
+
+fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u64; 11])) {
+    let names: String = PEERS[..peers].iter().chain([&ME]).collect();
+    let bounds: Vec<usize> = (0..peers).map(|i| if i == 2 { third } else { SAYINGS.len() }).collect();
+    let combinations: usize = bounds.iter().product();
+    for roster in rosters(&names) {
+        for mut which in 0..combinations {
+            let mut v = view(ME, &names);
+            v.roster = roster.clone();
+            v.roster_unchanged_for = LONG;
+            for (peer, bound) in bounds.iter().enumerate() {
+                SAYINGS[which % bound](policy, &mut v, PEERS[peer]);
+                which /= bound;
+            }
+            let moved = v.me.listed.peer_urls[0].replace('b', "elsewhere");
+            for data in data_dirs() {
+                for (ledger, accepted_cluster, chosen_cluster) in ledgers() {
+                    v.data = data.clone();
+                    (v.ledger, v.accepted_cluster, v.chosen_cluster) = (ledger, accepted_cluster, chosen_cluster);
+                    check(policy, &mut v, count);
+                }
+                if data != DataDir::Fresh {
+                    let at_home = std::mem::replace(&mut v.me.listed.peer_urls[0], moved.clone());
+                    check(policy, &mut v, count);
+                    v.me.listed.peer_urls[0] = at_home;
+                }
+            }
+        }
+    }
+}
+
+fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; 11])) {
+    v.fates.clear();
+    let silent: Vec<Member> = v.living_clusters().values().flat_map(|etcd| etcd.members.clone()).collect();
+    let is_seen = |m: &Member| {
+        v.peers
+            .values()
+            .any(|p| matches!(&p.sighting, Sighting::Etcd(_)) && p.listed.as_ref().is_some_and(|l| l.name == m.name))
+    };
+    let silent: Vec<Member> = silent.into_iter().filter(|m| !is_seen(m) && m.name != format!("i-{ME}")).collect();
+    let fates = if silent.is_empty() { &fates()[..1] } else { &fates()[..] };
+    for (gone, silent_for) in fates {
+        for member in &silent {
+            let name = member.name.chars().last().unwrap_or('x');
+            v.fates.insert(member.id, fate(name, gone.clone(), *silent_for));
+        }
+        let step = decide(policy, v);
+        count.0 += 1;
+        count.1[kind(&step)] += 1;
+        if let Err(broken) = guarantees(policy, v, &step) {
+            panic!("{broken}: {step}\n{policy:#?}\n{v:#?}");
+        }
+    }
+}
+
+/// The guarantees of ARCHITECTURE.md, written independently of the rules that shall keep them.
+fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str> {
+    let held = |condition: bool, what: &'static str| if condition { Ok(()) } else { Err(what) };
+    let living = v.living_clusters();
+    let sign_of_a_cluster = v
+        .peers
+        .values()
+        .any(|p| matches!(p.sighting, Sighting::Etcd(_) | Sighting::HasData { .. } | Sighting::Mismatch(_)));
+    let is_fresh = v.data == DataDir::Fresh;
+    let answering = v.peers.values().filter(|p| matches!(p.sighting, Sighting::Fresh(_))).count();
+    match step {
+        Step::Propose(_) | Step::FoundAlone { .. } => {
+            held(is_fresh, "founding over data")?;
+            held(!sign_of_a_cluster, "G2: founding beside a cluster")?;
+            held(!v.ledger.founded && v.ledger.joined.is_none(), "founding by a former member")?;
+            let Known::Known(roster) = &v.roster else { return Err("G4: founding without EC2") };
+            held(roster.find(&id(ME)).is_some(), "founding by one who isn't in the roster")?;
+            let everybody = answering + 1 == roster.standing().count();
+            let spotless =
+                roster.terminated().next().is_none() && roster.standing().all(|i| roster.age(i) < policy.found_window);
+            let vouched = policy.found_absent || (policy.found_alone && matches!(step, Step::FoundAlone { .. }));
+            let complete = everybody && roster.standing().count() >= policy.size(roster);
+            let other_terminated = policy.cluster_size == Some(2) && roster.all().len() == 2;
+            held(complete || spotless || vouched || other_terminated, "R3: absence forgiven")?;
+        }
+        Step::StartNew(list) => {
+            held(is_fresh && !v.ledger.founded, "starting new over an old life")?;
+            held(list.holds(&id(ME)), "starting a list that doesn't hold us")?;
+            let told = v.peers.values().any(|p| match &p.sighting {
+                Sighting::Fresh(f) => f.chosen.as_ref() == Some(list),
+                Sighting::HasData { chosen, .. } => chosen.as_ref() == Some(list),
+                _ => false,
+            });
+            let shown = v.etcds().any(|(_, etcd)| Some(etcd.cluster) == v.accepted_cluster);
+            held(v.ledger.chosen.as_ref() == Some(list) || told || shown, "starting a list that isn't chosen")?;
+            held(living.is_empty(), "starting new beside a living cluster")?;
+        }
+        Step::RemoveMember { id: member, why } => {
+            held(is_fresh, "removing while holding data")?;
+            held(living.len() == 1, "G4: removing without one living cluster")?;
+            if let Removal::Gone(_) = why {
+                held(policy.clean == Clean::Gone, "removing with MUSTER_CLEAN=off")?;
+                let fate = v.fates.get(member).ok_or("removing one that answers")?;
+                held(fate.gone == Known::Known(true), "G4: removing one not known to be gone")?;
+                held(fate.silent_for >= policy.clean_dwell, "removing before the dwell")?;
+            } else {
+                let own = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
+                held(
+                    own.is_some_and(|m| m.peer_urls == v.me.listed.peer_urls || m.name == v.me.listed.name),
+                    "removing another as ours",
+                )?;
+            }
+        }
+        Step::AddSelf => {
+            held(is_fresh && living.len() == 1, "joining without one living cluster")?;
+            let members = living.values().flat_map(|e| &e.members);
+            held(members.clone().all(|m| !m.is_learner), "G3: two learners")?;
+            held(policy.cluster_size.is_none_or(|size| members.count() < size), "growing beyond the size")?;
+        }
+        Step::StartExisting { member, .. } => {
+            held(is_fresh, "starting existing over data")?;
+            let recorded = v.ledger.joined.is_some_and(|j| j.member == *member && !j.spawned)
+                || (!v.ledger.founded && (v.accepted_cluster.is_some() || v.chosen_cluster.is_some()));
+            held(recorded, "taking a place without a record")?;
+        }
+        Step::Resume | Step::UpdateSelf { .. } => {
+            held(matches!(v.data, DataDir::Whole { .. }), "resuming without data")?;
+        }
+        Step::Quarantine(_) => {
+            held(!is_fresh && !living.is_empty(), "moving data aside without a living cluster")?;
+        }
+        Step::Halt(_) => held(!living.is_empty(), "halting without a living cluster")?,
+        Step::Hold(_) => {
+            held(!matches!(v.data, DataDir::Whole { .. }), "holding with data: etcd must run")?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_order_of_ec2s_answer_never_matters() {
+    let policy = policy(Some(3));
+    let mut v = view(ME, "abcd");
+    all_fresh(&policy, &mut v, "acd");
+    let first = decide(&policy, &v);
+    let mut instances = roster("abcd").all().to_vec();
+    for _ in 0..instances.len() {
+        instances.rotate_left(1);
+        v.roster = Known::Known(Roster::new(instances.clone(), NOW));
+        assert_eq!(decide(&policy, &v), first);
+        instances.swap(0, 1);
+    }
+}
