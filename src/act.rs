@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::cluster::paxos::{Answer, Call, Charter, Joined, Standing, Tally, tally_accepts, tally_promises};
-use crate::cluster::step::Proposal;
+use crate::cluster::step::{Proposal, Quarantine};
 use crate::cluster::types::{InitialList, InstanceId, MemberId, Roster};
 use crate::cluster::view::{EtcdSeen, Sighting, View};
 use crate::etcd::client::{self, Client};
 use crate::etcd::data_dir::{self, Paths};
 use crate::http;
 use crate::identity;
-use crate::ledger;
+use crate::ledger::{self, Moving};
 use crate::rollcall::client::call;
 use crate::rollcall::server::Desk;
 use crate::tls::Trust;
@@ -203,10 +203,11 @@ impl Actor {
     ///
     /// # Errors
     /// The disk's.
-    pub fn quarantine(&self, paths: &Paths) -> Result<String, Error> {
+    pub fn quarantine(&self, paths: &Paths, why: &Quarantine) -> Result<String, Error> {
         let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
-        self.desk.with_store(|store| store.begin_quarantine(&stamp))?;
-        self.move_aside(paths, &stamp)?;
+        let moving = Moving { stamp: stamp.clone(), is_void: matches!(why, Quarantine::Void { .. }) };
+        self.desk.with_store(|store| store.begin_quarantine(&moving))?;
+        self.move_aside(paths, &moving)?;
         Ok(stamp)
     }
 
@@ -216,14 +217,14 @@ impl Actor {
     /// The disk's.
     pub fn finish_quarantine(&self, paths: &Paths) -> Result<(), Error> {
         match self.desk.with_store(ledger::Store::unfinished_quarantine)? {
-            Some(stamp) => self.move_aside(paths, &stamp),
+            Some(moving) => self.move_aside(paths, &moving),
             None => Ok(()),
         }
     }
 
-    fn move_aside(&self, paths: &Paths, stamp: &str) -> Result<(), Error> {
-        paths.quarantine(stamp).map_err(Error::DataDir)?;
-        self.desk.amend(|ledger| ledger.never_elected = false)?;
+    fn move_aside(&self, paths: &Paths, moving: &Moving) -> Result<(), Error> {
+        paths.quarantine(&moving.stamp).map_err(Error::DataDir)?;
+        self.desk.amend(|ledger| ledger.left_behind(moving.is_void))?;
         Ok(self.desk.with_store(ledger::Store::end_quarantine)?)
     }
 }

@@ -86,6 +86,8 @@ struct Daemon {
     child: Option<Child>,
     short_lives: u32,
     own_removed_at: Option<Instant>,
+    /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
+    yielded: bool,
     said: String,
 }
 
@@ -120,6 +122,7 @@ impl Daemon {
             child: None,
             short_lives: 0,
             own_removed_at: None,
+            yielded: false,
             said: String::new(),
         }
     }
@@ -131,6 +134,7 @@ impl Daemon {
             let launch = self.deliberate().await?;
             serving.close().await;
             let (life, output) = self.run_etcd(&launch).await?;
+            self.yielded = life.is_none();
             match life {
                 None => self.yield_to_the_late().await?,
                 Some(life) => self.after(&life, &output).await?,
@@ -208,6 +212,7 @@ impl Daemon {
         let own = Own {
             listed: identity::own_listing(&self.config, &self.identity),
             data: data.clone(),
+            yielded: self.yielded,
             ledger: self.desk.ledger(),
             since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
         };
@@ -241,7 +246,7 @@ impl Daemon {
                 Some(etcd) => self.actor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
                 None => Ok(()),
             },
-            Step::Quarantine(_) => self.actor.quarantine(&self.settings().paths).map(|stamp| {
+            Step::Quarantine(why) => self.actor.quarantine(&self.settings().paths, why).map(|stamp| {
                 log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
             }),
         };

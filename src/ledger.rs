@@ -54,6 +54,15 @@ pub struct Identity {
     pub hostname: Option<String>,
 }
 
+/// A quarantine under way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moving {
+    /// Names the directory the data is moved to.
+    pub stamp: String,
+    /// The founding it came from is void: the ledger forgets that etcd ran under it.
+    pub is_void: bool,
+}
+
 /// Our files in `ED_DATA/muster`.
 #[derive(Debug)]
 pub struct Store {
@@ -135,11 +144,11 @@ impl Store {
         self.write(IDENTITY, identity)
     }
 
-    /// The stamp of a quarantine that was begun and not finished.
+    /// The quarantine that was begun and not finished.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn unfinished_quarantine(&self) -> Result<Option<String>, Error> {
+    pub fn unfinished_quarantine(&self) -> Result<Option<Moving>, Error> {
         read(&self.dir.join(QUARANTINE))
     }
 
@@ -147,8 +156,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn begin_quarantine(&self, stamp: &str) -> Result<(), Error> {
-        self.write(QUARANTINE, &stamp)
+    pub fn begin_quarantine(&self, moving: &Moving) -> Result<(), Error> {
+        self.write(QUARANTINE, moving)
     }
 
     /// Marks it as finished.

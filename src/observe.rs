@@ -30,6 +30,7 @@ const ROSTER_PATIENCE_WITH_DATA: Duration = Duration::from_secs(5);
 pub struct Own {
     pub listed: ListedMember,
     pub data: DataDir,
+    pub yielded: bool,
     pub ledger: Ledger,
     pub since_own_removal: Option<Duration>,
 }
@@ -117,6 +118,7 @@ impl Observer {
         let mut view = View {
             me: Me { instance: me.clone(), listed: own.listed.clone() },
             data: own.data.clone(),
+            yielded: own.yielded,
             ledger: own.ledger.clone(),
             accepted_cluster: own.ledger.accepted.as_ref().map(|a| ids::cluster_id(&a.list)),
             chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),

@@ -307,6 +307,26 @@ fn foreign_data_halts_unless_it_never_elected() {
     assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::NeverElected { .. })));
 }
 
+/// The model's counterexample: of two founders one is terminated before its etcd ever ran; the other has a WAL that never
+/// elected, and without this rule keeps every replacement waiting.
+#[test]
+fn data_of_a_founding_that_can_never_elect_gives_way_on_etcds_own_word() {
+    let policy = policy(Some(2));
+    let mut v = view('b', "bc");
+    v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('b'))) };
+    v.ledger.chosen = Some(list("ab"));
+    v.chosen_cluster = Some(LIVING);
+    (v.ledger.founded, v.ledger.never_elected) = (true, true);
+    let mut all = v.roster.known().unwrap().all().to_vec();
+    all.push(instance('a', InstanceState::Terminated));
+    v.roster = Known::Known(Roster::new(all, NOW));
+    assert_eq!(decide(&policy, &v), Step::Resume, "our record alone is not enough: an election may have been missed");
+    v.yielded = true;
+    assert_eq!(decide(&policy, &v), Step::Quarantine(Quarantine::Void { ours: LIVING }));
+    v.ledger.never_elected = false;
+    assert_eq!(decide(&policy, &v), Step::Resume);
+}
+
 #[test]
 fn half_of_the_data_is_never_fresh() {
     let policy = policy(Some(3));

@@ -14,14 +14,14 @@ pub const SETTLE_AFTER_REMOVAL: Duration = Duration::from_millis(1050);
 /// The one decision.
 pub fn decide(policy: &Policy, view: &View) -> Step {
     match &view.data {
-        DataDir::Whole { ids } => with_data(view, ids),
+        DataDir::Whole { ids } => with_data(policy, view, ids),
         DataDir::Partial { what } => with_partial_data(view, what),
         DataDir::Fresh => fresh(policy, view),
     }
 }
 
 /// We have data (section "Decision" 1).
-fn with_data(view: &View, ids: &Known<(ClusterId, MemberId)>) -> Step {
+fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -> Step {
     // Without ids etcd itself must judge its WAL; it refuses a bad one and touches nothing.
     let Known::Known((ours, member)) = *ids else { return Step::Resume };
     let living = view.living_clusters();
@@ -36,9 +36,19 @@ fn with_data(view: &View, ids: &Known<(ClusterId, MemberId)>) -> Step {
         };
     }
     match living.keys().next() {
-        None => Step::Resume,
+        None => resume_or_give_up(policy, view, ours),
         Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
         Some(&living) => Step::Halt(Halt::ForeignData { ours, living }),
+    }
+}
+
+/// Data that never elected, by etcd's own word, under a list that can never have a quorum: nothing was ever written, and
+/// nothing ever could be. (Found by the model: without this a fleet with such a node stays down for ever.)
+fn resume_or_give_up(policy: &Policy, view: &View, ours: ClusterId) -> Step {
+    let robbed = view.ledger.chosen.as_ref().is_some_and(|list| view.standing(policy).robs_of_quorum(list));
+    match view.yielded && view.ledger.never_elected && view.chosen_cluster == Some(ours) && robbed {
+        true => Step::Quarantine(Quarantine::Void { ours }),
+        false => Step::Resume,
     }
 }
 

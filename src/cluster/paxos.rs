@@ -67,7 +67,8 @@ pub struct Ledger {
     pub promised: Option<Ballot>,
     pub accepted: Option<Accepted>,
     pub chosen: Option<InitialList>,
-    /// Set before etcd is spawned under the chosen list. Never unset: a data dir that is gone after that was lost.
+    /// Set before etcd is spawned under the chosen list, and unset only when that list is void: a data dir that is gone in
+    /// between was lost.
     #[serde(default)]
     pub founded: bool,
     /// The WAL in the data dir was made by a founding and has not been seen to elect. False or lost: counts as elected.
@@ -78,6 +79,13 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// The data was moved aside. Where its founding is void, it is as if etcd had never run under it; else `founded` stays:
+    /// this instance must never start with an empty log under an id that may have voted.
+    pub fn left_behind(&mut self, is_void: bool) {
+        self.never_elected = false;
+        self.founded &= !is_void;
+    }
+
     /// The chosen list, unless it is void.
     pub fn standing_choice(&self, standing: &Standing) -> Option<&InitialList> {
         self.chosen.as_ref().filter(|list| !standing.voids(list))
@@ -124,8 +132,13 @@ pub struct Standing {
 impl Standing {
     /// Void: so many of the listed are terminated that the list can never have a quorum, and we hold no WAL.
     pub fn voids(&self, list: &InitialList) -> bool {
+        !self.has_data && self.robs_of_quorum(list)
+    }
+
+    /// So many of the listed are terminated that the list can never have a quorum.
+    pub fn robs_of_quorum(&self, list: &InitialList) -> bool {
         let gone = list.members.iter().filter(|m| self.terminated.contains(&m.instance)).count();
-        !self.has_data && list.members.len() - gone < quorum(list.members.len())
+        list.members.len() - gone < quorum(list.members.len())
     }
 }
 

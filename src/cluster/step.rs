@@ -72,6 +72,8 @@ pub enum Quarantine {
     RemovedWhileDown { cluster: ClusterId, member: MemberId },
     /// Our data never elected, and another cluster has quorum.
     NeverElected { ours: ClusterId, living: ClusterId },
+    /// Our data never elected, and so many of its cluster's first members are terminated that it never can.
+    Void { ours: ClusterId },
     /// Half of the data is lost, and the cluster it belongs to lives.
     Partial { what: String },
 }
@@ -219,6 +221,10 @@ impl fmt::Display for Quarantine {
             Self::NeverElected { ours, living } => {
                 write!(f, "cluster {living} lives, and the data here, of cluster {ours}, never had a leader")
             }
+            Self::Void { ours } => write!(
+                f,
+                "cluster {ours} never had a leader, and with most of its first members terminated it never can"
+            ),
             Self::Partial { what } => write!(f, "{what}, and its cluster lives"),
         }
     }

@@ -162,6 +162,8 @@ pub struct Me {
 pub struct View {
     pub me: Me,
     pub data: DataDir,
+    /// Our etcd has just run with this data and said of it that it never elected (R5's yield).
+    pub yielded: bool,
     pub ledger: Ledger,
     /// The cluster id that follows from the accepted list and its token.
     pub accepted_cluster: Option<ClusterId>,

@@ -33,6 +33,7 @@ impl Plan {
         let looking = Own {
             listed: identity::own_listing(&config, &own),
             data,
+            yielded: false,
             ledger: ledger.unwrap_or_default(),
             since_own_removal: None::<Duration>,
         };

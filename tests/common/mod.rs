@@ -1,6 +1,6 @@
 //! A small world in words: instances `a`, `b`, `c`, … by rank, and what each says.
 
-#![allow(unreachable_pub, dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -111,6 +111,7 @@ pub fn view(me: char, names: &str) -> View {
     View {
         me: Me { instance: id(me), listed: listed(me) },
         data: DataDir::Fresh,
+        yielded: false,
         ledger: Ledger { nonce: u64::from(me), ..Ledger::default() },
         accepted_cluster: None,
         chosen_cluster: None,

@@ -1,0 +1,134 @@
+//! Breadth-first search with 128-bit fingerprints, and fair runs from the states it meets.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+
+use crate::world::{Rules, World, successors};
+
+/// What must hold in every state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Promise {
+    /// G1a: never two clusters that could both accept a write.
+    OneAtOnce,
+    /// G1b: beyond that, none writes after another has, unless that one is lost for ever.
+    OneEver,
+}
+
+/// What a search found.
+pub struct Outcome {
+    pub states: usize,
+    pub complete: bool,
+    pub healed: usize,
+    pub counterexample: Option<String>,
+}
+
+/// How many states apart fair runs are started.
+const HEAL_EVERY: usize = 50;
+/// Looks and deliveries in a fair run, before it counts as stuck.
+const FAIR_TURNS: usize = 400;
+
+type Print = u128;
+
+fn fingerprint(world: &World) -> Print {
+    let half = |salt: u64| {
+        let mut hasher = std::collections::hash_map::DefaultHasher::new();
+        salt.hash(&mut hasher);
+        world.hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    half(1) << 64 | half(2)
+}
+
+fn breach(world: &World, promise: Promise) -> Option<&'static str> {
+    let quorate = world.quorate();
+    if quorate.len() > 1 {
+        return Some("G1a: two clusters could both accept writes");
+    }
+    let wrote = (0..world.clusters.len()).filter(|c| world.clusters[*c].wrote && !world.is_lost(*c)).count();
+    (promise == Promise::OneEver && wrote > 1).then_some("G1b: a second cluster wrote")
+}
+
+pub fn explore(rules: &Rules, starts: Vec<World>, promise: Promise, most: usize) -> Outcome {
+    let mut seen: HashMap<Print, Option<(Print, String)>> = HashMap::new();
+    let mut queue = VecDeque::new();
+    for start in starts {
+        let print = fingerprint(&start);
+        if seen.insert(print, None).is_none() {
+            queue.push_back((print, start));
+        }
+    }
+    let (mut visited, mut healed) = (0, 0);
+    while let Some((print, world)) = queue.pop_front() {
+        visited += 1;
+        if let Some(what) = breach(&world, promise) {
+            let text = format!("{what}\n{}\n{}", trace(&seen, print), world.show());
+            return Outcome { states: visited, complete: false, healed, counterexample: Some(text) };
+        }
+        if visited % HEAL_EVERY == 1 {
+            healed += 1;
+            if let Some(stuck) = stuck(rules, &world) {
+                let text = format!("G5: {stuck}\nbefore healing:\n{}\n{}", trace(&seen, print), world.show());
+                return Outcome { states: visited, complete: false, healed, counterexample: Some(text) };
+            }
+        }
+        if seen.len() >= most {
+            continue;
+        }
+        for (what, next) in successors(rules, &world) {
+            let next_print = fingerprint(&next);
+            if let std::collections::hash_map::Entry::Vacant(slot) = seen.entry(next_print) {
+                slot.insert(Some((print, what)));
+                queue.push_back((next_print, next));
+            }
+        }
+    }
+    Outcome { states: visited, complete: seen.len() < most, healed, counterexample: None }
+}
+
+fn trace(seen: &HashMap<Print, Option<(Print, String)>>, mut at: Print) -> String {
+    let mut steps = Vec::new();
+    while let Some(Some((before, what))) = seen.get(&at) {
+        steps.push(what.clone());
+        at = *before;
+    }
+    let numbered = steps.iter().rev().enumerate().map(|(n, what)| format!("  {}. {what}", n + 1));
+    numbered.collect::<Vec<_>>().join("\n")
+}
+
+/// Heals the world and lets everybody act in turn; `Some`: it never became one cluster.
+fn stuck(rules: &Rules, world: &World) -> Option<String> {
+    if world.is_operators_case() {
+        return None;
+    }
+    let mut now = world.healed(rules);
+    let mut taken: HashMap<String, usize> = HashMap::new();
+    let mut last = Vec::new();
+    for turn in 1..=FAIR_TURNS {
+        if now.is_one_cluster(rules) {
+            return None;
+        }
+        let possible = successors(rules, &now).into_iter().filter(|(what, _)| !what.contains("grows old"));
+        // Fair: of what is possible, what was not done for longest.
+        let key = |what: &str| what.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+        let next = possible.min_by_key(|(what, _)| (slowness(what), taken.get(&key(what)).copied().unwrap_or(0)));
+        let Some((what, after)) = next else {
+            return Some(format!("stuck after healing:\n{}\n  last: {}", now.show(), last.join("; ")));
+        };
+        taken.insert(key(&what), turn);
+        last.push(what);
+        now = after;
+    }
+    Some(format!("no end after {FAIR_TURNS} turns:\n{}\n  last: {}", now.show(), last[last.len() - 20..].join("; ")))
+}
+
+/// What comes before what when nothing is broken: mail takes milliseconds, a look follows, a round is given up after seconds,
+/// an etcd yields after fifteen.
+fn slowness(what: &str) -> u8 {
+    match what {
+        _ if what.contains("yields") => 3,
+        _ if what.contains("drops") => 2,
+        _ if what.contains("looks") => 1,
+        _ => 0,
+    }
+}
