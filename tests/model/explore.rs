@@ -86,6 +86,34 @@ pub fn explore(rules: &Rules, starts: Vec<World>, promise: Promise, most: usize)
     Outcome { states: visited, complete: seen.len() < most, healed, counterexample: None }
 }
 
+/// A walk of so many events, each taken by chance; what it broke, with the way there.
+pub fn walk(rules: &Rules, start: World, promise: Promise, seed: u64, most: usize) -> Result<(), String> {
+    let mut chance = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut steps = Vec::new();
+    let mut now = start;
+    for _ in 0..most {
+        let possible = successors(rules, &now);
+        if possible.is_empty() {
+            break;
+        }
+        // xorshift64: a seed replays the walk.
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        let at = usize::try_from(chance % possible.len() as u64).unwrap_or(0);
+        let (what, next) = possible.into_iter().nth(at).unwrap_or_else(|| (String::new(), now.clone()));
+        steps.push(format!("  {}. {what}", steps.len() + 1));
+        now = next;
+        if let Some(what) = breach(&now, promise) {
+            return Err(format!("seed {seed}: {what}\n{}\n{}", steps.join("\n"), now.show()));
+        }
+    }
+    match stuck(rules, &now) {
+        None => Ok(()),
+        Some(why) => Err(format!("seed {seed}: G5: {why}\nbefore healing:\n{}\n{}", steps.join("\n"), now.show())),
+    }
+}
+
 fn trace(seen: &HashMap<Print, Option<(Print, String)>>, mut at: Print) -> String {
     let mut steps = Vec::new();
     while let Some(Some((before, what))) = seen.get(&at) {

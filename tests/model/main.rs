@@ -1,7 +1,8 @@
 //! The founding under every disturbance a small world allows: see `world.rs` for what may happen.
 //!
 //! Breadth first, so that a counterexample is a shortest one. Where the whole space is too big, the bound is printed.
-//! `cargo test --profile model --test model -- --nocapture` shows the counts; MODEL_STATES raises the bound.
+//! `cargo test --profile model --test model -- --nocapture` shows the counts; MODEL_STATES and
+//! MODEL_WALKS raise the bounds, MODEL_SEED replays one walk.
 
 #![allow(clippy::unwrap_used, reason = "a test may end so")]
 
@@ -10,7 +11,7 @@ mod common;
 mod explore;
 mod world;
 
-use explore::{Outcome, Promise, explore};
+use explore::{Outcome, Promise, explore, walk};
 use world::{Budget, Mask, Rules, World};
 
 fn rules(size: usize, slots: usize) -> Rules {
@@ -18,13 +19,13 @@ fn rules(size: usize, slots: usize) -> Rules {
     Rules { policy, size, slots, ec2_is_timely: true }
 }
 
-/// States to visit: enough for every CI run, or as many as MODEL_STATES says.
+/// How much of it: enough for every run of the tests, or as much as the environment says.
 #[expect(
     clippy::disallowed_methods,
     reason = "the program's settings are read in config alone; this is the test's own"
 )]
-fn bound() -> usize {
-    std::env::var("MODEL_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+fn bound(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// All that each node may see of a fleet at first: itself, and any part of the others.
@@ -40,7 +41,8 @@ fn all_stale_rosters(born: usize) -> Vec<Vec<Mask>> {
 
 fn check(name: &str, rules: &Rules, starts: &[Vec<Mask>], budget: Budget, promise: Promise) {
     let worlds: Vec<World> = starts.iter().map(|shown| World::new(rules, shown, budget)).collect();
-    let Outcome { states, complete, healed, counterexample } = explore(rules, worlds, promise, bound());
+    let Outcome { states, complete, healed, counterexample } =
+        explore(rules, worlds, promise, bound("MODEL_STATES", 20_000));
     let space = if complete { "the whole space" } else { "bounded" };
     println!("{name}: {states} states ({space}), {healed} of them healed to the end");
     if let Some(trace) = counterexample {
@@ -72,4 +74,28 @@ fn three_nodes() {
         Promise::OneEver,
     );
     check("three, a disk lost", &rules, &[vec![7; 3]], Budget { wipes: 1, ..QUIET }, Promise::OneAtOnce);
+}
+
+/// Deeper than a search gets: whole lives, disturbed many times over, then healed.
+#[test]
+fn walks() {
+    let walks = bound("MODEL_WALKS", 60);
+    let only = bound("MODEL_SEED", 0);
+    let seeds = if only > 0 { only..=only } else { 1..=walks };
+    let (first, last) = (*seeds.start(), *seeds.end());
+    for seed in seeds {
+        let size = [2, 3, 3, 5][seed % 4];
+        // Each that is terminated can be replaced.
+        let rules = rules(size, size + 2);
+        // No disk is lost unseen: what G1b is promised for.
+        let budget = Budget { crashes: 4, cuts: 3, terminations: 2, wipes: 0, rounds: 8 };
+        let starts = all_stale_rosters(size.min(3));
+        let mut shown = starts[seed * 7 % starts.len()].clone();
+        shown.resize(size, (1 << size) - 1);
+        let start = World::new(&rules, &shown, budget);
+        if let Err(broken) = walk(&rules, start, Promise::OneEver, seed as u64, 120) {
+            panic!("{size} nodes, {broken}");
+        }
+    }
+    println!("walks: seeds {first} to {last}, 120 events each, healed at the end");
 }

@@ -21,7 +21,7 @@ use etcd_muster::cluster::view::{DataDir, EtcdSeen, Fate, FreshSeen, Me, Peer, P
 
 use crate::common::{NOW, id, instance, listed};
 
-const NAMES: [char; 6] = ['a', 'b', 'c', 'd', 'e', 'f'];
+const NAMES: [char; 7] = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A set of instances, a bit each.
