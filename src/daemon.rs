@@ -89,6 +89,7 @@ struct Daemon {
     /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
     yielded: bool,
     said: String,
+    complained: String,
 }
 
 /// How the deliberation ended.
@@ -124,6 +125,7 @@ impl Daemon {
             own_removed_at: None,
             yielded: false,
             said: String::new(),
+            complained: String::new(),
         }
     }
 
@@ -251,7 +253,7 @@ impl Daemon {
             }),
         };
         if let Err(error) = outcome {
-            self.say(format!("{step}: {error}; observing again"));
+            self.complain(format!("{step}: {error}; observing again"));
             // Another try at once would meet the same world.
             clock::pause(clock::jittered(RIPENING_PAUSE)).await;
         }
@@ -477,15 +479,27 @@ impl Daemon {
         self.say(step.to_string());
     }
 
-    /// One line, unless it was the last one said (numbers that merely count on don't make it new).
+    /// One line, unless it was the last one said.
     fn say(&mut self, line: String) {
-        let gist: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
-        if self.said != gist {
+        if self.said != gist(&line) {
             log::info!("{line}");
             self.notify.tell(&format!("STATUS={line}"));
-            self.said = gist;
+            self.said = gist(&line);
         }
     }
+
+    /// The same for a step that failed: the step itself is said in between.
+    fn complain(&mut self, line: String) {
+        if self.complained != gist(&line) {
+            log::warn!("{line}");
+            self.complained = gist(&line);
+        }
+    }
+}
+
+/// A line without the numbers that merely count on.
+fn gist(line: &str) -> String {
+    line.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// What a change in looks worth looking sooner: everything but how long things have lasted.

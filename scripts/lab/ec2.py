@@ -51,7 +51,12 @@ class Ec2:
             # moto has settings in the environment of its own: none of ours, and no AWS_* of the user's.
             environment = {"PATH": os.environ["PATH"], "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
             self._server = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # a terminal's Ctrl-C is for us, who then stop the nodes before their EC2
             )
         try:
             self.url = f"http://127.0.0.1:{self._port()}"

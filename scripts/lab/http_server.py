@@ -121,7 +121,8 @@ class HttpServer:
         except OSError:
             pass  # the caller went away, or we were stopped
         except Exception:  # a bug in a handler: say it where the test's output is, and hang up
-            traceback.print_exc(file=sys.stderr)
+            if self._listener is not None:  # once stopped, what the handler stands on may be gone as well
+                traceback.print_exc(file=sys.stderr)
         finally:
             with self._guard:
                 self._connections.discard(connection)

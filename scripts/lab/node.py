@@ -210,12 +210,13 @@ class Lab:
             address = f"{self.network}.{self._next_host}"
             self._next_host += 1
         directory = self.directory / f"{len(self.nodes) + 1}-{address}"
+        ec2 = self.ec2 if launch else None  # before the node's clean-up is noted: it is to outlive the node
         node = Node(address, directory, self.etcd_binary, self.muster, {**self.env, **(env or {})})
         self.nodes.append(node)
         self._cleanup.callback(node.detach)
         self._cleanup.callback(node.power_off)
-        if launch:
-            self._attach(node, self.ec2.launch(address, tags, name=directory.name))
+        if ec2 is not None:
+            self._attach(node, ec2.launch(address, tags, name=directory.name))
         return node
 
     def _attach(self, node: Node, instance: Instance) -> None:

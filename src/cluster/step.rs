@@ -277,7 +277,8 @@ impl fmt::Display for Hold {
             Self::NotListed => f.write_str("the others found without this instance; it joins when they have a quorum"),
             Self::ClusterWithoutQuorum { instance, cluster } => write!(
                 f,
-                "{instance} runs etcd of cluster {cluster} without a proven quorum; start its other members, or restore a snapshot"
+                "{instance} runs etcd of cluster {cluster} without a proven quorum; if no election mends that, start its other \
+                 members, or restore a snapshot"
             ),
             Self::PeerHasData { instance } => {
                 write!(f, "{instance} holds etcd data; its etcd must come up (or its data be moved away) first")
