@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use common::{id, listed, policy, roster};
 use etcd_muster::cluster::paxos::{
-    Answer, Ballot, Call, Charter, Ledger, Standing, Tally, answer, tally_accepts, tally_promises,
+    Accepted, Answer, Ballot, Call, Charter, Ledger, Standing, Tally, answer, tally_accepts, tally_promises,
 };
 use etcd_muster::cluster::types::{InitialList, InstanceId};
 use proptest::prelude::*;
@@ -134,6 +134,28 @@ fn an_undisturbed_round_chooses() {
         world.run(&Event::Prepare { proposer: 0, reach: 0x1f });
         world.run(&Event::Accept { proposer: 0, reach: 0x1f });
         assert_eq!(world.chosen.len(), 1, "{size}");
+    }
+}
+
+/// Of two accepted lists only the one of the higher ballot can have been chosen.
+#[test]
+fn the_highest_accepted_ballot_is_adopted() {
+    let world = World::new(5);
+    let accepted = |round, token: &str| {
+        let ballot = Ballot { round, proposer: id('a'), nonce: 1 };
+        let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: token.to_owned() };
+        Answer::Promised { accepted: Some(Accepted { ballot, list }) }
+    };
+    for (first, second) in [((1, "low"), (2, "high")), ((2, "high"), (1, "low"))] {
+        let answers = BTreeMap::from([
+            (id('a'), accepted(first.0, first.1)),
+            (id('b'), accepted(second.0, second.1)),
+            (id('c'), Answer::Promised { accepted: None }),
+        ]);
+        let Tally::Adopt(list) = tally_promises(&world.charter, &world.standing(), &answers) else {
+            panic!("not adopted")
+        };
+        assert_eq!(list.token, "high");
     }
 }
 

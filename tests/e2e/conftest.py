@@ -1,0 +1,91 @@
+"""What the end-to-end tests of the product share: its binary, an EC2, and a lab whose logs outlive a failure."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+from lab import install  # needs the path above
+from lab.ec2 import Ec2
+from lab.node import Lab
+
+DEFAULT_ETCD = "3.5.1"
+DEFAULT_BINARY = REPOSITORY / "target/x86_64-unknown-linux-musl/release/etcd-muster"
+LAB_TESTS = Path(__file__).parent / "lab"
+
+# Short where the point isn't the default; the debug log has a line for every look.
+QUICK = {
+    "MUSTER_LOG": "debug",
+    "MUSTER_FOUND_GRACE": "2s",
+    "MUSTER_CLEAN_DWELL": "1s",
+    "MUSTER_PROBE_TIMEOUT": "1s",
+    "BOOTSTRAP_WAIT": "500ms",
+}
+
+THE_LAB = pytest.StashKey[Lab]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--etcd",
+        default=os.environ.get("LAB_ETCD", DEFAULT_ETCD),
+        help=f"etcd's version (also LAB_ETCD); with another than {DEFAULT_ETCD} only the tests marked core run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "core: run with every version of etcd")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--etcd") == DEFAULT_ETCD:
+        return
+    core = [item for item in items if item.get_closest_marker("core") and LAB_TESTS not in item.path.parents]
+    config.hook.pytest_deselected(items=[item for item in items if item not in core])
+    items[:] = core
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """A test that failed keeps its lab's directory, and shows the end of every node's log."""
+    report = yield
+    lab = item.stash.get(THE_LAB, None)
+    if report.failed and lab is not None:
+        lab.keep = True
+        report.sections.append((f"the nodes' logs ({report.when}; whole in {lab.directory})", lab.log_tails()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def etcd_version(request: pytest.FixtureRequest) -> str:
+    return request.config.getoption("--etcd")
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    path = Path(os.environ.get("MUSTER_BINARY", DEFAULT_BINARY)).resolve()
+    if not path.is_file():
+        pytest.fail(f"{path} doesn't exist: run scripts/build, or set MUSTER_BINARY", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cloud():
+    """One moto for all tests; each lab empties it."""
+    with Ec2() as ec2:
+        yield ec2
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, cloud: Ec2, binary: Path, etcd_version: str):
+    if not install.etcd_binaries(etcd_version).is_dir():
+        pytest.skip(f"etcd {etcd_version} is not installed: scripts/lab/install.py")
+    with Lab(etcd=etcd_version, muster=binary, env=QUICK, shared_ec2=cloud) as made:
+        request.node.stash[THE_LAB] = made
+        yield made
