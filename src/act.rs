@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::clock;
-use crate::cluster::paxos::{Answer, Call, Charter, Joined, Standing, Tally, tally_accepts, tally_promises};
-use crate::cluster::step::{Proposal, Quarantine};
+use crate::cluster::paxos::{Accepted, Answer, Call, Charter, Joined, Standing, Tally, tally_accepts, tally_promises};
+use crate::cluster::step::Proposal;
 use crate::cluster::types::{InitialList, InstanceId, MemberId, Roster};
 use crate::cluster::view::{EtcdSeen, Sighting, View};
 use crate::etcd::client::{self, Client};
@@ -167,8 +167,8 @@ impl Actor {
     ///
     /// # Errors
     /// Our own ledger's.
-    pub fn found_alone(&self, list: &InitialList) -> Result<(), Error> {
-        Ok(self.desk.amend(|ledger| ledger.chosen = Some(list.clone()))?)
+    pub fn found_alone(&self, accepted: &Accepted) -> Result<(), Error> {
+        Ok(self.desk.amend(|ledger| ledger.found_alone(accepted))?)
     }
 
     /// Removes a member.
@@ -203,9 +203,9 @@ impl Actor {
     ///
     /// # Errors
     /// The disk's.
-    pub fn quarantine(&self, paths: &Paths, why: &Quarantine) -> Result<String, Error> {
+    pub fn quarantine(&self, paths: &Paths, never_ran: bool) -> Result<String, Error> {
         let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
-        let moving = Moving { stamp: stamp.clone(), is_void: matches!(why, Quarantine::Void { .. }) };
+        let moving = Moving { stamp: stamp.clone(), never_ran };
         self.desk.with_store(|store| store.begin_quarantine(&moving))?;
         self.move_aside(paths, &moving)?;
         Ok(stamp)
@@ -224,7 +224,7 @@ impl Actor {
 
     fn move_aside(&self, paths: &Paths, moving: &Moving) -> Result<(), Error> {
         paths.quarantine(&moving.stamp).map_err(Error::DataDir)?;
-        self.desk.amend(|ledger| ledger.left_behind(moving.is_void))?;
+        self.desk.amend(|ledger| ledger.left_behind(moving.never_ran))?;
         Ok(self.desk.with_store(ledger::Store::end_quarantine)?)
     }
 }

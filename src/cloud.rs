@@ -38,12 +38,7 @@ impl From<Error> for Failure {
         let denied = match &error {
             Error::Imds(_) => false,
             Error::Ec2(ec2::Error::Credentials(cause)) => !matches!(cause, credentials::Error::Imds(_)),
-            Error::Ec2(cause) => matches!(
-                cause.code(),
-                Some(
-                    "UnauthorizedOperation" | "AccessDenied" | "AuthFailure" | "SignatureDoesNotMatch" | "ExpiredToken"
-                )
-            ),
+            Error::Ec2(cause) => cause.is_denial(),
         };
         Self::new(if denied { Code::Denied } else { Code::Unavailable }, error)
     }

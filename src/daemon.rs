@@ -9,7 +9,7 @@ use crate::attend::{Attendant, Progress};
 use crate::clock;
 use crate::cluster::decide::{decide, signs_of_a_cluster};
 use crate::cluster::paxos::{Joined, Tally};
-use crate::cluster::step::{Absence, Hold, Proposal, Step};
+use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Step};
 use crate::cluster::supervision::{Ended, LIFE_THAT_RESETS, Life, Verdict, verdict};
 use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
 use crate::cluster::view::{DataDir, Sighting, View};
@@ -234,7 +234,7 @@ impl Daemon {
         let outcome = match step {
             Step::Hold(_) | Step::Halt(_) => Ok(()),
             Step::Propose(proposal) => self.found(proposal, view).await,
-            Step::FoundAlone { list, .. } => self.actor.found_alone(list),
+            Step::FoundAlone { accepted, .. } => self.actor.found_alone(accepted),
             Step::StartNew(list) => return Ok(self.start_new(list, view).await),
             Step::StartExisting { cluster, member, initial_cluster } => {
                 let (cluster, member, initial_cluster) = (*cluster, *member, initial_cluster.clone());
@@ -248,7 +248,7 @@ impl Daemon {
                 Some(etcd) => self.actor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
                 None => Ok(()),
             },
-            Step::Quarantine(why) => self.actor.quarantine(&self.settings().paths, why).map(|stamp| {
+            Step::Quarantine(why) => self.quarantine(matches!(why, Quarantine::Void { .. })).map(|stamp| {
                 log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
             }),
         };
@@ -387,10 +387,27 @@ impl Daemon {
         };
         let output = child.last_words().await;
         self.child = None;
+        if !progress.served && !matches!(launch.kind, Kind::Resume) {
+            self.forget_a_life_that_never_was();
+        }
         let lasted = clock::now() - spawned_at;
         let short_lives_before = self.short_lives;
         self.short_lives = if lasted < LIFE_THAT_RESETS { self.short_lives + 1 } else { 0 };
         Ok((Some(Life { ended, lasted, served: progress.served, short_lives_before }), output))
+    }
+
+    fn quarantine(&self, never_ran: bool) -> Result<String, act::Error> {
+        self.actor.quarantine(&self.settings().paths, never_ran)
+    }
+
+    /// A first life that ended before it made a WAL has cast no vote (a bad setting, a port in use): what it left, a backend
+    /// at most, is moved aside, and it counts as never begun.
+    fn forget_a_life_that_never_was(&self) {
+        if !self.settings().paths.holds_wal()
+            && let Err(error) = self.quarantine(true)
+        {
+            log::error!("{error}");
+        }
     }
 
     /// What must be durable before etcd first runs under an id.

@@ -59,8 +59,8 @@ pub struct Identity {
 pub struct Moving {
     /// Names the directory the data is moved to.
     pub stamp: String,
-    /// The founding it came from is void: the ledger forgets that etcd ran under it.
-    pub is_void: bool,
+    /// No vote was ever cast with it: the ledger forgets that etcd ran.
+    pub never_ran: bool,
 }
 
 /// Our files in `ED_DATA/muster`.

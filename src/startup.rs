@@ -45,11 +45,14 @@ pub async fn look_around(config: &Config, reaper: &Reaper) -> Result<Startup, Fa
         };
         Failure::new(code, error)
     })?;
-    let version = spawn::output(&program, "--version", reaper);
     let imds = cloud::metadata_service(config);
-    let (version, identity) = tokio::join!(version, find_identity(config, &imds, &store));
-    let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
-    let release = release_of(&version.map_err(missing)?);
+    let version = async {
+        let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
+        spawn::output(&program, "--version", reaper).await.map_err(missing)
+    };
+    let identity = async { Ok(find_identity(config, &imds, &store).await) };
+    let (version, identity) = tokio::try_join!(version, identity)?;
+    let release = release_of(&version);
     if let Some(release) = release
         && let Some(defect) = release.known_defect()
     {

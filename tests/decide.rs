@@ -381,6 +381,7 @@ fn nobody_is_removed_below_quorum() {
     let mut v = view('d', "bcd");
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
     v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    v.fates.insert(member_id('c'), fate('c', Known::Known(false), LONG));
     let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
     assert!(kept.contains(&(member_id('a'), Kept::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
 }

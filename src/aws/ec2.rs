@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, DATE};
 use hyper::{Request, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio_util::io::StreamReader;
 
 use super::credentials::{self, Provider};
@@ -57,6 +58,20 @@ impl Error {
             Self::Api { error, .. } => Some(&error.code),
             _ => None,
         }
+    }
+
+    /// AWS knows us and says no, or doesn't know us (API reference, "Error codes").
+    pub fn is_denial(&self) -> bool {
+        const DENIALS: [&str; 7] = [
+            "UnauthorizedOperation",
+            "AccessDenied",
+            "AccessDeniedException",
+            "AuthFailure",
+            "SignatureDoesNotMatch",
+            "InvalidClientTokenId",
+            "ExpiredToken",
+        ];
+        self.code().is_some_and(|code| DENIALS.contains(&code))
     }
 
     /// Worth another attempt at once: throttling and trouble on EC2's side (API reference, "Error codes").
@@ -197,6 +212,10 @@ impl Ec2 {
                 Err(error) => error,
             };
             attempt += 1;
+            if error.is_denial() {
+                // Whoever mends the role or its policy need not restart us: the next call asks for credentials anew.
+                self.provider.forget();
+            }
             // Once each: sign again by AWS's clock (learnt from the failed answer), or with new credentials.
             let renewable = matches!(
                 error.code(),
@@ -218,9 +237,7 @@ impl Ec2 {
 
     async fn attempt(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
         let credentials = self.provider.credentials(imds).await.map_err(Error::Credentials)?;
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("Action", action).append_pair("Version", API_VERSION).extend_pairs(query);
-        let body = form.finish();
+        let body = form(action, query);
         let mut request = Request::post(&self.endpoint)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
             .body(Full::new(Bytes::from(body.clone())))
@@ -246,6 +263,16 @@ impl Ec2 {
             Ok(Ok(_)) => Err(malformed(format!("answers {status} without an error document"))),
         }
     }
+}
+
+/// What SigV4 calls unreserved; all else is percent-encoded, as the SDKs do it.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+fn form(action: &str, query: &[(String, String)]) -> String {
+    let head = [("Action", action), ("Version", API_VERSION)];
+    let pairs = head.into_iter().chain(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    let encode = |text| utf8_percent_encode(text, RESERVED);
+    pairs.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect::<Vec<_>>().join("&")
 }
 
 /// A filter's value is a pattern to EC2: `*`, `?` and `\` stand for themselves only when escaped.

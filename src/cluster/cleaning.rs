@@ -2,7 +2,7 @@
 
 use super::quorum::quorum;
 use super::types::{InstanceId, Known, Member, MemberId};
-use super::view::{Clean, EtcdSeen, Policy, Sighting, View};
+use super::view::{Clean, EtcdSeen, Policy, View};
 
 /// Why a member that looks dead is still kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,13 +30,10 @@ pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<Mem
 
 /// All proofs for one member, or the first that is missing.
 pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
-    if answers(view, cluster, member) {
-        return Err(Kept::Alive);
-    }
+    let fate = view.fates.get(&member.id).ok_or(Kept::Alive)?;
     if policy.clean == Clean::Off {
         return Err(Kept::Off);
     }
-    let fate = view.fates.get(&member.id).ok_or(Kept::NoInstance)?;
     let instance = fate.instance.clone().ok_or(Kept::NoInstance)?;
     match &fate.gone {
         Known::Known(true) => {}
@@ -47,19 +44,10 @@ pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member
         return Err(Kept::Dwell);
     }
     let rest: Vec<&Member> = cluster.members.iter().filter(|m| !m.is_learner && m.id != member.id).collect();
-    let answering = rest.iter().filter(|m| answers(view, cluster, m)).count();
+    let answering = rest.iter().filter(|m| !view.fates.contains_key(&m.id)).count();
     let needed = quorum(rest.len());
     if answering < needed {
         return Err(Kept::QuorumAfter { answering, needed });
     }
     Ok(())
-}
-
-/// A member answers if the etcd at one of its peer URLs was seen in this very cluster.
-fn answers(view: &View, cluster: &EtcdSeen, member: &Member) -> bool {
-    view.peers.values().any(|peer| {
-        let at_its_url = peer.listed.as_ref().is_some_and(|l| l.peer_urls.iter().any(|u| member.peer_urls.contains(u)));
-        let named = peer.listed.as_ref().is_some_and(|l| l.name == member.name);
-        (at_its_url || named) && matches!(&peer.sighting, Sighting::Etcd(e) if e.cluster == cluster.cluster)
-    })
 }

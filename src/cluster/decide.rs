@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cleaning;
 use super::founding;
 use super::step::{Halt, Hold, Quarantine, Removal, Step};
-use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, initial_cluster};
+use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, Roster, initial_cluster};
 use super::view::{DataDir, EtcdSeen, Policy, Sighting, View};
 
 /// etcd answers 404 "member not found" to an add that follows a removal of the same URL within a second (measured).
@@ -88,8 +88,8 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     founding::found(policy, view)
 }
 
-/// The list that a quorum has accepted, as far as we can know: by our ledger, by a peer's word, or because an etcd runs
-/// under the cluster id that follows from the list we accepted (R4).
+/// The list that a quorum has accepted, as far as we can know (R4): by a peer's word, now or before, or because an etcd runs
+/// under the cluster id that follows from the list we accepted.
 fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
     let standing = view.standing(policy);
     let told = view.peers.values().filter_map(|peer| match &peer.sighting {
@@ -97,9 +97,18 @@ fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
         Sighting::HasData { chosen, .. } => chosen.as_ref(),
         _ => None,
     });
+    let told = view.ledger.chosen.as_ref().into_iter().chain(told).filter(|_| may_believe(policy, view));
     let ours = view.ledger.accepted.as_ref().map(|accepted| &accepted.list);
     let shown = ours.filter(|_| view.etcds().any(|(_, etcd)| Some(etcd.cluster) == view.accepted_cluster));
-    view.ledger.chosen.as_ref().into_iter().chain(told).find(|list| !standing.voids(list)).or(shown)
+    told.chain(shown).find(|list| !standing.voids(list))
+}
+
+/// A word is enough to start by for one who took part, by its own ledger, or who is too young to have been wiped since. Any
+/// other may have run before, and voted. (Found by the tests, and again by the model for a list that was pushed.)
+fn may_believe(policy: &Policy, view: &View) -> bool {
+    let took_part = view.ledger.promised.is_some();
+    let young = |roster: &Roster| roster.find(&view.me.instance).is_some_and(|me| roster.age(me) < policy.found_window);
+    took_part || policy.found_absent || view.roster.known().is_some_and(young)
 }
 
 /// An etcd, data, or anything unreadable: never propose beside it (G2).
@@ -160,10 +169,8 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
     // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
     let ledger = &view.ledger;
     let added = ledger.joined.is_some_and(|j| j.cluster == etcd.cluster && j.member == member.id && !j.spawned);
-    let founder = !ledger.founded && ledger.joined.is_none() && {
-        let cluster = Some(etcd.cluster);
-        view.accepted_cluster == cluster || view.chosen_cluster == cluster
-    };
+    // Our acceptance shows that our disk is the founding's. To have been told the list shows nothing: a wiped node is told too.
+    let founder = !ledger.founded && ledger.joined.is_none() && view.accepted_cluster == Some(etcd.cluster);
     if member.client_urls.is_empty() && (added || founder) {
         return Step::StartExisting {
             cluster: etcd.cluster,

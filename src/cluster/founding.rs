@@ -2,7 +2,7 @@
 //! ARCHITECTURE.md). What a round does is in [`super::paxos`].
 
 use super::decide::signs_of_a_cluster;
-use super::paxos::{Ballot, Charter};
+use super::paxos::{Accepted, Ballot, Charter};
 use super::quorum::quorum;
 use super::step::{Absence, Alone, Hold, Proposal, Step};
 use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster};
@@ -150,12 +150,19 @@ fn alone(policy: &Policy, view: &View, roster: &Roster, why: Alone) -> Result<St
     let charter = policy.charter(roster);
     let ballot = next_ballot(view);
     let list = InitialList { members: vec![view.me.listed.clone()], token: token(&charter, &ballot) };
-    Ok(Step::FoundAlone { list, why })
+    Ok(Step::FoundAlone { accepted: Accepted { ballot, list }, why })
 }
 
 /// R1: a round above any seen.
 fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
     let members = charter.first.iter().map(|(id, _)| listed(view, id)).collect::<Result<Vec<_>, _>>()?;
+    // etcd tells the members of an initial cluster apart by name.
+    for (i, member) in members.iter().enumerate() {
+        if let Some(twin) = members[..i].iter().find(|m| m.name == member.name) {
+            let instances = [twin.instance.clone(), member.instance.clone()];
+            return Err(Hold::SameName { name: member.name.clone(), instances });
+        }
+    }
     let ballot = next_ballot(view);
     let list = InitialList { members, token: token(&charter, &ballot) };
     Ok(Step::Propose(Proposal { ballot, charter, list }))

@@ -79,16 +79,29 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The data was moved aside. Where its founding is void, it is as if etcd had never run under it; else `founded` stays:
-    /// this instance must never start with an empty log under an id that may have voted.
-    pub fn left_behind(&mut self, is_void: bool) {
-        self.never_elected = false;
-        self.founded &= !is_void;
+    /// A founding with ourselves as the only acceptor.
+    pub fn found_alone(&mut self, accepted: &Accepted) {
+        self.promised = Some(accepted.ballot.clone());
+        self.chosen = Some(accepted.list.clone());
+        self.accepted = Some(accepted.clone());
     }
 
-    /// The chosen list, unless it is void.
+    /// The data was moved aside. Where it is known that no vote was ever cast with it (its founding is void, or no WAL was
+    /// ever made), it is as if etcd had never run; else `founded` stays: this instance must never start with an empty log
+    /// under an id that may have voted.
+    pub fn left_behind(&mut self, never_ran: bool) {
+        self.never_elected = false;
+        if never_ran {
+            self.founded = false;
+            self.joined = self.joined.map(|joined| Joined { spawned: false, ..joined });
+        }
+    }
+
+    /// The chosen list as others may be told it: unless it is void, and never beside data that elected. A listed node that
+    /// asks then has lost its disk, and must not run again, with an empty log, under an id that has voted.
     pub fn standing_choice(&self, standing: &Standing) -> Option<&InitialList> {
-        self.chosen.as_ref().filter(|list| !standing.voids(list))
+        let may_tell = !standing.has_data || self.never_elected;
+        self.chosen.as_ref().filter(|list| may_tell && !standing.voids(list))
     }
 }
 

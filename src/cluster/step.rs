@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::cleaning::Kept;
-use super::paxos::{Ballot, Charter};
+use super::paxos::{Accepted, Ballot, Charter};
 use super::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
 
 /// What to do next. The executor has no choices left.
@@ -15,7 +15,7 @@ pub enum Step {
     /// Run a founding round for this list, unless an older one must be adopted.
     Propose(Proposal),
     /// Found with ourselves as the only member (the rule for N = 2).
-    FoundAlone { list: InitialList, why: Alone },
+    FoundAlone { accepted: Accepted, why: Alone },
     /// Start etcd as a new cluster under a chosen list.
     StartNew(InitialList),
     /// Remove that member.
@@ -102,6 +102,10 @@ pub enum Hold {
     },
     NoAddress {
         instance: InstanceId,
+    },
+    SameName {
+        name: String,
+        instances: [InstanceId; 2],
     },
     PartialData {
         what: String,
@@ -268,6 +272,11 @@ impl fmt::Display for Hold {
                 write!(f, "{have} of at least {need} tagged instances (MUSTER_MIN_NODES); launch more")
             }
             Self::NoAddress { instance } => write!(f, "{instance} has no usable private address yet"),
+            Self::SameName { name, instances } => write!(
+                f,
+                "ETCD_NAME={name} is the name of {}; unset ETCD_NAME or give each instance its own",
+                ids(instances)
+            ),
             Self::PartialData { what } => {
                 write!(f, "{what}; restore it, or move the rest away to start this node as new")
             }

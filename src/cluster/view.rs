@@ -174,6 +174,7 @@ pub struct View {
     /// The roster lacks us: our own tags as EC2 has them when asked by id.
     pub own_tags: Known<Vec<(String, String)>>,
     pub peers: BTreeMap<InstanceId, Peer>,
+    /// Every member of the living cluster that does not answer; empty where that could not be found out.
     pub fates: BTreeMap<MemberId, Fate>,
     /// Time since we removed our own old member id; etcd loses an add that follows within a second.
     pub since_own_removal: Option<Duration>,

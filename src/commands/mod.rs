@@ -65,6 +65,9 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(Code::Usage, "no command: run, plan, discover, members, health or env (see --help)"));
     };
+    if !matches!(command, Command::Run(_)) {
+        signals::end_by_closed_pipe().map_err(|e| Failure::new(Code::System, e))?;
+    }
     let environment = config::environment(&flags);
     if let Command::Env(env) = &command {
         return Ok(env.run(&environment));

@@ -83,6 +83,12 @@ impl Paths {
         })
     }
 
+    /// Whether there is a WAL; one that can't be looked for counts as there.
+    pub fn holds_wal(&self) -> bool {
+        let inner = self.data.join(MEMBER_DIR).join("wal");
+        holds_wal(&self.wal).unwrap_or(true) || holds_wal(&inner).unwrap_or(true)
+    }
+
     /// The ids in the WAL's metadata record.
     fn read_ids(&self) -> Known<(ClusterId, MemberId)> {
         let newest = wal_files(&self.wal).map(|files| files.into_iter().max());

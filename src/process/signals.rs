@@ -3,12 +3,22 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use tokio::io::AsyncReadExt;
 
 const HANDLED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD];
+
+/// Lets a closed pipe end the program, quietly, as it ends every other tool (`etcd-muster discover | head`).
+///
+/// # Errors
+/// The kernel's.
+#[expect(unsafe_code, reason = "the default disposition runs no code of ours")]
+pub fn end_by_closed_pipe() -> io::Result<()> {
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    Ok(())
+}
 
 /// The blocked signals; not yet handled.
 #[derive(Debug)]

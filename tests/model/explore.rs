@@ -45,6 +45,9 @@ fn breach(world: &World, promise: Promise) -> Option<&'static str> {
     if quorate.len() > 1 {
         return Some("G1a: two clusters could both accept writes");
     }
+    if world.amnesia {
+        return Some("an id that may have voted was started with an empty log");
+    }
     let wrote = (0..world.clusters.len()).filter(|c| world.clusters[*c].wrote && !world.is_lost(*c)).count();
     (promise == Promise::OneEver && wrote > 1).then_some("G1b: a second cluster wrote")
 }

@@ -74,11 +74,20 @@ fn three_nodes() {
         Promise::OneEver,
     );
     check("three, a disk lost", &rules, &[vec![7; 3]], Budget { wipes: 1, ..QUIET }, Promise::OneAtOnce);
+    let lost = Budget { wipes: 1, crashes: 1, ..QUIET };
+    check("three, a disk lost and a crash", &rules, &[vec![7; 3]], lost, Promise::OneAtOnce);
 }
 
 /// Deeper than a search gets: whole lives, disturbed many times over, then healed.
 #[test]
 fn walks() {
+    // No disk is lost unseen: what G1b is promised for. Then with lost disks, for G1a and against amnesia.
+    let budget = Budget { crashes: 4, cuts: 3, terminations: 2, wipes: 0, rounds: 8 };
+    walk_all("walks", budget, Promise::OneEver);
+    walk_all("walks with lost disks", Budget { wipes: 2, terminations: 1, ..budget }, Promise::OneAtOnce);
+}
+
+fn walk_all(name: &str, budget: Budget, promise: Promise) {
     let walks = bound("MODEL_WALKS", 60);
     let only = bound("MODEL_SEED", 0);
     let seeds = if only > 0 { only..=only } else { 1..=walks };
@@ -87,15 +96,13 @@ fn walks() {
         let size = [2, 3, 3, 5][seed % 4];
         // Each that is terminated can be replaced.
         let rules = rules(size, size + 2);
-        // No disk is lost unseen: what G1b is promised for.
-        let budget = Budget { crashes: 4, cuts: 3, terminations: 2, wipes: 0, rounds: 8 };
         let starts = all_stale_rosters(size.min(3));
         let mut shown = starts[seed * 7 % starts.len()].clone();
         shown.resize(size, (1 << size) - 1);
         let start = World::new(&rules, &shown, budget);
-        if let Err(broken) = walk(&rules, start, Promise::OneEver, seed as u64, 120) {
-            panic!("{size} nodes, {broken}");
+        if let Err(broken) = walk(&rules, start, promise, seed as u64, 120) {
+            panic!("{name}: {size} nodes, {broken}");
         }
     }
-    println!("walks: seeds {first} to {last}, 120 events each, healed at the end");
+    println!("{name}: seeds {first} to {last}, 120 events each, healed at the end");
 }

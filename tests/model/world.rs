@@ -61,6 +61,8 @@ pub struct Node {
     pub data: Option<Data>,
     pub running: bool,
     yielded: bool,
+    /// Its disk was lost when the founding window was over: that must never go unnoticed.
+    wiped_late: bool,
     /// What EC2 shows this node: standing and terminated.
     shown: (Mask, Mask),
     round: Option<Round>,
@@ -80,6 +82,8 @@ struct Place {
     node: u8,
     is_learner: bool,
     published: bool,
+    /// An etcd has run under this id, and may have voted.
+    ran: bool,
 }
 
 /// One etcd cluster: a list that was started, and what became of its members.
@@ -122,6 +126,8 @@ pub struct World {
     pub budget: Budget,
     /// The fleet has outlived the founding window.
     old: bool,
+    /// An id that had run before was started with an empty log, and not in the window in which that can't be told.
+    pub amnesia: bool,
 }
 
 /// How long a look thinks the silent have been silent.
@@ -140,11 +146,12 @@ impl World {
             data: None,
             running: false,
             yielded: false,
+            wiped_late: false,
             shown: (shown.get(n).copied().unwrap_or(0), 0),
             round: None,
         };
         let nodes = (0..rules.slots).map(node).collect();
-        Self { nodes, mail: BTreeSet::new(), clusters: Vec::new(), cut: 0, budget, old: false }
+        Self { nodes, mail: BTreeSet::new(), clusters: Vec::new(), cut: 0, budget, old: false, amnesia: false }
     }
 
     fn of(&self, wanted: impl Fn(&Node) -> bool) -> Mask {
@@ -346,18 +353,24 @@ impl World {
             fates: BTreeMap::new(),
             since_own_removal: None,
         };
-        view.fates = self.fates(&view, silent_for);
+        view.fates = self.fates(n, &view, silent_for);
         view
     }
 
-    fn fates(&self, view: &View, silent_for: Duration) -> BTreeMap<MemberId, Fate> {
+    fn fates(&self, n: usize, view: &View, silent_for: Duration) -> BTreeMap<MemberId, Fate> {
         let mut fates = BTreeMap::new();
         for etcd in view.living_clusters().values() {
             let cluster = self.clusters.iter().position(|c| Self::cluster_of_list(&c.list) == etcd.cluster);
             let Some(cluster) = cluster else { continue };
             for (member, place) in &self.clusters[cluster].places {
+                let holder = &self.nodes[usize::from(place.node)];
+                let data = Some(Data { cluster: cluster as u8, member: *member });
+                let seen = self.same_side(n, usize::from(place.node));
+                if seen && holder.life == Life::Up && holder.running && holder.data == data {
+                    continue;
+                }
                 // EC2 asked by id tells the truth; only listings lag.
-                let gone = self.nodes[usize::from(place.node)].life == Life::Dead;
+                let gone = holder.life == Life::Dead;
                 let instance = Some(id(NAMES[usize::from(place.node)]));
                 let fate = Fate { instance, gone: Known::Known(gone), silent_for };
                 fates.insert(Self::member_id(cluster, *member), fate);
@@ -436,7 +449,9 @@ pub fn successors(rules: &Rules, world: &World) -> Vec<(String, World)> {
         }
     }
     if !world.old && world.clusters.iter().any(|c| c.wrote) {
-        add("the fleet grows old".to_owned(), World { old: true, ..world.clone() });
+        // No call lives for a quarter of an hour: it has a timeout of seconds.
+        let mail = BTreeSet::new();
+        add("the fleet grows old".to_owned(), World { old: true, mail, ..world.clone() });
     }
     next
 }
@@ -473,6 +488,7 @@ fn disturb(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, 
                 after.budget.wipes -= 1;
                 stopped(&mut after);
                 after.nodes[n].data = None;
+                after.nodes[n].wiped_late = world.old;
                 after.nodes[n].ledger = Ledger { nonce: node.ledger.nonce + 100, ..Ledger::default() };
                 add(format!("{name} crashes and loses its disk"), after);
             }
@@ -543,7 +559,7 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
             let call = Call::Prepare { charter: proposal.charter.clone(), ballot: proposal.ballot.clone() };
             send_round(rules, &mut after, n, &view, round, &call);
         }
-        Step::FoundAlone { list, .. } => after.nodes[n].ledger.chosen = Some(list.clone()),
+        Step::FoundAlone { accepted, .. } => after.nodes[n].ledger.found_alone(accepted),
         Step::StartNew(list) => start_new(rules, &mut after, n, &view, list),
         Step::Resume => (after.nodes[n].running, after.nodes[n].yielded) = (true, false),
         Step::Quarantine(why) => {
@@ -562,7 +578,7 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
             let c = &mut after.clusters[cluster];
             let member = c.next_member;
             c.next_member += 1;
-            c.places.insert(member, Place { node: n as u8, is_learner: true, published: false });
+            c.places.insert(member, Place { node: n as u8, is_learner: true, published: false, ran: false });
             let joined = Joined {
                 cluster: World::cluster_of_list(&c.list),
                 member: World::member_id(cluster, member),
@@ -573,6 +589,10 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
         Step::StartExisting { cluster, member, .. } => {
             let member_number = (member.0 % 100) as u8;
             let index = (member.0 / 100) as u8;
+            if let Some(place) = after.clusters[usize::from(index)].places.get_mut(&member_number) {
+                after.amnesia |= place.ran && world.nodes[n].wiped_late;
+                place.ran = true;
+            }
             let node = &mut after.nodes[n];
             node.ledger.joined = Some(Joined { cluster: *cluster, member: *member, spawned: true });
             node.ledger.never_elected = false;
@@ -612,17 +632,21 @@ fn start_new(rules: &Rules, after: &mut World, n: usize, view: &View, list: &Ini
         }
     }
     let index = after.clusters.iter().position(|c| c.list == *list).unwrap_or_else(|| {
-        let places = list
-            .members
-            .iter()
-            .enumerate()
-            .map(|(i, m)| (i as u8, Place { node: node_of(m) as u8, is_learner: false, published: false }));
+        let places =
+            list.members.iter().enumerate().map(|(i, m)| {
+                (i as u8, Place { node: node_of(m) as u8, is_learner: false, published: false, ran: false })
+            });
         let places: BTreeMap<u8, Place> = places.collect();
         let next_member = places.len() as u8;
         after.clusters.push(Cluster { list: list.clone(), places, next_member, wrote: false });
         after.clusters.len() - 1
     });
     let member = list.members.iter().position(|m| node_of(m) == n).unwrap_or_default() as u8;
+    let wiped_late = after.nodes[n].wiped_late;
+    if let Some(place) = after.clusters[index].places.get_mut(&member) {
+        after.amnesia |= place.ran && wiped_late;
+        place.ran = true;
+    }
     let node = &mut after.nodes[n];
     node.ledger.founded = true;
     node.ledger.never_elected = true;
