@@ -25,7 +25,7 @@ use crate::observe::{Observer, Own};
 use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
-use crate::process::spawn::Child;
+use crate::process::spawn::{Child, Output};
 use crate::rollcall::server::{Desk, Serving, serve};
 use crate::startup::{self, Startup};
 use crate::tls::Trust;
@@ -76,6 +76,7 @@ struct Daemon {
     config: Config,
     identity: Identity,
     program: PathBuf,
+    version: Option<Output>,
     release: Option<Release>,
     observer: Observer,
     desk: Desk,
@@ -107,7 +108,7 @@ enum Kind {
 
 impl Daemon {
     fn new(config: Config, found: Startup, reaper: Reaper) -> Self {
-        let Startup { identity, program, release, desk, cloud } = found;
+        let Startup { identity, program, version, desk, cloud } = found;
         let me = InstanceId(identity.instance.clone());
         Self {
             actor: Actor::new(desk.clone(), me, config.peer_port, config.probe_timeout),
@@ -117,7 +118,8 @@ impl Daemon {
             config,
             identity,
             program,
-            release,
+            version: Some(version),
+            release: None,
             desk,
             reaper,
             child: None,
@@ -346,6 +348,9 @@ impl Daemon {
 
     /// Spawns etcd and stays with it. `None` for its life: it was told to yield.
     async fn run_etcd(&mut self, launch: &Launch) -> Result<(Option<Life>, String), Failure> {
+        if let Some(version) = self.version.take() {
+            self.release = startup::find_release(version).await;
+        }
         let settings = self.settings();
         let start = match &launch.kind {
             Kind::New(list) => Start::New { initial_cluster: &list.initial_cluster(), token: &list.token },

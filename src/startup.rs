@@ -14,7 +14,7 @@ use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::ledger::{self, Identity, Store};
 use crate::process::reaper::Reaper;
-use crate::process::spawn;
+use crate::process::spawn::Output;
 use crate::rollcall::server::Desk;
 
 /// The first pause before the metadata service is asked again; it doubles up to `BOOTSTRAP_WAIT`.
@@ -27,7 +27,8 @@ const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Startup {
     pub identity: Identity,
     pub program: PathBuf,
-    pub release: Option<Release>,
+    /// `etcd --version`, under way: it takes longer than all else here, and only etcd's start needs it.
+    pub version: Output,
     pub desk: Desk,
     pub cloud: Cloud,
 }
@@ -46,24 +47,15 @@ pub async fn look_around(config: &Config, reaper: &Reaper) -> Result<Startup, Fa
         Failure::new(code, error)
     })?;
     let imds = cloud::metadata_service(config);
-    let version = async {
-        let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
-        spawn::output(&program, "--version", reaper).await.map_err(missing)
-    };
-    let identity = async { Ok(find_identity(config, &imds, &store).await) };
-    let (version, identity) = tokio::try_join!(version, identity)?;
-    let release = release_of(&version);
-    if let Some(release) = release
-        && let Some(defect) = release.known_defect()
-    {
-        log::warn!("etcd {}.{}.{} {defect}", release.major, release.minor, release.patch);
-    }
+    let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
+    let version = Output::of(&program, "--version", reaper).map_err(missing)?;
+    let identity = find_identity(config, &imds, &store).await;
     log::info!("this is {} at {} in {}", identity.instance, identity.address, identity.region);
     let data = identity::settings(config, &identity).paths.inspect();
     let data = data.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
     let desk = Desk::new(store, identity::own_listing(config, &identity), data != DataDir::Fresh);
     let cloud = Cloud::new(config, imds, Some(&identity.region));
-    Ok(Startup { identity, program, release, desk, cloud })
+    Ok(Startup { identity, program, version, desk, cloud })
 }
 
 /// `ED_HOME/bin/etcd`, else on PATH.
@@ -85,9 +77,15 @@ fn find_etcd(config: &Config) -> Result<PathBuf, Failure> {
     Err(Failure::new(Code::EtcdMissing, message))
 }
 
-fn release_of(version_text: &str) -> Option<Release> {
-    let line = version_text.lines().find_map(|line| line.strip_prefix("etcd Version: "))?;
-    Release::parse(line.trim())
+/// Which etcd this is, by its own word; a release that is known to be bad is said to be.
+pub async fn find_release(version: Output) -> Option<Release> {
+    let text = version.finish().await.ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("etcd Version: "))?;
+    let release = Release::parse(line.trim())?;
+    if let Some(defect) = release.known_defect() {
+        log::warn!("etcd {}.{}.{} {defect}", release.major, release.minor, release.patch);
+    }
+    Some(release)
 }
 
 /// Who we are: by the metadata service; with data, also by what it said last time.

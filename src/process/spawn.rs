@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,23 +21,39 @@ const TAIL_BYTES: usize = 16 << 10;
 /// How long the rest of an ended child's output is waited for.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Runs a program to its end; what it wrote to stdout, which must fit in a pipe (64 KiB).
-///
-/// # Errors
-/// What `exec` says: no such file, not executable.
-#[expect(clippy::disallowed_methods, reason = "the one file that spawns")]
-pub async fn output(program: &Path, argument: &str, reaper: &Reaper) -> io::Result<String> {
-    let mut command = Command::new(program);
-    command.arg(argument).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    reaper.expect(pid);
-    reaper.wait(pid).await;
-    let mut text = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut text)?;
+/// A program that was started for what it writes to stdout.
+#[derive(Debug)]
+pub struct Output {
+    pid: Pid,
+    stdout: Option<ChildStdout>,
+    reaper: Reaper,
+}
+
+impl Output {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What `exec` says: no such file, not executable.
+    #[expect(clippy::disallowed_methods, reason = "the one file that spawns")]
+    pub fn of(program: &Path, argument: &str, reaper: &Reaper) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.arg(argument).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+        reaper.expect(pid);
+        Ok(Self { pid, stdout: child.stdout.take(), reaper: reaper.clone() })
     }
-    Ok(text)
+
+    /// Waits for its end; what it wrote, which must fit in a pipe (64 KiB).
+    ///
+    /// # Errors
+    /// The pipe's.
+    pub async fn finish(self) -> io::Result<String> {
+        self.reaper.wait(self.pid).await;
+        let mut text = String::new();
+        self.stdout.map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut text))?;
+        Ok(text)
+    }
 }
 
 /// A running child.
