@@ -1,0 +1,214 @@
+//! Looking and deciding until etcd is to start: a step is taken, then the world is looked at again.
+
+use std::collections::BTreeMap;
+use std::mem::{Discriminant, discriminant};
+use std::time::Duration;
+
+use super::{Daemon, FIRST_PAUSE, Kind, Launch};
+use crate::act;
+use crate::clock;
+use crate::cluster::decide::{decide, signs_of_a_cluster};
+use crate::cluster::paxos::Tally;
+use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Step};
+use crate::cluster::types::{InitialList, InstanceId, Known, MemberId};
+use crate::cluster::view::{DataDir, Sighting, View};
+use crate::etcd::data_dir;
+use crate::exit::Failure;
+use crate::identity;
+use crate::observe::Own;
+
+/// While a proof of death ripens or another joins, so often.
+const RIPENING_PAUSE: Duration = Duration::from_secs(1);
+/// R1: a ballot older than this is dropped before the accept phase.
+const BALLOT_LIFE: Duration = Duration::from_secs(5);
+
+impl Daemon {
+    /// Observes and decides until etcd is to start.
+    pub(super) async fn deliberate(&mut self) -> Result<Launch, Failure> {
+        let mut pause = FIRST_PAUSE;
+        let mut shown = None;
+        loop {
+            let paths = self.settings().paths;
+            if let Err(error) = self.actor.finish_quarantine(&paths) {
+                self.say(format!("hold: {error}"));
+                clock::pause(RIPENING_PAUSE).await;
+                continue;
+            }
+            let view = match self.look().await {
+                Ok(view) => view,
+                Err(error) => {
+                    self.say(format!("hold: {error}"));
+                    clock::pause(RIPENING_PAUSE).await;
+                    continue;
+                }
+            };
+            let step = decide(self.observer.policy(), &view);
+            self.report(&step, &view);
+            if let Some(launch) = self.take(&step, &view).await? {
+                return Ok(launch);
+            }
+            // What moves is looked at again soon; what doesn't, ever more seldom.
+            let scene = scene(&view, &step);
+            if shown.as_ref() != Some(&scene) {
+                (shown, pause) = (Some(scene), FIRST_PAUSE);
+            }
+            match &step {
+                Step::Hold(hold) => self.wait(hold, pause).await,
+                Step::Halt(_) => self.pause_or_stir(self.config.bootstrap_wait).await,
+                // Beaten, or too few: jitter parts two proposers.
+                Step::Propose(_) if self.desk.ledger().chosen.is_none() => clock::pause(clock::jittered(pause)).await,
+                _ => {}
+            }
+            pause = (pause * 2).min(self.config.bootstrap_wait);
+        }
+    }
+
+    async fn look(&mut self) -> Result<View, data_dir::Error> {
+        let data = self.settings().paths.inspect()?;
+        let cluster = match &data {
+            DataDir::Whole { ids: Known::Known((cluster, _)) } => Some(*cluster),
+            _ => None,
+        };
+        let own = Own {
+            listed: identity::own_listing(&self.config, &self.identity),
+            data: data.clone(),
+            yielded: self.yielded,
+            ledger: self.desk.ledger(),
+            since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
+        };
+        let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
+        let has_data = data != DataDir::Fresh;
+        let mut view =
+            self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, has_data, cluster)).await;
+        let answered = |sighting: &Sighting| !matches!(sighting, Sighting::Refused | Sighting::Silent(_));
+        self.desk.saw(view.peers.iter().filter(|(_, p)| answered(&p.sighting)).map(|(id, _)| id.clone()).collect());
+        // The ledger may have moved while we looked.
+        view.ledger = self.desk.ledger();
+        Ok(view)
+    }
+
+    /// Carries out a step. `Some`: etcd is to be started.
+    async fn take(&mut self, step: &Step, view: &View) -> Result<Option<Launch>, Failure> {
+        let outcome = match step {
+            Step::Hold(_) | Step::Halt(_) => Ok(()),
+            Step::Propose(proposal) => self.found(proposal, view).await,
+            Step::FoundAlone { accepted, .. } => self.actor.found_alone(accepted),
+            Step::StartNew(list) => return Ok(self.start_new(list, view).await),
+            Step::StartExisting { cluster, member, initial_cluster } => {
+                let (cluster, member, initial_cluster) = (*cluster, *member, initial_cluster.clone());
+                let kind = Kind::Existing { cluster, member, initial_cluster };
+                return Ok(Some(Launch { kind, others: client_urls(view) }));
+            }
+            Step::Resume => return Ok(Some(Launch { kind: Kind::Resume, others: client_urls(view) })),
+            Step::RemoveMember { id, .. } => self.remove(*id, view).await,
+            Step::AddSelf => self.add_self(view).await,
+            Step::UpdateSelf { id } => match view.living_clusters().values().next() {
+                Some(etcd) => self.actor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
+                None => Ok(()),
+            },
+            Step::Quarantine(why) => self.quarantine(matches!(why, Quarantine::Void { .. })).map(|stamp| {
+                log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
+            }),
+        };
+        if let Err(error) = outcome {
+            self.complain(format!("{step}: {error}; observing again"));
+            // Another try at once would meet the same world.
+            clock::pause(clock::jittered(RIPENING_PAUSE)).await;
+        }
+        Ok(None)
+    }
+
+    async fn start_new(&mut self, list: &InitialList, view: &View) -> Option<Launch> {
+        if let Err(error) = self.desk.learn(list) {
+            self.say(format!("hold: {error}"));
+            clock::pause(RIPENING_PAUSE).await;
+            return None;
+        }
+        self.actor.offer(list, view).await;
+        self.actor.pace(list, view).await;
+        Some(Launch { kind: Kind::New(list.clone()), others: Vec::new() })
+    }
+
+    async fn remove(&mut self, id: MemberId, view: &View) -> Result<(), act::Error> {
+        let Some(etcd) = view.living_clusters().into_values().next() else { return Ok(()) };
+        let own = etcd.members.iter().any(|m| m.id == id && m.name == view.me.listed.name);
+        self.actor.remove(etcd, id).await?;
+        log::info!("member {id} is removed");
+        if own {
+            self.own_removed_at = Some(clock::now());
+        }
+        Ok(())
+    }
+
+    async fn add_self(&mut self, view: &View) -> Result<(), act::Error> {
+        let Some(etcd) = view.living_clusters().into_values().next() else { return Ok(()) };
+        let member = self.actor.add_self(etcd, &view.me.listed.peer_urls).await?;
+        log::info!("added as learner {member} to cluster {}", etcd.cluster);
+        Ok(())
+    }
+
+    /// One founding round (R1, R2).
+    async fn found(&mut self, proposal: &Proposal, view: &View) -> Result<(), act::Error> {
+        let begun = clock::now();
+        let standing = view.standing(self.observer.policy());
+        let list = match self.actor.prepare(proposal, view, &standing).await? {
+            Tally::Free => proposal.list.clone(),
+            Tally::Adopt(list) => list,
+            Tally::Chosen(list) => return Ok(self.desk.learn(&list)?),
+            other => {
+                log::info!("the founding round did not get its promises: {other:?}");
+                return Ok(());
+            }
+        };
+        // R1: look again before the accept phase.
+        let Ok(again) = self.look().await else { return Ok(()) };
+        let still = matches!(decide(self.observer.policy(), &again), Step::Propose(p) if p.charter == proposal.charter);
+        if !still || signs_of_a_cluster(&again).is_some() || clock::now() - begun > BALLOT_LIFE {
+            log::info!("the founding round is dropped: the view changed, or it took too long");
+            return Ok(());
+        }
+        match self.actor.accept(proposal, &list, &again).await? {
+            Tally::Chosen(list) => {
+                log::info!("chosen: {} (token {})", list.initial_cluster(), list.token);
+                Ok(self.desk.learn(&list)?)
+            }
+            other => {
+                log::info!("the founding round was not accepted: {other:?}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until something stirs, or for the pause, or until a wait in the hold's reason is over.
+    async fn wait(&mut self, hold: &Hold, pause: Duration) {
+        let most = match hold {
+            Hold::Absent { why: Absence::Grace { waited, grace }, .. } => grace.saturating_sub(*waited),
+            Hold::Settling | Hold::Spare { .. } | Hold::AddressTaken { .. } | Hold::AnotherJoins { .. } => {
+                RIPENING_PAUSE
+            }
+            Hold::DifferentRoster { .. } => {
+                self.observer.expire_roster();
+                self.config.bootstrap_wait
+            }
+            _ => self.config.bootstrap_wait,
+        };
+        self.pause_or_stir(pause.min(most.max(FIRST_PAUSE))).await;
+    }
+
+    async fn pause_or_stir(&mut self, pause: Duration) {
+        let _either_way = tokio::time::timeout(pause, self.desk.stirred()).await;
+        if self.desk.take_callers().iter().any(|id| !self.observer.knows(id)) {
+            self.observer.expire_roster();
+        }
+    }
+}
+
+/// What a change in looks worth looking sooner: everything but how long things have lasted.
+fn scene(view: &View, step: &Step) -> (BTreeMap<InstanceId, Discriminant<Sighting>>, Discriminant<Step>) {
+    let sightings = view.peers.iter().map(|(id, peer)| (id.clone(), discriminant(&peer.sighting)));
+    (sightings.collect(), discriminant(step))
+}
+
+fn client_urls(view: &View) -> Vec<String> {
+    view.etcds().filter(|(_, etcd)| etcd.has_quorum).map(|(_, etcd)| etcd.client_url.clone()).collect()
+}

@@ -1,0 +1,145 @@
+//! One life of etcd: recorded before it begins, attended while it lasts, judged when it ends.
+
+use std::time::Duration;
+
+use super::{Daemon, Kind, Launch};
+use crate::act;
+use crate::attend::{Attendant, Progress};
+use crate::clock;
+use crate::cluster::paxos::Joined;
+use crate::cluster::supervision::{Ended, LIFE_THAT_RESETS, Life, Verdict, verdict};
+use crate::etcd::command::{Start, environment};
+use crate::exit::{Code, Failure};
+use crate::identity;
+use crate::process::spawn::Child;
+use crate::startup;
+
+/// R5: how long the roll call is served between two lives of an etcd that never elected.
+const YIELD_TIME: Duration = Duration::from_secs(5);
+
+impl Daemon {
+    /// Spawns etcd and stays with it. `None` for its life: it was told to yield.
+    pub(super) async fn run_etcd(&mut self, launch: &Launch) -> Result<(Option<Life>, String), Failure> {
+        if let Some(version) = self.version.take() {
+            self.release = startup::find_release(version).await;
+        }
+        let settings = self.settings();
+        let start = match &launch.kind {
+            Kind::New(list) => Start::New { initial_cluster: &list.initial_cluster(), token: &list.token },
+            Kind::Existing { initial_cluster, .. } => Start::Existing { initial_cluster },
+            Kind::Resume => Start::Resume,
+        };
+        let env = environment(&settings, &start, self.release);
+        self.record_launch(&launch.kind)?;
+        let spawned_at = clock::now();
+        let child = match Child::spawn(&self.program, &env, &self.reaper) {
+            Ok(child) => child,
+            Err(cause) => {
+                return Err(Failure::new(
+                    Code::EtcdMissing,
+                    format!("{} can't be run: {cause}", self.program.display()),
+                ));
+            }
+        };
+        log::info!("etcd runs as process {}", child.pid());
+        let child = self.child.insert(child);
+        let attendant = Attendant {
+            etcd: &self.etcd,
+            desk: &self.desk,
+            notify: &self.notify,
+            own_client_url: identity::own_client_url(&settings),
+            own_peer_url: identity::own_peer_url(&settings),
+            others: launch.others.clone(),
+            spawned_at,
+        };
+        let mut progress = Progress::default();
+        let ended = tokio::select! {
+            ended = child.wait() => Some(ended),
+            () = attendant.until_yield(&mut progress) => None,
+        };
+        let Some(ended) = ended else {
+            child.stop(self.config.stop_timeout).await;
+            self.child = None;
+            return Ok((None, String::new()));
+        };
+        let output = child.last_words().await;
+        self.child = None;
+        if !progress.served && !matches!(launch.kind, Kind::Resume) {
+            self.forget_a_life_that_never_was();
+        }
+        let lasted = clock::now() - spawned_at;
+        let short_lives_before = self.short_lives;
+        self.short_lives = if lasted < LIFE_THAT_RESETS { self.short_lives + 1 } else { 0 };
+        Ok((Some(Life { ended, lasted, served: progress.served, short_lives_before }), output))
+    }
+
+    pub(super) fn quarantine(&self, never_ran: bool) -> Result<String, act::Error> {
+        self.actor.quarantine(&self.settings().paths, never_ran)
+    }
+
+    /// A first life that ended before it made a WAL has cast no vote (a bad setting, a port in use): what it left, a backend
+    /// at most, is moved aside, and it counts as never begun.
+    fn forget_a_life_that_never_was(&self) {
+        if !self.settings().paths.holds_wal()
+            && let Err(error) = self.quarantine(true)
+        {
+            log::error!("{error}");
+        }
+    }
+
+    /// What must be durable before etcd first runs under an id.
+    fn record_launch(&self, kind: &Kind) -> Result<(), Failure> {
+        let recorded = self.desk.amend(|ledger| match kind {
+            Kind::New(list) => {
+                ledger.chosen = Some(list.clone());
+                ledger.founded = true;
+                ledger.never_elected = true;
+            }
+            Kind::Existing { cluster, member, .. } => {
+                ledger.joined = Some(Joined { cluster: *cluster, member: *member, spawned: true });
+                ledger.never_elected = false;
+            }
+            Kind::Resume => {}
+        });
+        recorded.map_err(|error| Failure::new(Code::DataDirUnwritable, error))
+    }
+
+    /// etcd ended by itself: say so, wait as long as the verdict says with the port ours again, then decide anew.
+    pub(super) async fn after(&mut self, life: &Life, output: &str) -> Result<(), Failure> {
+        let how = match life.ended {
+            Ended::Exited(code) => format!("exited with {code}"),
+            Ended::Signaled(signal) => format!("was ended by signal {signal}"),
+        };
+        match verdict(life, output, clock::chance()) {
+            Verdict::Misconfigured => {
+                let line =
+                    output.lines().rev().find(|l| l.contains("failed to verify flags")).or(output.lines().next());
+                Err(Failure::new(
+                    Code::Config,
+                    format!("etcd refuses its settings: {}", line.unwrap_or_default().trim()),
+                ))
+            }
+            Verdict::Again(pause) => {
+                log::warn!(
+                    "etcd {how} after {} ms; deciding again in {} ms",
+                    life.lasted.as_millis(),
+                    pause.as_millis()
+                );
+                self.said.clear();
+                let serving = self.serve().await?;
+                clock::pause(pause).await;
+                serving.close().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// R5: the chosen list is served for a while, so that a listed node that comes late learns its token.
+    pub(super) async fn yield_to_the_late(&mut self) -> Result<(), Failure> {
+        self.said.clear();
+        let serving = self.serve().await?;
+        clock::pause(YIELD_TIME).await;
+        serving.close().await;
+        Ok(())
+    }
+}

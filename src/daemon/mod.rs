@@ -1,0 +1,227 @@
+//! The only owner of state: observe, decide, act, and again; signals and child exits in between.
+
+mod deliberate;
+mod life;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::act::Actor;
+use crate::clock;
+use crate::cluster::step::Step;
+use crate::cluster::supervision::Ended;
+use crate::cluster::types::{ClusterId, InitialList, InstanceId, MemberId};
+use crate::cluster::view::View;
+use crate::config::Config;
+use crate::etcd::client::Client;
+use crate::etcd::command::{Release, Settings};
+use crate::exit::{Code, Failure};
+use crate::http;
+use crate::identity;
+use crate::ledger::Identity;
+use crate::observe::Observer;
+use crate::process::notify::Notify;
+use crate::process::reaper::Reaper;
+use crate::process::signals::Blocked;
+use crate::process::spawn::{Child, Output};
+use crate::rollcall::server::{Desk, Serving, serve};
+use crate::startup::{self, Startup};
+use crate::tls::Trust;
+
+/// The first pause between looks; it doubles up to `BOOTSTRAP_WAIT` while nothing moves.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Moving leadership must not hold up a stop.
+const MOVE_LEADER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs until a signal or a failure that a restart would not mend.
+///
+/// # Errors
+/// Settings, our own files, a missing etcd.
+pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
+    let (mut stop, exits) = signals.handle().map_err(|e| Failure::new(Code::System, e))?;
+    let reaper = Reaper::start(exits);
+    for notice in &config.notices {
+        log::warn!("{notice}");
+    }
+    let found = tokio::select! {
+        biased;
+        () = stop.signal() => return Ok(0),
+        found = startup::look_around(&config, &reaper) => found?,
+    };
+    let mut daemon = Daemon::new(config, found, reaper);
+    let ended = tokio::select! {
+        biased;
+        () = stop.signal() => None,
+        outcome = daemon.live() => Some(outcome),
+    };
+    match ended {
+        Some(Err(failure)) => Err(failure),
+        Some(Ok(never)) => match never {},
+        None => Ok(daemon.stop().await),
+    }
+}
+
+/// `live` ends by a failure only.
+enum Never {}
+
+struct Daemon {
+    config: Config,
+    identity: Identity,
+    program: PathBuf,
+    version: Option<Output>,
+    release: Option<Release>,
+    observer: Observer,
+    desk: Desk,
+    actor: Actor,
+    etcd: Client,
+    reaper: Reaper,
+    notify: Notify,
+    child: Option<Child>,
+    short_lives: u32,
+    own_removed_at: Option<Instant>,
+    /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
+    yielded: bool,
+    said: String,
+    complained: String,
+}
+
+/// How the deliberation ended.
+struct Launch {
+    kind: Kind,
+    /// Client URLs of the living cluster's members.
+    others: Vec<String>,
+}
+
+enum Kind {
+    New(InitialList),
+    Existing { cluster: ClusterId, member: MemberId, initial_cluster: String },
+    Resume,
+}
+
+impl Daemon {
+    fn new(config: Config, found: Startup, reaper: Reaper) -> Self {
+        let Startup { identity, program, version, desk, cloud } = found;
+        let me = InstanceId(identity.instance.clone());
+        Self {
+            actor: Actor::new(desk.clone(), me, config.peer_port, config.probe_timeout),
+            observer: Observer::new(config.clone(), cloud, true),
+            etcd: Client::new(http::Client::new(Trust::public(None))),
+            notify: Notify::to(config.notify_socket.clone()),
+            config,
+            identity,
+            program,
+            version: Some(version),
+            release: None,
+            desk,
+            reaper,
+            child: None,
+            short_lives: 0,
+            own_removed_at: None,
+            yielded: false,
+            said: String::new(),
+            complained: String::new(),
+        }
+    }
+
+    /// One life of etcd after another.
+    async fn live(&mut self) -> Result<Never, Failure> {
+        loop {
+            let serving = self.serve().await?;
+            let launch = self.deliberate().await?;
+            serving.close().await;
+            let (life, output) = self.run_etcd(&launch).await?;
+            self.yielded = life.is_none();
+            match life {
+                None => self.yield_to_the_late().await?,
+                Some(life) => self.after(&life, &output).await?,
+            }
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        identity::settings(&self.config, &self.identity)
+    }
+
+    /// Listens for the roll call; a port in use is waited for, whoever holds it.
+    async fn serve(&mut self) -> Result<Serving, Failure> {
+        let addresses = identity::roll_call_addresses(&self.settings());
+        let addresses = addresses.map_err(|error| Failure::new(Code::Config, error))?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match serve(&self.desk, &addresses).await {
+                Ok(serving) => return Ok(serving),
+                Err(error) => self.say(format!(
+                    "hold: the roll call can't listen on {error}; stop what holds PEER_PORT (another etcd or supervisor?)"
+                )),
+            }
+            clock::pause(pause).await;
+            pause = (pause * 2).min(self.config.bootstrap_wait);
+        }
+    }
+
+    /// A stop that was asked for: leadership first, then etcd.
+    async fn stop(&mut self) -> i32 {
+        self.notify.tell("STOPPING=1");
+        let Some(child) = &self.child else {
+            log::info!("stopped");
+            return 0;
+        };
+        if !child.has_ended() {
+            let url = identity::own_client_url(&identity::settings(&self.config, &self.identity));
+            let _best_effort = tokio::time::timeout(MOVE_LEADER_TIMEOUT, move_leadership(&self.etcd, &url)).await;
+        }
+        match child.stop(self.config.stop_timeout).await {
+            Ended::Exited(0) | Ended::Signaled(15) => {
+                log::info!("etcd stopped");
+                0
+            }
+            ended => {
+                log::warn!("etcd's stop ended as {ended:?}");
+                ended.exit_code()
+            }
+        }
+    }
+
+    /// Logs a decision when it changes, with the view in a line.
+    fn report(&mut self, step: &Step, view: &View) {
+        let seen = view.peers.iter().map(|(id, peer)| format!("{id} {}", peer.sighting)).collect::<Vec<_>>().join("; ");
+        log::debug!("view: {seen}");
+        self.say(step.to_string());
+    }
+
+    /// One line, unless it was the last one said.
+    fn say(&mut self, line: String) {
+        if self.said != gist(&line) {
+            log::info!("{line}");
+            self.notify.tell(&format!("STATUS={line}"));
+            self.said = gist(&line);
+        }
+    }
+
+    /// The same for a step that failed: the step itself is said in between.
+    fn complain(&mut self, line: String) {
+        if self.complained != gist(&line) {
+            log::warn!("{line}");
+            self.complained = gist(&line);
+        }
+    }
+}
+
+/// A line without the numbers that merely count on.
+fn gist(line: &str) -> String {
+    line.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+async fn move_leadership(etcd: &Client, url: &str) {
+    let Ok(status) = etcd.status(url, MOVE_LEADER_TIMEOUT).await else { return };
+    if status.leader != Some(status.member) {
+        return;
+    }
+    let Ok(list) = etcd.member_list(url, MOVE_LEADER_TIMEOUT).await else { return };
+    let heir = list.members.iter().find(|m| m.id != status.member && !m.is_learner && !m.client_urls.is_empty());
+    let Some(heir) = heir else { return };
+    match etcd.move_leader(url, heir.id, MOVE_LEADER_TIMEOUT).await {
+        Ok(()) => log::info!("leadership moved to member {}", heir.id),
+        Err(error) => log::warn!("leadership could not be moved: {error}"),
+    }
+}
