@@ -12,7 +12,7 @@ use crate::rollcall::server::Desk;
 /// While something is awaited: soon, then slower.
 const FIRST_POLL: Duration = Duration::from_millis(25);
 const LONGEST_POLL: Duration = Duration::from_secs(1);
-/// At rest: two requests to loopback in so long.
+/// At rest: one request to our own etcd in so long.
 const REST: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Promotion may wait for the leader's own commit.
@@ -46,6 +46,11 @@ impl Attendant<'_> {
         let mut pause = FIRST_POLL;
         let yield_after = clock::jittered(YIELD_AFTER * 2);
         loop {
+            // At rest one question is enough: it holds a read through the quorum.
+            if progress.ready && matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(()))) {
+                clock::pause(REST).await;
+                continue;
+            }
             let running = self.look(progress).await;
             let settled = progress.ready && running.is_some_and(|r| r.has_leader && !r.is_learner);
             match running.map(|r| attend(&Running { yield_after, ..r })) {
