@@ -246,6 +246,19 @@ fn an_accepted_list_is_started_only_when_an_etcd_shows_it_was_chosen() {
     assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")));
 }
 
+/// A wiped node is told the list like any other, and may have voted under its id.
+#[test]
+fn a_word_is_believed_only_by_the_young_and_by_those_who_took_part() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    v.ledger.chosen = Some(list("abc"));
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")), "younger than the founding window");
+    v.roster = Known::Known(Roster::new(roster("abc").all().to_vec(), NOW + 3600));
+    assert!(matches!(decide(&policy, &v), Step::Hold(_)));
+    v.ledger.promised = Some(Ballot { round: 1, proposer: id('a'), nonce: 1 });
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")), "its disk is the founding's");
+}
+
 #[test]
 fn a_void_choice_binds_nobody() {
     let policy = policy(Some(3));

@@ -169,6 +169,18 @@ fn a_call_over_another_roster_changes_nothing() {
     assert_eq!(next, None);
 }
 
+/// Who asks for the list after an election has lost its disk.
+#[test]
+fn the_list_is_told_beside_data_only_while_it_never_elected() {
+    let world = World::new(3);
+    let standing = Standing { has_data: true, ..world.standing() };
+    let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: "t".to_owned() };
+    let elected = Ledger { chosen: Some(list.clone()), founded: true, ..world.ledgers[1].clone() };
+    assert_eq!(elected.standing_choice(&standing), None);
+    let never_elected = Ledger { never_elected: true, ..elected };
+    assert_eq!(never_elected.standing_choice(&standing), Some(&list));
+}
+
 #[test]
 fn a_node_with_data_promises_nothing() {
     let world = World::new(3);
