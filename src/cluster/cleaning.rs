@@ -23,7 +23,7 @@ pub enum Kept {
     QuorumAfter { answering: usize, needed: usize },
 }
 
-/// The first member (by id) that may go, if any; `me` is a replacement waiting.
+/// The first member (by id) that may go, if any. Whoever asks is fresh: a replacement is waiting.
 pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<MemberId> {
     cluster.members.iter().filter(|m| verdict(policy, view, cluster, m).is_ok()).map(|m| m.id).min()
 }

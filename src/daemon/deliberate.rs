@@ -78,12 +78,12 @@ impl Daemon {
         };
         let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
         let has_data = data != DataDir::Fresh;
-        let mut view =
+        // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
+        // meanwhile must not be taken for the one whose etcd was seen. What moved stirs the next look.
+        let view =
             self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, has_data, cluster)).await;
         let answered = |sighting: &Sighting| !matches!(sighting, Sighting::Refused | Sighting::Silent(_));
         self.desk.saw(view.peers.iter().filter(|(_, p)| answered(&p.sighting)).map(|(id, _)| id.clone()).collect());
-        // The ledger may have moved while we looked.
-        view.ledger = self.desk.ledger();
         Ok(view)
     }
 
