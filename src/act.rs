@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::aws::s3;
+use crate::claim::ClaimObject;
 use crate::clock;
+use crate::cluster::claim::{Claim, Claiming};
 use crate::cluster::paxos::{Accepted, Answer, Call, Charter, Joined, Standing, Tally, tally_accepts, tally_promises};
 use crate::cluster::step::Proposal;
 use crate::cluster::types::{InitialList, InstanceId, MemberId, Roster};
@@ -33,6 +37,7 @@ const PACE_POLL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub enum Error {
     Etcd(client::Error),
+    Claim(s3::Error),
     Ledger(ledger::Error),
     DataDir(data_dir::Error),
 }
@@ -41,6 +46,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etcd(error) => write!(f, "{error}"),
+            Self::Claim(error) => write!(f, "{error}"),
             Self::Ledger(error) => write!(f, "{error}"),
             Self::DataDir(error) => write!(f, "{error}"),
         }
@@ -60,6 +66,7 @@ impl From<ledger::Error> for Error {
 pub struct Actor {
     http: http::Client,
     etcd: Client,
+    claim: Arc<ClaimObject>,
     desk: Desk,
     me: InstanceId,
     peer_port: u16,
@@ -68,9 +75,9 @@ pub struct Actor {
 
 impl Actor {
     /// An actor that writes to that desk.
-    pub fn new(desk: Desk, me: InstanceId, peer_port: u16, call_timeout: Duration) -> Self {
+    pub fn new(desk: Desk, claim: Arc<ClaimObject>, me: InstanceId, peer_port: u16, call_timeout: Duration) -> Self {
         let http = http::Client::new(Trust::public(None));
-        Self { etcd: Client::new(http.clone()), http, desk, me, peer_port, call_timeout }
+        Self { etcd: Client::new(http.clone()), http, claim, desk, me, peer_port, call_timeout }
     }
 
     /// Phase 1 of a founding round.
@@ -169,6 +176,17 @@ impl Actor {
     /// Our own ledger's.
     pub fn found_alone(&self, accepted: &Accepted) -> Result<(), Error> {
         Ok(self.desk.amend(|ledger| ledger.found_alone(accepted))?)
+    }
+
+    /// Claims a list as the first; false: somebody else's claim came first.
+    ///
+    /// # Errors
+    /// Our own ledger's, or S3's; what became of the claim shows in the next observation.
+    pub async fn claim(&self, claiming: &Claiming) -> Result<bool, Error> {
+        let Claiming { ballot, list, replaces } = claiming;
+        self.desk.amend(|ledger| ledger.promised = Some(ballot.clone()))?;
+        let claim = Claim::Founding { list: list.clone() };
+        self.claim.write(&claim, replaces.as_deref()).await.map_err(Error::Claim)
     }
 
     /// Removes a member.

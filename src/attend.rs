@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::claim::ClaimObject;
 use crate::clock;
+use crate::cluster::claim::{Claim, Establish, establish};
 use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend};
-use crate::cluster::types::MemberId;
+use crate::cluster::types::{ClusterId, MemberId};
 use crate::etcd::client::Client;
+use crate::etcd::ids;
 use crate::process::notify::Notify;
 use crate::rollcall::server::Desk;
 
@@ -23,6 +26,7 @@ const PROMOTE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Attendant<'a> {
     pub etcd: &'a Client,
     pub desk: &'a Desk,
+    pub claim: &'a ClaimObject,
     pub notify: &'a Notify,
     pub own_client_url: String,
     pub own_peer_url: String,
@@ -38,6 +42,10 @@ pub struct Progress {
     pub served: bool,
     ready: bool,
     leaderless_since: Option<Instant>,
+    cluster: Option<ClusterId>,
+    /// Nothing is left to do about the claim.
+    claim_is_settled: bool,
+    complained: String,
 }
 
 impl Attendant<'_> {
@@ -48,6 +56,7 @@ impl Attendant<'_> {
         loop {
             // At rest one question is enough: it holds a read through the quorum.
             if progress.ready && matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(()))) {
+                self.settle_claim(progress).await;
                 clock::pause(REST).await;
                 continue;
             }
@@ -90,7 +99,9 @@ impl Attendant<'_> {
             && leader.is_some()
             && !is_learner
         {
+            progress.cluster = Some(status.cluster);
             self.note_readiness(progress, status.member).await;
+            self.settle_claim(progress).await;
         }
         Some(Running {
             member: status.as_ref().map_or(MemberId(0), |s| s.member),
@@ -126,6 +137,41 @@ impl Attendant<'_> {
             log::warn!("member {member} is not healthy: {why}");
         }
         progress.ready = ready;
+    }
+
+    /// From the first quorum on the claim says so: fresh nodes then only join.
+    async fn settle_claim(&self, progress: &mut Progress) {
+        let Some(cluster) = progress.cluster.filter(|_| progress.ready && !progress.claim_is_settled) else { return };
+        let trouble = match establish(&self.claim.read().await, cluster, ids::cluster_id) {
+            Establish::Done => {
+                progress.claim_is_settled = true;
+                return;
+            }
+            Establish::Write { replaces } => {
+                match self.claim.write(&Claim::Established { cluster }, replaces.as_deref()).await {
+                    Ok(true) => {
+                        log::info!("the claim now says that cluster {cluster} is established");
+                        progress.claim_is_settled = true;
+                        return;
+                    }
+                    // Another member was first: the next look shows it.
+                    Ok(false) => return,
+                    Err(error) => format!("the claim could not be written: {error}"),
+                }
+            }
+            Establish::Conflict(theirs) => {
+                progress.claim_is_settled = true;
+                format!(
+                    "the claim is for {theirs}, but cluster {cluster} is what runs here; etcd runs on; give each cluster a \
+                     MUSTER_CLAIM of its own, or delete the object that is out of date"
+                )
+            }
+            Establish::Later(cause) => format!("the claim can't be read: {cause}"),
+        };
+        if progress.complained != trouble {
+            log::warn!("{trouble}");
+            progress.complained = trouble;
+        }
     }
 
     async fn promote(&self, member: MemberId) {

@@ -1,10 +1,14 @@
 //! EC2 and the metadata service as one instance sees them.
 
 use std::fmt;
+use std::sync::Arc;
 
+use crate::aws::caller::{self, Caller};
 use crate::aws::credentials::{self, Provider};
 use crate::aws::ec2::{self, Described, Ec2};
 use crate::aws::imds::{self, Imds};
+use crate::aws::s3::{Endpoint, S3};
+use crate::claim::ClaimObject;
 use crate::cluster::types::{InstanceId, Roster};
 use crate::config::{Config, MemberType};
 use crate::exit::{Code, Failure};
@@ -37,18 +41,22 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let denied = match &error {
             Error::Imds(_) => false,
-            Error::Ec2(ec2::Error::Credentials(cause)) => !matches!(cause, credentials::Error::Imds(_)),
+            Error::Ec2(ec2::Error::Unanswered(caller::Error::Credentials(cause))) => {
+                !matches!(cause, credentials::Error::Imds(_))
+            }
             Error::Ec2(cause) => cause.is_denial(),
         };
         Self::new(if denied { Code::Denied } else { Code::Unavailable }, error)
     }
 }
 
-/// Both services, ready to be asked.
+/// The services, ready to be asked.
 #[derive(Debug)]
 pub struct Cloud {
-    imds: Imds,
+    imds: Arc<Imds>,
+    caller: Arc<Caller>,
     ec2: Ec2,
+    claim: Arc<ClaimObject>,
     tags: Vec<(String, String)>,
 }
 
@@ -78,8 +86,18 @@ impl Cloud {
         let public = || ec2::endpoint(region, config.use_fips, config.use_dualstack);
         let endpoint = config.ec2_endpoint.clone().unwrap_or_else(public);
         let provider = Provider::new(config.credentials.clone(), http.clone());
-        let ec2 = Ec2::new(http, endpoint, region.to_owned(), provider);
-        Self { imds, ec2, tags: config.tags.clone() }
+        let caller = Arc::new(Caller::new(http, region.to_owned(), provider));
+        let public_s3 = || Endpoint::public(region, config.use_fips, config.use_dualstack);
+        let s3_endpoint = config.s3_endpoint.clone().map_or_else(public_s3, Endpoint::Given);
+        let imds = Arc::new(imds);
+        let claim = ClaimObject::new(imds.clone(), S3::new(caller.clone(), s3_endpoint), config.claim.clone());
+        Self {
+            imds,
+            ec2: Ec2::new(caller.clone(), endpoint),
+            caller,
+            tags: config.tags.clone(),
+            claim: Arc::new(claim),
+        }
     }
 
     /// Every instance of the filter.
@@ -116,8 +134,13 @@ impl Cloud {
         self.ec2.is_impaired(&self.imds, id).await.map_err(Error::Ec2)
     }
 
+    /// The object `MUSTER_CLAIM` names; shared by those who read it and those who write it.
+    pub fn claim(&self) -> Arc<ClaimObject> {
+        self.claim.clone()
+    }
+
     /// API calls made so far.
     pub fn calls(&self) -> u64 {
-        self.ec2.calls()
+        self.caller.calls()
     }
 }

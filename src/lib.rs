@@ -5,6 +5,7 @@
 pub mod act;
 pub mod attend;
 pub mod aws;
+pub mod claim;
 pub mod clock;
 pub mod cloud;
 pub mod cluster;

@@ -1,12 +1,15 @@
 //! Reads the world into a [`View`]. Writes nothing, but for noting since when somebody has been silent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cloud::Cloud;
+use crate::cluster::claim::Claimed;
 use crate::cluster::paxos::Ledger;
 use crate::cluster::types::{ClusterId, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster};
 use crate::cluster::view::{DataDir, EtcdSeen, Fate, Me, Peer, Policy, Sighting, View};
@@ -40,6 +43,7 @@ pub struct Own {
 pub struct Observer {
     config: Config,
     cloud: Cloud,
+    claim: Arc<ClaimObject>,
     http: http::Client,
     etcd: Client,
     /// Tell peers who looks, so that they look too.
@@ -63,6 +67,7 @@ impl Observer {
         Self {
             etcd: Client::new(http.clone()),
             config,
+            claim: cloud.claim(),
             cloud,
             http,
             announce,
@@ -122,6 +127,7 @@ impl Observer {
             ledger: own.ledger.clone(),
             accepted_cluster: own.ledger.accepted.as_ref().map(|a| ids::cluster_id(&a.list)),
             chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),
+            claim: Claimed::NotAsked,
             own_tags: Known::Unknown("not asked".to_owned()),
             roster_unchanged_for: clock::now() - self.roster_since,
             roster,
@@ -202,6 +208,10 @@ impl Observer {
 
     /// Questions that cost a call each, asked only where the answer can change the decision.
     async fn ask_where_it_matters(&mut self, view: &mut View) {
+        // Only a fresh node's founding depends on it.
+        if view.data == DataDir::Fresh && view.living_clusters().is_empty() {
+            view.claim = self.claim.read().await;
+        }
         let Known::Known(roster) = view.roster.clone() else { return };
         if view.data == DataDir::Fresh && roster.find(&view.me.instance).is_none() {
             view.own_tags = match self.cloud.instance(&view.me.instance).await {

@@ -5,12 +5,13 @@ mod common;
 use std::time::Duration;
 
 use common::*;
+use etcd_muster::cluster::claim::{Claim, Claimed, Establish, establish};
 use etcd_muster::cluster::cleaning::Kept;
 use etcd_muster::cluster::decide::{Attend, Running, attend, decide};
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined};
 use etcd_muster::cluster::step::{Absence, Alone, Halt, Hold, Quarantine, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::cluster::view::{DataDir, Sighting};
+use etcd_muster::cluster::view::{DataDir, Policy, Sighting, View};
 
 const LONG: Duration = Duration::from_secs(61);
 const NO_TIME: Duration = Duration::ZERO;
@@ -270,6 +271,128 @@ fn a_void_choice_binds_nobody() {
     all_fresh(&policy, &mut v, "de");
     let Step::Propose(proposal) = decide(&policy, &v) else { panic!("two of three listed are terminated") };
     assert_eq!(proposal.charter.first.len(), 3);
+}
+
+// ---- the claim
+
+fn claiming(size: usize) -> Policy {
+    Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy(Some(size)) }
+}
+
+fn held(claim: Claim) -> Claimed {
+    Claimed::Held { claim, version: "\"v1\"".to_owned() }
+}
+
+/// A fleet of three, all fresh, seen by the oldest.
+fn all_fresh_under(policy: &Policy, claim: Claimed) -> View {
+    let mut v = view('a', "abc");
+    all_fresh(policy, &mut v, "bc");
+    v.claim = claim;
+    v
+}
+
+#[test]
+fn a_free_claim_is_written_by_the_oldest_and_nothing_is_voted_on() {
+    let policy = claiming(3);
+    let mut v = all_fresh_under(&policy, Claimed::Absent);
+    let Step::Claim(claiming) = decide(&policy, &v) else { panic!("no claim") };
+    assert_eq!((claiming.list.members.len(), claiming.replaces), (3, None));
+    says(&mut v, 'b', Sighting::HasData { cluster: None, chosen: None }, NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::PeerHasData { .. })), "G2");
+}
+
+#[test]
+fn a_claim_that_cant_be_read_is_not_a_free_one() {
+    let policy = claiming(3);
+    let v = all_fresh_under(&policy, Claimed::Unknown("AccessDenied".to_owned()));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ClaimUnknown { .. })));
+}
+
+#[test]
+fn those_who_claim_and_those_who_vote_dont_count_each_other() {
+    let policy = claiming(3);
+    let mut v = all_fresh_under(&policy, Claimed::Absent);
+    says(&mut v, 'b', fresh('b', &policy_charter("abc")), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::DifferentRoster { .. })));
+}
+
+#[test]
+fn the_claimed_list_is_started_whatever_was_chosen_otherwise() {
+    let policy = claiming(3);
+    let mut v = all_fresh_under(&policy, held(Claim::Founding { list: list("abc") }));
+    v.ledger.chosen = Some(list("abd"));
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")));
+    v.ledger.founded = true;
+    assert_eq!(decide(&policy, &v), Step::Hold(Hold::DiskLost));
+    let without_us = all_fresh_under(&policy, held(Claim::Founding { list: list("bcd") }));
+    assert!(matches!(decide(&policy, &without_us), Step::Hold(Hold::ClaimedByOthers { .. })));
+}
+
+#[test]
+fn an_old_node_obeys_a_claim_only_if_its_disk_saw_it_free() {
+    let policy = claiming(3);
+    let mut v = all_fresh_under(&policy, held(Claim::Founding { list: list("abc") }));
+    v.roster = Known::Known(Roster::new(roster("abc").all().to_vec(), NOW + 3600));
+    assert_eq!(decide(&policy, &v), Step::Hold(Hold::DiskLost));
+    v.ledger.saw_unclaimed = true;
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")));
+}
+
+#[test]
+fn a_void_claim_is_replaced_as_it_was_seen_and_an_established_one_never() {
+    let policy = claiming(3);
+    let mut instances = roster("abc").all().to_vec();
+    instances.extend(['x', 'y'].map(|n| instance(n, InstanceState::Terminated)));
+    let seen = Known::Known(Roster::new(instances, NOW));
+    let mut v = view('a', "abc");
+    v.roster = seen.clone();
+    all_fresh(&policy, &mut v, "bc");
+    v.claim = held(Claim::Founding { list: list("axy") });
+    let Step::Claim(claiming) = decide(&policy, &v) else { panic!("two of three claimed are terminated") };
+    assert_eq!(claiming.replaces.as_deref(), Some("\"v1\""));
+    v.claim = held(Claim::Established { cluster: LIVING });
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Established { .. })));
+}
+
+#[test]
+fn with_a_claim_either_of_two_may_found_when_the_other_is_silent() {
+    let policy = claiming(2);
+    let mut younger = view('b', "ab");
+    says(&mut younger, 'a', Sighting::Silent("timeout".into()), LONG);
+    younger.claim = Claimed::Absent;
+    let Step::Claim(claiming) = decide(&policy, &younger) else { panic!("no claim") };
+    assert_eq!(claiming.list.members, [listed('b')]);
+    says(&mut younger, 'a', Sighting::Silent("timeout".into()), NO_TIME);
+    assert!(matches!(absence(&decide(&policy, &younger)), Absence::Grace { .. }));
+}
+
+#[test]
+fn one_who_saw_the_claim_free_may_take_the_place_it_was_given() {
+    let policy = claiming(3);
+    let mut v = view('c', "abc");
+    let Sighting::Etcd(mut seen) = etcd("abc", true) else { panic!() };
+    seen.members[2].client_urls.clear();
+    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    v.chosen_cluster = Some(LIVING);
+    assert!(
+        matches!(decide(&policy, &v), Step::RemoveMember { why: Removal::OwnOldId, .. }),
+        "told, as a wiped node is"
+    );
+    v.ledger.saw_unclaimed = true;
+    assert!(matches!(decide(&policy, &v), Step::StartExisting { .. }));
+}
+
+#[test]
+fn a_claim_is_established_by_its_own_cluster_only() {
+    let id_of = |_: &InitialList| LIVING;
+    let write = |replaces: Option<&str>| Establish::Write { replaces: replaces.map(str::to_owned) };
+    let founding = held(Claim::Founding { list: list("abc") });
+    assert_eq!(establish(&founding, LIVING, id_of), write(Some("\"v1\"")));
+    assert_eq!(establish(&Claimed::Absent, LIVING, id_of), write(None));
+    assert!(matches!(establish(&founding, ClusterId(7), id_of), Establish::Conflict(_)));
+    let established = held(Claim::Established { cluster: LIVING });
+    assert_eq!(establish(&established, LIVING, id_of), Establish::Done);
+    assert!(matches!(establish(&established, ClusterId(7), id_of), Establish::Conflict(_)));
 }
 
 // ---- data

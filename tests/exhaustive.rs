@@ -8,6 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
+use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::decide;
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
 use etcd_muster::cluster::step::{Removal, Step};
@@ -122,7 +123,8 @@ fn ledgers() -> Vec<Memory> {
         (Ledger { chosen: Some(list("acd")), ..blank.clone() }, None, Some(LIVING)),
         (Ledger { chosen: Some(list("abc")), founded: true, never_elected: true, ..blank.clone() }, None, Some(LIVING)),
         (Ledger { joined: joined(false), ..blank.clone() }, None, None),
-        (Ledger { joined: joined(true), ..blank }, None, None),
+        (Ledger { joined: joined(true), ..blank.clone() }, None, None),
+        (Ledger { chosen: Some(list("abc")), saw_unclaimed: true, ..blank }, None, Some(LIVING)),
     ]
 }
 
@@ -149,10 +151,30 @@ fn policies() -> Vec<Policy> {
             for clean in [Clean::Gone, Clean::Off] {
                 all.push(Policy { found_absent, found_alone, clean, ..policy(size) });
             }
+            all.push(Policy { found_absent, found_alone, claim: Some("s3://b/claim.json".to_owned()), ..policy(size) });
         }
     }
     all
 }
+
+/// What the claim says where there is one: of `by`, `y` is terminated wherever EC2 shows it.
+fn claims(policy: &Policy) -> Vec<Claimed> {
+    if policy.claim.is_none() {
+        return vec![Claimed::NotAsked];
+    }
+    let held = |claim| Claimed::Held { claim, version: VERSION.to_owned() };
+    let founding = |names| held(Claim::Founding { list: list(names) });
+    vec![
+        Claimed::Unknown("AccessDenied".to_owned()),
+        Claimed::Absent,
+        founding("abc"),
+        founding("acd"),
+        founding("by"),
+        held(Claim::Established { cluster: LIVING }),
+    ]
+}
+
+const VERSION: &str = "\"1\"";
 
 /// What EC2 says, asked by id, of members that do not answer.
 fn fates() -> [(Known<bool>, Duration); 4] {
@@ -178,7 +200,7 @@ fn the_guarantees_hold_on_every_small_view() {
         let workers: Vec<_> = (0..std::thread::available_parallelism().map_or(2, usize::from))
             .map(|_| {
                 scope.spawn(|| {
-                    let mut count = (0_u64, [0_u64; 11]);
+                    let mut count = (0_u64, [0_u64; STEPS]);
                     loop {
                         let task = queue.lock().ok().and_then(|mut queue| queue.pop());
                         let Some((policy, peers)) = task else { return count };
@@ -187,7 +209,7 @@ fn the_guarantees_hold_on_every_small_view() {
                 })
             })
             .collect();
-        let mut total = (0, [0; 11]);
+        let mut total = (0, [0; STEPS]);
         for worker in workers {
             let Ok((views, steps)) = worker.join() else { panic!("a guarantee is broken; the view is above") };
             total.0 += views;
@@ -200,7 +222,8 @@ fn the_guarantees_hold_on_every_small_view() {
     assert!(steps.iter().all(|n| *n > 0), "a step that is never taken is not tested: {}", named.join(", "));
 }
 
-const NAMES: [&str; 11] = [
+const STEPS: usize = 12;
+const NAMES: [&str; STEPS] = [
     "hold",
     "propose",
     "found alone",
@@ -212,6 +235,7 @@ const NAMES: [&str; 11] = [
     "resume",
     "quarantine",
     "halt",
+    "claim",
 ];
 
 fn kind(step: &Step) -> usize {
@@ -227,10 +251,11 @@ fn kind(step: &Step) -> usize {
         Step::Resume => 8,
         Step::Quarantine(_) => 9,
         Step::Halt(_) => 10,
+        Step::Claim(_) => 11,
     }
 }
 
-fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u64; 11])) {
+fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u64; STEPS])) {
     let names: String = PEERS[..peers].iter().chain([&ME]).collect();
     let bounds: Vec<usize> = (0..peers).map(|i| if i == 2 { third } else { SAYINGS.len() }).collect();
     let combinations: usize = bounds.iter().product();
@@ -245,10 +270,17 @@ fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u
             }
             let moved = v.me.listed.peer_urls[0].replace('b', "elsewhere");
             for data in data_dirs() {
+                // The claim is a fresh node's concern.
+                if policy.claim.is_some() && data != DataDir::Fresh {
+                    continue;
+                }
                 for (ledger, accepted_cluster, chosen_cluster) in ledgers() {
                     v.data = data.clone();
                     (v.ledger, v.accepted_cluster, v.chosen_cluster) = (ledger, accepted_cluster, chosen_cluster);
-                    check(policy, &mut v, count);
+                    for claim in claims(policy) {
+                        v.claim = claim;
+                        check(policy, &mut v, count);
+                    }
                 }
                 if data != DataDir::Fresh {
                     let at_home = std::mem::replace(&mut v.me.listed.peer_urls[0], moved.clone());
@@ -260,7 +292,7 @@ fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u
     }
 }
 
-fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; 11])) {
+fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
     v.fates.clear();
     let silent: Vec<Member> = v.living_clusters().values().flat_map(|etcd| etcd.members.clone()).collect();
     let is_seen = |m: &Member| {
@@ -295,7 +327,16 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
     let is_fresh = v.data == DataDir::Fresh;
     let answering = v.peers.values().filter(|p| matches!(p.sighting, Sighting::Fresh(_))).count();
     match step {
-        Step::Propose(_) | Step::FoundAlone { .. } => {
+        Step::Propose(_) | Step::FoundAlone { .. } | Step::Claim(_) => {
+            match (step, &v.claim) {
+                (Step::Claim(claiming), Claimed::Absent) => held(claiming.replaces.is_none(), "replacing no claim")?,
+                (Step::Claim(claiming), Claimed::Held { claim: Claim::Founding { list }, version }) => {
+                    held(claiming.replaces.as_ref() == Some(version), "replacing a claim unconditionally")?;
+                    held(v.standing(policy).voids(list), "replacing a claim that stands")?;
+                }
+                (_, Claimed::NotAsked) => held(policy.claim.is_none(), "voting where a claim decides")?,
+                _ => return Err("founding over a claim that stands or isn't known"),
+            }
             held(is_fresh, "founding over data")?;
             held(!sign_of_a_cluster, "G2: founding beside a cluster")?;
             held(!v.ledger.founded && v.ledger.joined.is_none(), "founding by a former member")?;
@@ -304,7 +345,12 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             let everybody = answering + 1 == roster.standing().count();
             let spotless =
                 roster.terminated().next().is_none() && roster.standing().all(|i| roster.age(i) < policy.found_window);
-            let vouched = policy.found_absent || (policy.found_alone && matches!(step, Step::FoundAlone { .. }));
+            let alone = match step {
+                Step::FoundAlone { .. } => true,
+                Step::Claim(claiming) => claiming.list.members.len() == 1,
+                _ => false,
+            };
+            let vouched = policy.found_absent || (policy.found_alone && alone);
             let complete = everybody && roster.standing().count() >= policy.size(roster);
             let other_terminated = policy.cluster_size == Some(2) && roster.all().len() == 2;
             held(complete || spotless || vouched || other_terminated, "R3: absence forgiven")?;
@@ -318,7 +364,13 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 _ => false,
             });
             let shown = v.etcds().any(|(_, etcd)| Some(etcd.cluster) == v.accepted_cluster);
-            held(v.ledger.chosen.as_ref() == Some(list) || told || shown, "starting a list that isn't chosen")?;
+            let claimed =
+                matches!(&v.claim, Claimed::Held { claim: Claim::Founding { list: claimed }, .. } if claimed == list);
+            let chosen = match policy.claim {
+                Some(_) => claimed,
+                None => v.ledger.chosen.as_ref() == Some(list) || told || shown,
+            };
+            held(chosen, "starting a list that isn't chosen")?;
             held(living.is_empty(), "starting new beside a living cluster")?;
         }
         Step::RemoveMember { id: member, why } => {

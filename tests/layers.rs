@@ -13,7 +13,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("aws", &["etcd", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),
     ("etcd", &["aws", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),
     ("observe.rs", &["act", "daemon", "commands", "ledger"], "observe reads, it can't write"),
-    ("act.rs", &["observe", "daemon", "commands", "aws", "cloud"], "act writes, it can't look"),
+    ("act.rs", &["observe", "daemon", "commands", "aws::ec2", "aws::imds", "cloud"], "act writes, it can't look"),
     ("rollcall", &["aws", "observe", "act", "daemon", "cloud", "commands"], "the roll call only answers and asks"),
 ];
 

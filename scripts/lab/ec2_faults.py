@@ -192,11 +192,11 @@ def impaired(*ids: str) -> Rule:
 
 
 def edited(edit: Callable[[Call, ElementTree.Element], None]) -> Rule:
-    """Answers with status 200 after this edit of the parsed document."""
+    """EC2's answers with status 200 after this edit of the parsed document; S3's are no XML."""
 
     def rule(call: Call, proceed: Next) -> Reply | None:
         reply = proceed()
-        if reply is None or reply.status != 200:
+        if reply is None or reply.status != 200 or "Action" not in call.parameters:
             return reply
         root = ElementTree.fromstring(reply.body)
         edit(call, root)

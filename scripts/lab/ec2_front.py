@@ -1,4 +1,4 @@
-"""One node's way to EC2: passes every call through to moto unchanged, unless a rule says otherwise.
+"""One node's way to EC2 and S3: passes every call through to moto unchanged, unless a rule says otherwise.
 
 A rule is a function of the call and of what would come next (the rules added before it, then moto):
 
@@ -32,7 +32,8 @@ class Call:
 
     @property
     def action(self) -> str:
-        return self.parameters.get("Action", "")
+        """The Query API's Action; S3's calls are told apart by method."""
+        return self.parameters.get("Action", self.request.method)
 
     def same_question(self) -> tuple[tuple[str, str], ...]:
         """What is asked, without who asks and when."""

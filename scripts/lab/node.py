@@ -85,7 +85,7 @@ class Node:
         }
         if self.imds is not None and self.front is not None:
             variables["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = self.imds.url
-            variables["AWS_ENDPOINT_URL_EC2"] = self.front.url
+            variables["AWS_ENDPOINT_URL_EC2"] = variables["AWS_ENDPOINT_URL_S3"] = self.front.url
         return {**variables, **self.env}
 
     # The process.

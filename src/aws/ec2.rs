@@ -2,24 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, DATE};
+use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use tokio_util::io::StreamReader;
 
-use super::credentials::{self, Provider};
+use super::RESERVED;
+use super::caller::{self, Caller};
 use super::imds::Imds;
-use super::sigv4::{Scope, sign_request};
+use super::sigv4::Service;
 pub use super::xml::{ApiError, Described};
 use super::xml::{Page, read_page};
 use crate::clock;
 use crate::cluster::types::InstanceId;
-use crate::http::{self, Client};
 
 const API_VERSION: &str = "2016-11-15";
 /// The API's greatest: one call per look for up to a thousand instances.
@@ -34,9 +34,7 @@ const MAX_PAGES: usize = 1000;
 /// Why EC2 gave no complete answer.
 #[derive(Debug)]
 pub enum Error {
-    Credentials(credentials::Error),
-    Signing(String),
-    Http(http::Error),
+    Unanswered(caller::Error),
     /// EC2's own word, and the action it was for.
     Api {
         action: &'static str,
@@ -77,7 +75,7 @@ impl Error {
     /// Worth another attempt at once: throttling and trouble on EC2's side (API reference, "Error codes").
     fn is_transient(&self) -> bool {
         match self {
-            Self::Http(_) | Self::Malformed { .. } => true,
+            Self::Unanswered(caller::Error::Http(_)) | Self::Malformed { .. } => true,
             Self::Api { status, error, .. } => {
                 status.is_server_error()
                     || error.code.starts_with("Throttling")
@@ -91,9 +89,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Credentials(error) => write!(f, "{error}"),
-            Self::Signing(cause) => write!(f, "the request can't be signed: {cause}"),
-            Self::Http(error) => write!(f, "{error}"),
+            Self::Unanswered(error) => write!(f, "{error}"),
             Self::Api { action, status, error } => {
                 write!(f, "ec2:{action}: {} ({status}): {}", error.code, error.message)?;
                 match error.code.as_str() {
@@ -123,24 +119,14 @@ impl std::error::Error for Error {}
 /// A client of one region's EC2.
 #[derive(Debug)]
 pub struct Ec2 {
-    http: Client,
+    caller: Arc<Caller>,
     endpoint: String,
-    region: String,
-    provider: Provider,
-    /// AWS's clock less ours, in seconds, learnt from its Date header.
-    clock_offset: AtomicI64,
-    calls: AtomicU64,
 }
 
 impl Ec2 {
     /// A client of that endpoint.
-    pub fn new(http: Client, endpoint: String, region: String, provider: Provider) -> Self {
-        Self { http, endpoint, region, provider, clock_offset: AtomicI64::new(0), calls: AtomicU64::new(0) }
-    }
-
-    /// API calls made so far, retries included.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    pub fn new(caller: Arc<Caller>, endpoint: String) -> Self {
+        Self { caller, endpoint }
     }
 
     /// All instances, in any state, that carry all these tags, page by page; EC2's clock at the end.
@@ -168,7 +154,7 @@ impl Ec2 {
             let page = self.call(imds, "DescribeInstances", &query).await?;
             page.instances.into_iter().for_each(&mut each);
             match page.next_token {
-                None => return Ok(self.now()),
+                None => return Ok(self.caller.now()),
                 Some(next) if !tokens.insert(next.clone()) => return Err(Error::RepeatedToken(next)),
                 next => token = next,
             }
@@ -198,11 +184,6 @@ impl Ec2 {
         Ok(self.call(imds, "DescribeInstanceStatus", &query).await?.impaired.contains(id))
     }
 
-    /// EC2's clock, in seconds since the epoch.
-    fn now(&self) -> i64 {
-        clock::epoch() + self.clock_offset.load(Ordering::Relaxed)
-    }
-
     async fn call(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
         let mut attempt = 0;
         let mut renewed = false;
@@ -214,7 +195,7 @@ impl Ec2 {
             attempt += 1;
             if error.is_denial() {
                 // Whoever mends the role or its policy need not restart us: the next call asks for credentials anew.
-                self.provider.forget();
+                self.caller.forget_credentials();
             }
             // Once each: sign again by AWS's clock (learnt from the failed answer), or with new credentials.
             let renewable = matches!(
@@ -223,7 +204,7 @@ impl Ec2 {
             );
             if renewable && !renewed {
                 renewed = true;
-                self.provider.forget();
+                self.caller.forget_credentials();
                 continue;
             }
             if !error.is_transient() || attempt >= ATTEMPTS {
@@ -236,22 +217,14 @@ impl Ec2 {
     }
 
     async fn attempt(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
-        let credentials = self.provider.credentials(imds).await.map_err(Error::Credentials)?;
-        let body = form(action, query);
-        let mut request = Request::post(&self.endpoint)
+        let body = Bytes::from(form(action, query));
+        let request = Request::post(&self.endpoint)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
-            .body(Full::new(Bytes::from(body.clone())))
-            .map_err(|e| Error::Signing(e.to_string()))?;
-        let offset = self.clock_offset.load(Ordering::Relaxed);
-        let scope = Scope { region: &self.region, service: "ec2", clock_offset: offset };
-        sign_request(&mut request, body.as_bytes(), &credentials, &scope).map_err(Error::Signing)?;
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        let answer = self.http.open(request, PAGE_TIMEOUT).await.map_err(Error::Http)?;
+            .body(Full::new(body.clone()))
+            .map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
+        let answer =
+            self.caller.call(imds, Service::Ec2, request, &body, PAGE_TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
-        let date = answer.headers().get(DATE).and_then(|v| v.to_str().ok()).and_then(clock::parse_http_date);
-        if let Some(date) = date {
-            self.clock_offset.store(date - clock::epoch(), Ordering::Relaxed);
-        }
         let body = answer.into_body().map_err(std::io::Error::other).into_data_stream();
         let page = tokio::time::timeout(PAGE_TIMEOUT, read_page(StreamReader::new(body))).await;
         let malformed = |cause: String| Error::Malformed { endpoint: self.endpoint.clone(), cause };
@@ -264,9 +237,6 @@ impl Ec2 {
         }
     }
 }
-
-/// What SigV4 calls unreserved; all else is percent-encoded, as the SDKs do it.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 fn form(action: &str, query: &[(String, String)]) -> String {
     let head = [("Action", action), ("Version", API_VERSION)];

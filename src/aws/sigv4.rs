@@ -3,16 +3,47 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode,
+    sign,
+};
 use aws_sigv4::sign::v4::SigningParams;
 
 use crate::clock;
 use crate::http::Outgoing;
 
+/// The service a signature is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Service {
+    Ec2,
+    S3,
+}
+
+impl Service {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ec2 => "ec2",
+            Self::S3 => "s3",
+        }
+    }
+
+    /// S3 takes the path as it is sent, encoded once, and wants the body's hash in a header (S3 API Reference,
+    /// "Authenticating Requests: Using the Authorization Header").
+    fn settings(self) -> SigningSettings {
+        let mut settings = SigningSettings::default();
+        if self == Self::S3 {
+            settings.percent_encoding_mode = PercentEncodingMode::Single;
+            settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+            settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        }
+        settings
+    }
+}
+
 /// What a signature is for.
 pub(super) struct Scope<'a> {
     pub region: &'a str,
-    pub service: &'a str,
+    pub service: Service,
     /// What to add to our clock to get AWS's, in seconds.
     pub clock_offset: i64,
 }
@@ -32,9 +63,9 @@ pub(super) fn sign_request(
     let params = SigningParams::builder()
         .identity(&identity)
         .region(scope.region)
-        .name(scope.service)
+        .name(scope.service.name())
         .time(UNIX_EPOCH + Duration::from_secs(now))
-        .settings(SigningSettings::default())
+        .settings(scope.service.settings())
         .build()
         .map_err(|e| e.to_string())?
         .into();

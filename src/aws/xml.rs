@@ -1,4 +1,5 @@
-//! DescribeInstances' answer, read as it streams: what is kept of a page is its instances, never its text.
+//! DescribeInstances' answer, and every service's errors, read as they stream: what is kept of a page is its instances,
+//! never its text.
 //!
 //! (EC2 API Reference, DescribeInstances and "Error codes"; moto's errors have another root, so both are read.)
 
@@ -61,7 +62,7 @@ impl fmt::Display for Malformed {
             Self::Truncated { at } => write!(f, "truncated XML: ends at byte {at}"),
             Self::Field { instance, field, value } => write!(f, "instance {instance}: {field} is {value:?}"),
             Self::Root(name) if name.is_empty() => f.write_str("empty answer"),
-            Self::Root(name) => write!(f, "not EC2's answer: the document is <{name}>"),
+            Self::Root(name) => write!(f, "not AWS's answer: the document is <{name}>"),
         }
     }
 }
@@ -122,7 +123,10 @@ struct Draft {
 
 const INSTANCE: &str = "/reservationSet/item/instancesSet/item";
 const STATUS: &str = "/instanceStatusSet/item";
-const ROOTS: [&str; 4] = ["DescribeInstancesResponse", "DescribeInstanceStatusResponse", "Response", "ErrorResponse"];
+const ROOTS: [&str; 5] =
+    ["DescribeInstancesResponse", "DescribeInstanceStatusResponse", "Response", "ErrorResponse", S3_ERROR];
+/// S3's errors are the document itself.
+const S3_ERROR: &str = "Error";
 
 impl Fold {
     fn open(&mut self, name: &str) -> Result<(), Malformed> {
@@ -189,8 +193,10 @@ impl Fold {
         }
         match self.path.as_str() {
             "/nextToken" => self.page.next_token = Some(self.take()).filter(|token| !token.is_empty()),
-            "/Errors/Error/Code" | "/Error/Code" => self.page.error.get_or_insert_default().code = self.take(),
-            "/Errors/Error/Message" | "/Error/Message" => {
+            "/Errors/Error/Code" | "/Error/Code" | "/Code" => {
+                self.page.error.get_or_insert_default().code = self.take()
+            }
+            "/Errors/Error/Message" | "/Error/Message" | "/Message" => {
                 self.page.error.get_or_insert_default().message = self.take();
             }
             _ => {}
@@ -280,11 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn both_error_documents_are_read() {
+    fn all_error_documents_are_read() {
         for root in ["Response", "ErrorResponse"] {
             let text = format!("<{root}><Errors><Error><Code>X</Code><Message>m</Message></Error></Errors></{root}>");
             assert_eq!(read(&text).unwrap().error, Some(ApiError { code: "X".into(), message: "m".into() }));
         }
+        let s3 = read("<Error><Code>NoSuchKey</Code><Message>m</Message><Key>k</Key></Error>").unwrap();
+        assert_eq!(s3.error, Some(ApiError { code: "NoSuchKey".into(), message: "m".into() }));
         assert!(matches!(read("<html></html>"), Err(Malformed::Root(_))));
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::claim;
 use super::cleaning;
 use super::founding;
 use super::step::{Halt, Hold, Quarantine, Removal, Step};
@@ -72,6 +73,9 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     if let Some(etcd) = living.into_values().next() {
         return join(policy, view, etcd);
     }
+    if policy.claim.is_some() {
+        return claim::obey(policy, view);
+    }
     if let Some(list) = chosen(policy, view) {
         return match (list.holds(&view.me.instance), view.ledger.founded) {
             (true, false) => Step::StartNew(list.clone()),
@@ -105,8 +109,8 @@ fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
 
 /// A word is enough to start by for one who took part, by its own ledger, or who is too young to have been wiped since. Any
 /// other may have run before, and voted. (Found by the tests, and again by the model for a list that was pushed.)
-fn may_believe(policy: &Policy, view: &View) -> bool {
-    let took_part = view.ledger.promised.is_some();
+pub(super) fn may_believe(policy: &Policy, view: &View) -> bool {
+    let took_part = view.ledger.promised.is_some() || view.ledger.saw_unclaimed;
     let young = |roster: &Roster| roster.find(&view.me.instance).is_some_and(|me| roster.age(me) < policy.found_window);
     took_part || policy.found_absent || view.roster.known().is_some_and(young)
 }
@@ -169,8 +173,11 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
     // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
     let ledger = &view.ledger;
     let added = ledger.joined.is_some_and(|j| j.cluster == etcd.cluster && j.member == member.id && !j.spawned);
-    // Our acceptance shows that our disk is the founding's. To have been told the list shows nothing: a wiped node is told too.
-    let founder = !ledger.founded && ledger.joined.is_none() && view.accepted_cluster == Some(etcd.cluster);
+    // Our acceptance shows that our disk is the founding's, and so does to have seen the claim absent. To have been told the
+    // list shows nothing: a wiped node is told too.
+    let accepted = view.accepted_cluster == Some(etcd.cluster);
+    let claimed = ledger.saw_unclaimed && view.chosen_cluster == Some(etcd.cluster);
+    let founder = !ledger.founded && ledger.joined.is_none() && (accepted || claimed);
     if member.client_urls.is_empty() && (added || founder) {
         return Step::StartExisting {
             cluster: etcd.cluster,

@@ -109,6 +109,10 @@ fn one_of_two(policy: &Policy, view: &View, roster: &Roster, me: &Instance, othe
     if policy.found_alone {
         return alone(policy, view, roster, Alone::OperatorSaysSo);
     }
+    if policy.claim.is_some() {
+        young(policy, roster).or_else(hold_with(other))?;
+        return alone(policy, view, roster, Alone::ClaimDecides);
+    }
     // Both could claim the same proof of each other; the older one may, the younger joins it.
     let oldest = me.rank() < other.rank();
     let why = match peer {

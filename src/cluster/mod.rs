@@ -3,6 +3,7 @@
 //! Only `std` and serde's derives are imported here (the founding messages and the ledger *are* the wire and disk format);
 //! `tests/layers.rs` holds that. Time enters as durations inside the [`view::View`].
 
+pub mod claim;
 pub mod cleaning;
 pub mod decide;
 pub mod founding;

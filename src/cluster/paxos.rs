@@ -34,12 +34,16 @@ pub struct Charter {
     pub token_prefix: String,
     /// The first N of the roster by rank. The launch time is in it, because it changes at stop/start.
     pub first: Vec<(InstanceId, LaunchTime)>,
+    /// `MUSTER_CLAIM`: those who claim and those who vote must not count each other.
+    #[serde(default)]
+    pub claim: Option<String>,
 }
 
 impl fmt::Display for Charter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids: Vec<&str> = self.first.iter().map(|(id, _)| id.0.as_str()).collect();
-        write!(f, "{} of {}, token {}", ids.join(" "), self.size, self.token_prefix)
+        write!(f, "{} of {}, token {}", ids.join(" "), self.size, self.token_prefix)?;
+        self.claim.iter().try_for_each(|claim| write!(f, ", claim {claim}"))
     }
 }
 
@@ -71,6 +75,9 @@ pub struct Ledger {
     /// between was lost.
     #[serde(default)]
     pub founded: bool,
+    /// This disk saw the claim absent: it is from before the founding.
+    #[serde(default)]
+    pub saw_unclaimed: bool,
     /// The WAL in the data dir was made by a founding and has not been seen to elect. False or lost: counts as elected.
     #[serde(default)]
     pub never_elected: bool,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::claim::Claiming;
 use super::cleaning::Kept;
 use super::paxos::{Accepted, Ballot, Charter};
 use super::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
@@ -16,6 +17,8 @@ pub enum Step {
     Propose(Proposal),
     /// Found with ourselves as the only member (the rule for N = 2).
     FoundAlone { accepted: Accepted, why: Alone },
+    /// Claim this list as the first members.
+    Claim(Claiming),
     /// Start etcd as a new cluster under a chosen list.
     StartNew(InitialList),
     /// Remove that member.
@@ -54,6 +57,8 @@ pub enum Alone {
     OtherTerminated(InstanceId),
     /// `MUSTER_FOUND_ALONE=yes`.
     OperatorSaysSo,
+    /// The claim is free: whichever of the two writes it has decided.
+    ClaimDecides,
 }
 
 /// Why a member is removed.
@@ -114,6 +119,19 @@ pub enum Hold {
     DiskLost,
     /// A list was chosen without us.
     NotListed,
+    ClaimUnknown {
+        cause: String,
+    },
+    /// Others are claimed to be the first members.
+    ClaimedByOthers {
+        claim: String,
+        list: InitialList,
+    },
+    /// By the claim a cluster was founded, and no quorum of it is seen.
+    Established {
+        cluster: ClusterId,
+        claim: String,
+    },
     ClusterWithoutQuorum {
         instance: InstanceId,
         cluster: ClusterId,
@@ -179,6 +197,14 @@ impl fmt::Display for Step {
                 write!(f, "propose: {} as the first members (ballot {})", p.list.initial_cluster(), p.ballot)
             }
             Self::FoundAlone { why, .. } => write!(f, "found alone: {why}"),
+            Self::Claim(claiming) => {
+                write!(f, "claim: {} as the first members", claiming.list.initial_cluster())?;
+                f.write_str(if claiming.replaces.is_some() {
+                    ", in place of a claim that can't have a quorum any more"
+                } else {
+                    ""
+                })
+            }
             Self::StartNew(list) => write!(f, "start new: {} (token {})", list.initial_cluster(), list.token),
             Self::RemoveMember { id, why: Removal::OwnOldId } => {
                 write!(f, "remove member {id}: it is this instance's id from before its disk was lost")
@@ -209,6 +235,7 @@ impl fmt::Display for Alone {
             }
             Self::OtherTerminated(id) => write!(f, "the other of two, {id}, is terminated"),
             Self::OperatorSaysSo => f.write_str("MUSTER_FOUND_ALONE=yes"),
+            Self::ClaimDecides => f.write_str("nobody has claimed it yet"),
         }
     }
 }
@@ -282,6 +309,18 @@ impl fmt::Display for Hold {
             }
             Self::DiskLost => f.write_str(
                 "this instance was a member, its data is gone and no quorum answers; bring back the others, or restore a snapshot",
+            ),
+            Self::ClaimUnknown { cause } => write!(f, "the claim can't be read ({cause}); nothing is founded without it"),
+            Self::Established { cluster, claim } => write!(
+                f,
+                "{claim} says that cluster {cluster} was founded; this node joins it when a quorum of it answers; if it is lost \
+                 for good, delete that object to found anew"
+            ),
+            Self::ClaimedByOthers { claim, list } => write!(
+                f,
+                "{claim} names {} as the first members; this node joins when a quorum of them answers; if they are lost for good, \
+                 delete that object to found anew",
+                list.members.iter().map(|m| m.instance.0.as_str()).collect::<Vec<_>>().join(", ")
             ),
             Self::NotListed => f.write_str("the others found without this instance; it joins when they have a quorum"),
             Self::ClusterWithoutQuorum { instance, cluster } => write!(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::claim::Claimed;
 use super::paxos::{Ballot, Charter, Ledger, Standing};
 use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, Member, MemberId, Roster};
 
@@ -27,6 +28,8 @@ pub struct Policy {
     /// `MUSTER_CLEAN_DWELL`: how long a member must not have answered before it may be removed.
     pub clean_dwell: Duration,
     pub token_prefix: String,
+    /// `MUSTER_CLAIM`: the object that is claimed, if one is.
+    pub claim: Option<String>,
     /// The tag filter, in words, for reasons that name it.
     pub filter: String,
 }
@@ -44,6 +47,7 @@ impl Policy {
             size,
             token_prefix: self.token_prefix.clone(),
             first: roster.standing().take(size).map(|i| (i.id.clone(), i.launched)).collect(),
+            claim: self.claim.clone(),
         }
     }
 }
@@ -169,6 +173,7 @@ pub struct View {
     pub accepted_cluster: Option<ClusterId>,
     /// The cluster id that follows from the chosen list.
     pub chosen_cluster: Option<ClusterId>,
+    pub claim: Claimed,
     pub roster: Known<Roster>,
     pub roster_unchanged_for: Duration,
     /// The roster lacks us: our own tags as EC2 has them when asked by id.

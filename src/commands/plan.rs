@@ -6,6 +6,7 @@ use argh::FromArgs;
 use serde_json::json;
 
 use super::{find_cloud, table};
+use crate::cluster::claim::{Claim, Claimed};
 use crate::cluster::decide::decide;
 use crate::cluster::types::Known;
 use crate::cluster::view::{DataDir, View};
@@ -57,6 +58,16 @@ fn data_in_words(data: &DataDir) -> String {
     }
 }
 
+fn claim_in_words(claim: &Claimed) -> String {
+    match claim {
+        Claimed::NotAsked => "not asked for".to_owned(),
+        Claimed::Unknown(cause) => format!("unknown: {cause}"),
+        Claimed::Absent => "none yet".to_owned(),
+        Claimed::Held { claim: Claim::Founding { list }, .. } => format!("founding {}", list.initial_cluster()),
+        Claimed::Held { claim: Claim::Established { cluster }, .. } => format!("cluster {cluster} is established"),
+    }
+}
+
 fn print_text(view: &View, step: &str) {
     println!("this instance  {} listed as {}", view.me.instance, view.me.listed.peer_urls.join(","));
     println!("data           {}", data_in_words(&view.data));
@@ -79,6 +90,10 @@ fn print_text(view: &View, step: &str) {
                 .collect();
             table::print(&["INSTANCE", "STATE", "ADDRESS", "SEEN"], &rows);
         }
+    }
+    match &view.claim {
+        Claimed::NotAsked => {}
+        claim => println!("claim          {}", claim_in_words(claim)),
     }
     for (member, fate) in &view.fates {
         let gone = match &fate.gone {
@@ -105,6 +120,7 @@ fn print_json(view: &View, step: &str) {
         "data": data_in_words(&view.data),
         "roster": roster,
         "seen": peers,
+        "claim": claim_in_words(&view.claim),
         "step": step,
     });
     println!("{plan:#}");

@@ -12,6 +12,7 @@ use aws_credential_types::Credentials;
 use log::LevelFilter;
 
 use crate::aws::credentials::Source;
+use crate::aws::s3::Object;
 use crate::cluster::view::{Clean, Policy};
 use crate::etcd::settings::{self, Kind};
 use variables::RETIRED;
@@ -44,6 +45,7 @@ pub struct Config {
     pub credentials: Source,
     pub imds_endpoint: String,
     pub ec2_endpoint: Option<String>,
+    pub s3_endpoint: Option<String>,
     pub use_fips: bool,
     pub use_dualstack: bool,
     pub ca_bundle: Option<PathBuf>,
@@ -59,6 +61,8 @@ pub struct Config {
     /// `ETCD_*` that etcd knows.
     pub etcd: BTreeMap<String, String>,
     pub policy: Policy,
+    /// `MUSTER_CLAIM`: the object itself.
+    pub claim: Option<Object>,
     pub probe_timeout: Duration,
     pub stop_timeout: Duration,
     pub notify_socket: Option<String>,
@@ -113,6 +117,7 @@ impl Reader<'_> {
         let token_prefix = self.text("ETCD_INITIAL_CLUSTER_TOKEN").unwrap_or("etcd-muster").to_owned();
         let filter = tags.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
         let size = self.number("MUSTER_CLUSTER_SIZE", 1..=MAX_CLUSTER_SIZE);
+        let claim = self.claim();
         let policy = Policy {
             cluster_size: size,
             min_nodes: self.number("MUSTER_MIN_NODES", 1..=MAX_CLUSTER_SIZE).unwrap_or(2),
@@ -123,6 +128,7 @@ impl Reader<'_> {
             clean: self.choice("MUSTER_CLEAN", &[("gone", Clean::Gone), ("off", Clean::Off)]),
             clean_dwell: self.duration("MUSTER_CLEAN_DWELL", 30),
             token_prefix,
+            claim: claim.as_ref().map(Object::to_string),
             filter,
         };
         if let Some(size) = size
@@ -145,6 +151,7 @@ impl Reader<'_> {
             credentials: self.credentials(),
             imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| AWS_METADATA.to_owned()),
             ec2_endpoint: self.url("AWS_ENDPOINT_URL_EC2").or_else(|| self.url("AWS_ENDPOINT_URL")),
+            s3_endpoint: self.url("AWS_ENDPOINT_URL_S3").or_else(|| self.url("AWS_ENDPOINT_URL")),
             use_fips: self.yes("AWS_USE_FIPS_ENDPOINT"),
             use_dualstack: self.yes("AWS_USE_DUALSTACK_ENDPOINT"),
             ca_bundle: self.text("AWS_CA_BUNDLE").map(PathBuf::from),
@@ -158,6 +165,7 @@ impl Reader<'_> {
             wal: self.path("ED_WAL", "/etcd/wal"),
             etcd: self.etcd_settings(),
             policy,
+            claim,
             probe_timeout: self.duration("MUSTER_PROBE_TIMEOUT", 3),
             stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
             notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),
@@ -216,6 +224,28 @@ impl Reader<'_> {
             Some(_) => {
                 self.wrong(name, "is not a port; give a number from 1 to 65535");
                 default
+            }
+        }
+    }
+
+    /// `s3://bucket/prefix`: the object below it that is claimed.
+    fn claim(&mut self) -> Option<Object> {
+        let value = self.text("MUSTER_CLAIM")?.to_owned();
+        let place = value.strip_prefix("s3://").map(|rest| rest.trim_end_matches('/'));
+        let place = place.map(|place| place.split_once('/').unwrap_or((place, "")));
+        // (S3 User Guide, "General purpose bucket naming rules".)
+        let is_bucket = |name: &str| {
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
+            (3..=63).contains(&name.len()) && name.chars().all(fits)
+        };
+        match place {
+            Some((bucket, prefix)) if is_bucket(bucket) && !prefix.starts_with('/') && !prefix.contains("//") => {
+                let key = [prefix, CLAIM].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
+                Some(Object { bucket: bucket.to_owned(), key })
+            }
+            _ => {
+                self.wrong("MUSTER_CLAIM", "is no place in S3; write s3://bucket/prefix");
+                None
             }
         }
     }
@@ -357,6 +387,9 @@ impl Reader<'_> {
     }
 }
 
+/// The claim's own name below its prefix.
+const CLAIM: &str = "claim.json";
+
 /// Beyond this an etcd cluster only gets slower (etcd FAQ: seven at most, in general).
 const MAX_CLUSTER_SIZE: usize = 99;
 
@@ -448,6 +481,16 @@ mod tests {
     fn tls_that_was_asked_for_is_never_answered_with_plain() {
         for pair in [("CLNT_SCHEMA", "https"), ("ETCD_AUTO_TLS", "true"), ("PEER_CERT_FILE", "x.crt")] {
             assert_eq!(problems(&[pair]).len(), 1, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_an_object_below_its_prefix() {
+        let claim = |value| read(&env(&[("MUSTER_CLAIM", value)])).ok().map(|config| config.policy.claim.unwrap());
+        assert_eq!(claim("s3://etcd-claims/prod/blue").as_deref(), Some("s3://etcd-claims/prod/blue/claim.json"));
+        assert_eq!(claim("s3://etcd-claims/").as_deref(), Some("s3://etcd-claims/claim.json"));
+        for wrong in ["etcd-claims/prod", "s3://", "s3://No_Bucket/x", "s3://etcd-claims//prod"] {
+            assert_eq!(claim(wrong), None, "{wrong}");
         }
     }
 

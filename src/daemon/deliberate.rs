@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::act;
 use crate::clock;
+use crate::cluster::claim::{Claimed, Claiming};
 use crate::cluster::decide::{decide, signs_of_a_cluster};
 use crate::cluster::paxos::Tally;
 use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Step};
@@ -82,6 +83,12 @@ impl Daemon {
         // meanwhile must not be taken for the one whose etcd was seen. What moved stirs the next look.
         let view =
             self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, has_data, cluster)).await;
+        if view.claim == Claimed::Absent
+            && let Err(error) = self.desk.amend(|ledger| ledger.saw_unclaimed = true)
+        {
+            // Nothing is promised by it: without the record only a young node may start by the claim.
+            log::warn!("{error}");
+        }
         let answered = |sighting: &Sighting| !matches!(sighting, Sighting::Refused | Sighting::Silent(_));
         self.desk.saw(view.peers.iter().filter(|(_, p)| answered(&p.sighting)).map(|(id, _)| id.clone()).collect());
         Ok(view)
@@ -93,6 +100,7 @@ impl Daemon {
             Step::Hold(_) | Step::Halt(_) => Ok(()),
             Step::Propose(proposal) => self.found(proposal, view).await,
             Step::FoundAlone { accepted, .. } => self.actor.found_alone(accepted),
+            Step::Claim(claiming) => self.claim(claiming).await,
             Step::StartNew(list) => return Ok(self.start_new(list, view).await),
             Step::StartExisting { cluster, member, initial_cluster } => {
                 let (cluster, member, initial_cluster) = (*cluster, *member, initial_cluster.clone());
@@ -116,6 +124,16 @@ impl Daemon {
             clock::pause(clock::jittered(RIPENING_PAUSE)).await;
         }
         Ok(None)
+    }
+
+    async fn claim(&mut self, claiming: &Claiming) -> Result<(), act::Error> {
+        if self.actor.claim(claiming).await? {
+            log::info!("claimed: {} (token {})", claiming.list.initial_cluster(), claiming.list.token);
+        } else {
+            log::info!("somebody else's claim came first");
+            clock::pause(clock::jittered(FIRST_PAUSE)).await;
+        }
+        Ok(())
     }
 
     async fn start_new(&mut self, list: &InitialList, view: &View) -> Option<Launch> {

@@ -46,6 +46,7 @@ impl Daemon {
         let attendant = Attendant {
             etcd: &self.etcd,
             desk: &self.desk,
+            claim: &self.claim,
             notify: &self.notify,
             own_client_url: identity::own_client_url(&settings),
             own_peer_url: identity::own_peer_url(&settings),

@@ -4,9 +4,11 @@ mod deliberate;
 mod life;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::act::Actor;
+use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cluster::step::Step;
 use crate::cluster::supervision::Ended;
@@ -72,6 +74,7 @@ struct Daemon {
     release: Option<Release>,
     observer: Observer,
     desk: Desk,
+    claim: Arc<ClaimObject>,
     actor: Actor,
     etcd: Client,
     reaper: Reaper,
@@ -102,9 +105,11 @@ impl Daemon {
     fn new(config: Config, found: Startup, reaper: Reaper) -> Self {
         let Startup { identity, program, version, desk, cloud } = found;
         let me = InstanceId(identity.instance.clone());
+        let claim = cloud.claim();
         Self {
-            actor: Actor::new(desk.clone(), me, config.peer_port, config.probe_timeout),
+            actor: Actor::new(desk.clone(), claim.clone(), me, config.peer_port, config.probe_timeout),
             observer: Observer::new(config.clone(), cloud, true),
+            claim,
             etcd: Client::new(http::Client::new(Trust::public(None))),
             notify: Notify::to(config.notify_socket.clone()),
             config,

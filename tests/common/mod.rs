@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use etcd_muster::cluster::claim::Claimed;
 use etcd_muster::cluster::paxos::{Charter, Ledger};
 use etcd_muster::cluster::types::{
     ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
@@ -28,6 +29,7 @@ pub fn policy(size: Option<usize>) -> Policy {
         clean: Clean::Gone,
         clean_dwell: Duration::from_secs(30),
         token_prefix: "t".to_owned(),
+        claim: None,
         filter: "etcd=1".to_owned(),
     }
 }
@@ -115,6 +117,7 @@ pub fn view(me: char, names: &str) -> View {
         ledger: Ledger { nonce: u64::from(me), ..Ledger::default() },
         accepted_cluster: None,
         chosen_cluster: None,
+        claim: Claimed::NotAsked,
         roster_unchanged_for: Duration::ZERO,
         own_tags: Known::Unknown("not asked".to_owned()),
         peers: others.map(|n| (id(n), peer(n, silent(), Duration::ZERO))).collect(),

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use etcd_muster::cluster::claim::Claimed;
 use etcd_muster::cluster::decide::decide;
 use etcd_muster::cluster::paxos::{
     Answer, Call, Charter, Joined, Ledger, Standing, Tally, answer, tally_accepts, tally_promises,
@@ -346,6 +347,7 @@ impl World {
             ledger: node.ledger.clone(),
             accepted_cluster: node.ledger.accepted.as_ref().map(|a| Self::cluster_of_list(&a.list)),
             chosen_cluster: node.ledger.chosen.as_ref().map(Self::cluster_of_list),
+            claim: Claimed::NotAsked,
             roster: Known::Known(roster),
             roster_unchanged_for: silent_for,
             own_tags: Known::Unknown("not asked".to_owned()),
@@ -559,6 +561,7 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
             let call = Call::Prepare { charter: proposal.charter.clone(), ballot: proposal.ballot.clone() };
             send_round(rules, &mut after, n, &view, round, &call);
         }
+        Step::Claim(_) => return Vec::new(),
         Step::FoundAlone { accepted, .. } => after.nodes[n].ledger.found_alone(accepted),
         Step::StartNew(list) => start_new(rules, &mut after, n, &view, list),
         Step::Resume => (after.nodes[n].running, after.nodes[n].yielded) = (true, false),

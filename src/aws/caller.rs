@@ -1,0 +1,89 @@
+//! Signed requests to one region's services, by AWS's own clock.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::Response;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::DATE;
+
+use super::credentials::{self, Provider};
+use super::imds::Imds;
+use super::sigv4::{Scope, Service, sign_request};
+use crate::clock;
+use crate::http::{self, Client, Outgoing};
+
+/// Why a call got no answer at all.
+#[derive(Debug)]
+pub enum Error {
+    Credentials(credentials::Error),
+    Signing(String),
+    Http(http::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Credentials(error) => write!(f, "{error}"),
+            Self::Signing(cause) => write!(f, "the request can't be signed: {cause}"),
+            Self::Http(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Makes calls with one set of credentials.
+#[derive(Debug)]
+pub struct Caller {
+    http: Client,
+    region: String,
+    provider: Provider,
+    /// AWS's clock less ours, in seconds, learnt from its Date header.
+    clock_offset: AtomicI64,
+    calls: AtomicU64,
+}
+
+impl Caller {
+    /// A caller in that region.
+    pub fn new(http: Client, region: String, provider: Provider) -> Self {
+        Self { http, region, provider, clock_offset: AtomicI64::new(0), calls: AtomicU64::new(0) }
+    }
+
+    /// Calls made so far, retries included.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// AWS's clock, in seconds since the epoch.
+    pub(super) fn now(&self) -> i64 {
+        clock::epoch() + self.clock_offset.load(Ordering::Relaxed)
+    }
+
+    /// Has the next call ask for credentials anew: AWS has refused those we hold.
+    pub(super) fn forget_credentials(&self) {
+        self.provider.forget();
+    }
+
+    /// Signs and sends; returns as soon as the head of the answer is there.
+    pub(super) async fn call(
+        &self,
+        imds: &Imds,
+        service: Service,
+        mut request: Outgoing,
+        body: &Bytes,
+        within: Duration,
+    ) -> Result<Response<Incoming>, Error> {
+        let credentials = self.provider.credentials(imds).await.map_err(Error::Credentials)?;
+        let scope = Scope { region: &self.region, service, clock_offset: self.clock_offset.load(Ordering::Relaxed) };
+        sign_request(&mut request, body, &credentials, &scope).map_err(Error::Signing)?;
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let answer = self.http.open(request, within).await.map_err(Error::Http)?;
+        let date = answer.headers().get(DATE).and_then(|v| v.to_str().ok()).and_then(clock::parse_http_date);
+        if let Some(date) = date {
+            self.clock_offset.store(date - clock::epoch(), Ordering::Relaxed);
+        }
+        Ok(answer)
+    }
+}

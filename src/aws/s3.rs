@@ -1,0 +1,252 @@
+//! S3, as far as one object goes: read it, and write it on a condition (S3 User Guide, "Conditional writes").
+//!
+//! One attempt a call: whoever looks looks again, and what became of a write that was not answered shows in the next look.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use hyper::{Method, Request, StatusCode};
+use percent_encoding::utf8_percent_encode;
+
+use super::RESERVED;
+use super::caller::{self, Caller};
+use super::imds::Imds;
+use super::sigv4::Service;
+use super::xml::{ApiError, read_page};
+
+/// An answer takes some tens of milliseconds; a service that takes longer is as good as out of sight.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// What we write is some kilobytes.
+const MAX_OBJECT_BYTES: usize = 1 << 20;
+
+/// Why an object could not be read or written. Of a write this says nothing about whether it took place.
+#[derive(Debug)]
+pub enum Error {
+    Unanswered(caller::Error),
+    /// S3's own word, and the action it was for.
+    Api {
+        action: &'static str,
+        object: Box<Object>,
+        status: StatusCode,
+        error: ApiError,
+        /// Where the bucket is, if S3 says so (`x-amz-bucket-region`).
+        region: Option<String>,
+    },
+    Malformed {
+        object: Box<Object>,
+        cause: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unanswered(error) => write!(f, "{error}"),
+            Self::Api { action, object, status, error, region } => {
+                write!(f, "s3:{action} of {object}: {} ({status}): {}", error.code, error.message)?;
+                let Object { bucket, key } = object.as_ref();
+                match (error.code.as_str(), region) {
+                    // Without ListBucket S3 answers AccessDenied for an object that isn't there.
+                    ("AccessDenied", _) => write!(
+                        f,
+                        "; the role's policy must allow s3:GetObject and s3:PutObject on arn:aws:s3:::{bucket}/{key} and \
+                         s3:ListBucket on arn:aws:s3:::{bucket}"
+                    ),
+                    ("NoSuchBucket", _) => write!(f, "; create the bucket {bucket} in this region"),
+                    ("PermanentRedirect" | "AuthorizationHeaderMalformed", Some(region)) => {
+                        write!(f, "; the bucket {bucket} is in {region}: name one in this region")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Self::Malformed { object, cause } => write!(f, "{object}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// `s3://bucket/key`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    pub bucket: String,
+    pub key: String,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// An object as it was read.
+#[derive(Debug)]
+pub struct Stored {
+    pub body: Bytes,
+    /// The ETag: what [`Condition::Unchanged`] holds a write to.
+    pub version: String,
+}
+
+/// What must be so for a write to take place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Condition<'a> {
+    /// There is no such object.
+    Absent,
+    /// It is still this version.
+    Unchanged(&'a str),
+}
+
+/// A client of one region's S3.
+#[derive(Debug)]
+pub struct S3 {
+    caller: Arc<Caller>,
+    endpoint: Endpoint,
+}
+
+impl S3 {
+    /// A client of that endpoint.
+    pub fn new(caller: Arc<Caller>, endpoint: Endpoint) -> Self {
+        Self { caller, endpoint }
+    }
+
+    /// Reads an object; `None`: S3 says there is none.
+    ///
+    /// # Errors
+    /// [`Error`]. A bucket that doesn't exist is one: nothing is known of the object.
+    pub async fn get(&self, imds: &Imds, object: &Object) -> Result<Option<Stored>, Error> {
+        let answer = self.call(imds, Method::GET, object, &Bytes::new(), None).await?;
+        match answer {
+            Answer { status: StatusCode::OK, version: Some(version), body, .. } => Ok(Some(Stored { body, version })),
+            Answer { status: StatusCode::OK, .. } => Err(malformed(object, "it is served without an ETag")),
+            other => match other.into_error("GetObject", object).await {
+                Error::Api { error, .. } if error.code == "NoSuchKey" => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// Writes an object on a condition; false: somebody else wrote it, or is about to.
+    ///
+    /// # Errors
+    /// [`Error`]: the write may have taken place, or may do so yet.
+    pub async fn put(
+        &self,
+        imds: &Imds,
+        object: &Object,
+        body: Bytes,
+        condition: Condition<'_>,
+    ) -> Result<bool, Error> {
+        let answer = self.call(imds, Method::PUT, object, &body, Some(condition)).await?;
+        match answer.status {
+            StatusCode::OK => Ok(true),
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(false),
+            _ => Err(answer.into_error("PutObject", object).await),
+        }
+    }
+
+    async fn call(
+        &self,
+        imds: &Imds,
+        method: Method,
+        object: &Object,
+        body: &Bytes,
+        condition: Option<Condition<'_>>,
+    ) -> Result<Answer, Error> {
+        let mut request = Request::builder().method(method).uri(self.endpoint.url(object));
+        request = match condition {
+            None => request,
+            Some(Condition::Absent) => request.header(IF_NONE_MATCH, "*").header(CONTENT_TYPE, "application/json"),
+            Some(Condition::Unchanged(version)) => {
+                request.header(IF_MATCH, version).header(CONTENT_TYPE, "application/json")
+            }
+        };
+        let request = request.body(Full::new(body.clone()));
+        let request = request.map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
+        let answer = self.caller.call(imds, Service::S3, request, body, TIMEOUT).await.map_err(Error::Unanswered)?;
+        let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let (status, version, region) = (answer.status(), header(ETAG.as_str()), header("x-amz-bucket-region"));
+        if status == StatusCode::FORBIDDEN {
+            // Whoever mends the role or its policy need not restart us.
+            self.caller.forget_credentials();
+        }
+        let whole = tokio::time::timeout(TIMEOUT, Limited::new(answer.into_body(), MAX_OBJECT_BYTES).collect()).await;
+        match whole {
+            Ok(Ok(body)) => Ok(Answer { status, version, region, body: body.to_bytes() }),
+            Ok(Err(cause)) => Err(malformed(object, &format!("the answer ({status}) broke off: {cause}"))),
+            Err(_) => Err(malformed(object, &format!("the answer ({status}) stalled for {} s", TIMEOUT.as_secs()))),
+        }
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    version: Option<String>,
+    region: Option<String>,
+    body: Bytes,
+}
+
+impl Answer {
+    async fn into_error(self, action: &'static str, object: &Object) -> Error {
+        let Self { status, region, body, .. } = self;
+        match read_page(body.as_ref()).await.map(|page| page.error) {
+            Ok(Some(error)) => Error::Api { action, object: Box::new(object.clone()), status, error, region },
+            Ok(None) => malformed(object, &format!("answers {status} without an error document")),
+            Err(cause) => malformed(object, &format!("answers {status}, {cause}")),
+        }
+    }
+}
+
+fn malformed(object: &Object, cause: &str) -> Error {
+    Error::Malformed { object: Box::new(object.clone()), cause: cause.to_owned() }
+}
+
+/// How objects are addressed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// `https://bucket.s3.region.amazonaws.com/key`: the part after the bucket.
+    Public(String),
+    /// `endpoint/bucket/key`, for an endpoint that was given.
+    Given(String),
+}
+
+impl Endpoint {
+    /// S3's public endpoint for a region (AWS General Reference, "Amazon S3 endpoints and quotas").
+    pub fn public(region: &str, fips: bool, dualstack: bool) -> Self {
+        let service = if fips { "s3-fips" } else { "s3" };
+        let dualstack = if dualstack { ".dualstack" } else { "" };
+        let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+        Self::Public(format!("{service}{dualstack}.{region}.{domain}"))
+    }
+
+    fn url(&self, Object { bucket, key }: &Object) -> String {
+        let key: Vec<String> = key.split('/').map(|part| utf8_percent_encode(part, RESERVED).to_string()).collect();
+        let key = key.join("/");
+        match self {
+            // The certificate's wildcard covers one label: a bucket with dots goes into the path.
+            Self::Public(host) if bucket.contains('.') => format!("https://{host}/{bucket}/{key}"),
+            Self::Public(host) => format!("https://{bucket}.{host}/{key}"),
+            Self::Given(endpoint) => format!("{}/{bucket}/{key}", endpoint.trim_end_matches('/')),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_addressed_as_s3_wants_it() {
+        let object = |bucket: &str| Object { bucket: bucket.to_owned(), key: "prod/a b/claim.json".to_owned() };
+        let public = Endpoint::public("eu-west-1", false, false);
+        assert_eq!(public.url(&object("b")), "https://b.s3.eu-west-1.amazonaws.com/prod/a%20b/claim.json");
+        assert_eq!(public.url(&object("b.c")), "https://s3.eu-west-1.amazonaws.com/b.c/prod/a%20b/claim.json");
+        let china = Endpoint::public("cn-north-1", true, true);
+        assert!(china.url(&object("b")).starts_with("https://b.s3-fips.dualstack.cn-north-1.amazonaws.com.cn/"));
+        let given = Endpoint::Given("http://127.0.0.1:5000/".to_owned());
+        assert_eq!(given.url(&object("b")), "http://127.0.0.1:5000/b/prod/a%20b/claim.json");
+    }
+}
