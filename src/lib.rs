@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod logger;
 pub mod observe;
 pub mod process;
+pub mod reconcile;
 pub mod rollcall;
 pub mod startup;
 pub mod tls;

@@ -253,11 +253,12 @@ impl Observer {
             silent.insert(member.id);
             let since = *self.member_silences.entry(member.id).or_insert_with(clock::now);
             let instance = owner(member, roster);
-            let gone = match &instance {
-                None => Known::Unknown("no instance can be named".to_owned()),
+            let (gone, ended_for) = match &instance {
+                None => (Known::Unknown("no instance can be named".to_owned()), None),
                 Some(id) => self.ask_gone(roster, id).await,
             };
-            view.fates.insert(member.id, Fate { instance, gone, silent_for: clock::now() - since });
+            let silent_for = (clock::now() - since).max(ended_for.unwrap_or_default());
+            view.fates.insert(member.id, Fate { instance, gone, silent_for });
         }
         self.member_silences.retain(|id, _| silent.contains(id));
     }
@@ -283,15 +284,22 @@ impl Observer {
         false
     }
 
-    /// Gone by EC2's own word, asked by id: shutting-down, terminated, or no such instance.
-    async fn ask_gone(&self, roster: &Roster, id: &InstanceId) -> Known<bool> {
+    /// Gone by EC2's own word, asked by id: shutting-down, terminated, or no such instance; and for how long it has been
+    /// terminated, so that a replacement need not watch a machine be silent that was off before it booted.
+    async fn ask_gone(&self, roster: &Roster, id: &InstanceId) -> (Known<bool>, Option<Duration>) {
         let gone = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
         if roster.find(id).is_some_and(|instance| !gone(instance.state)) {
-            return Known::Known(false);
+            return (Known::Known(false), None);
         }
         match self.cloud.instance(id).await {
-            Ok(described) => Known::Known(described.is_none_or(|d| gone(d.instance.state))),
-            Err(error) => Known::Unknown(error.to_string()),
+            Ok(None) => (Known::Known(true), None),
+            Ok(Some(described)) => {
+                let is_terminated = described.instance.state == InstanceState::Terminated;
+                let ended = described.changed.filter(|_| is_terminated);
+                let ended_for = ended.and_then(|at| u64::try_from(roster.seen_at - at).ok()).map(Duration::from_secs);
+                (Known::Known(gone(described.instance.state)), ended_for)
+            }
+            Err(error) => (Known::Unknown(error.to_string()), None),
         }
     }
 }

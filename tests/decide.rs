@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use common::*;
 use etcd_muster::cluster::claim::{Claim, Claimed, Establish, establish};
-use etcd_muster::cluster::cleaning::Kept;
+use etcd_muster::cluster::cleaning::{Kept, UNHEALTHY_AFTER, reconcile};
 use etcd_muster::cluster::decide::{Attend, Running, attend, decide};
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined};
 use etcd_muster::cluster::step::{Absence, Alone, Halt, Hold, Quarantine, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::cluster::view::{DataDir, Policy, Sighting, View};
+use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
 
 const LONG: Duration = Duration::from_secs(61);
 const NO_TIME: Duration = Duration::ZERO;
@@ -520,6 +520,55 @@ fn nobody_is_removed_below_quorum() {
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), LONG));
     let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
     assert!(kept.contains(&(member_id('a'), Kept::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
+}
+
+#[test]
+fn nobody_is_removed_while_a_learner_is_on_its_way() {
+    let policy = policy(Some(3));
+    let mut v = view('d', "bcd");
+    let Sighting::Etcd(mut seen) = etcd("abc", true) else { panic!() };
+    seen.members.push(Member { is_learner: true, ..voter('x') });
+    says(&mut v, 'b', Sighting::Etcd(seen), NO_TIME);
+    v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    assert_eq!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member: member_id('x') }));
+    v.fates.insert(member_id('x'), fate('x', Known::Known(true), LONG));
+    let Step::RemoveMember { .. } = decide(&policy, &v) else { panic!("a dead learner blocks nobody") };
+}
+
+#[test]
+fn the_unhealthy_are_removed_only_where_the_operator_says_so() {
+    let cautious = policy(Some(3));
+    let bold = Policy { clean: Clean::Unhealthy, ..policy(Some(3)) };
+    let mut v = view('d', "bcd");
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    for (silent, removed) in [(UNHEALTHY_AFTER, true), (UNHEALTHY_AFTER - Duration::from_secs(1), false)] {
+        for gone in [Known::Known(false), Known::Unknown("throttled".into())] {
+            v.fates.insert(member_id('a'), fate('a', gone, silent));
+            let why = Removal::Unhealthy;
+            assert_eq!(decide(&bold, &v) == Step::RemoveMember { id: member_id('a'), why }, removed);
+            assert!(matches!(decide(&cautious, &v), Step::Hold(Hold::Spare { .. })));
+        }
+    }
+}
+
+#[test]
+fn without_a_replacement_no_cluster_shrinks_so_far_that_fresh_ones_could_outvote_it() {
+    let ours = |size, members: &str| {
+        let mut v = view('a', "ab");
+        v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
+        says(&mut v, 'b', etcd(members, true), NO_TIME);
+        v.fates.insert(member_id('z'), fate('z', Known::Known(true), LONG));
+        reconcile(&policy(Some(size)), &v, LIVING)
+    };
+    assert_eq!(ours(3, "abz"), Ok((member_id('z'), Removal::Gone(id('z')))));
+    assert_eq!(ours(5, "abcdz"), Ok((member_id('z'), Removal::Gone(id('z')))));
+    assert_eq!(ours(5, "abcz"), Err(vec![(member_id('z'), Kept::WouldShrink { voters: 4, size: 5 })]));
+    let mut unseen = view('a', "ab");
+    unseen.roster = Known::Unknown("throttled".into());
+    says(&mut unseen, 'b', etcd("abz", true), NO_TIME);
+    unseen.fates.insert(member_id('z'), fate('z', Known::Known(true), LONG));
+    assert_eq!(reconcile(&policy(Some(3)), &unseen, LIVING), Err(Vec::new()));
+    assert_eq!(reconcile(&policy(Some(3)), &unseen, ClusterId(7)), Err(Vec::new()));
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn policies() -> Vec<Policy> {
     let mut all = Vec::new();
     for size in [None, Some(2), Some(3), Some(5)] {
         for (found_absent, found_alone) in [(false, false), (true, false), (false, true)] {
-            for clean in [Clean::Gone, Clean::Off] {
+            for clean in [Clean::Gone, Clean::Unhealthy, Clean::Off] {
                 all.push(Policy { found_absent, found_alone, clean, ..policy(size) });
             }
             all.push(Policy { found_absent, found_alone, claim: Some("s3://b/claim.json".to_owned()), ..policy(size) });
@@ -376,8 +376,12 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
         Step::RemoveMember { id: member, why } => {
             held(is_fresh, "removing while holding data")?;
             held(living.len() == 1, "G4: removing without one living cluster")?;
-            if let Removal::Gone(_) = why {
-                held(policy.clean == Clean::Gone, "removing with MUSTER_CLEAN=off")?;
+            if *why == Removal::Unhealthy {
+                held(policy.clean == Clean::Unhealthy, "removing one not known to be gone unasked")?;
+                let fate = v.fates.get(member).ok_or("removing one that answers")?;
+                held(fate.silent_for >= Duration::from_secs(300), "removing before five minutes")?;
+            } else if let Removal::Gone(_) = why {
+                held(policy.clean != Clean::Off, "removing with MUSTER_CLEAN=off")?;
                 let fate = v.fates.get(member).ok_or("removing one that answers")?;
                 held(fate.gone == Known::Known(true), "G4: removing one not known to be gone")?;
                 held(fate.silent_for >= policy.clean_dwell, "removing before the dwell")?;

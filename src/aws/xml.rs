@@ -27,6 +27,9 @@ pub(super) struct Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
     pub instance: Instance,
+    /// When EC2 last changed its state, seconds since the epoch; `None` where EC2 gives no time (it does for what an API call
+    /// changed).
+    pub changed: Option<i64>,
     pub tags: Vec<(String, String)>,
 }
 
@@ -117,6 +120,7 @@ struct Draft {
     address: Option<String>,
     private_dns: Option<String>,
     zone: String,
+    reason: String,
     tags: Vec<(String, String)>,
     impaired: bool,
 }
@@ -164,6 +168,7 @@ impl Fold {
                 "/instanceId" => self.draft.id = self.take(),
                 "/privateIpAddress" => self.draft.address = Some(self.take()),
                 "/privateDnsName" => self.draft.private_dns = Some(self.take()),
+                "/reason" => self.draft.reason = self.take(),
                 "/launchTime" => self.draft.launched = self.take(),
                 "/instanceState/name" => self.draft.state = self.take(),
                 "/placement/availabilityZone" => self.draft.zone = self.take(),
@@ -238,7 +243,10 @@ impl Draft {
             private_dns: self.private_dns.filter(|name| !name.is_empty()),
             zone: self.zone,
         };
-        Ok(Described { instance, tags: self.tags })
+        // StateTransitionReason: "User initiated (2015-12-22 10:44:05 GMT)".
+        let stamp = self.reason.rsplit_once('(').map(|(_, stamp)| stamp);
+        let changed = stamp.and_then(|s| s.get(..19)).and_then(|s| clock::parse_rfc3339(&format!("{s}Z")));
+        Ok(Described { instance, changed, tags: self.tags })
     }
 }
 
@@ -257,6 +265,7 @@ mod tests {
   <reservationSet><item><reservationId>r-1</reservationId><instancesSet><item>
     <instanceId>i-0a</instanceId><instanceState><code>16</code><name>running</name></instanceState>
     <privateDnsName>ip-10-0-0-1.ec2.internal</privateDnsName><launchTime>2015-12-22T10:44:05.000Z</launchTime>
+    <reason>User initiated (2015-12-22 10:45:00 GMT)</reason>
     <placement><availabilityZone>eu-west-1a</availabilityZone></placement>
     <privateIpAddress>10.0.0.1</privateIpAddress>
     <tagSet><item><key>etcd</key><value>1</value></item><item><key>Name</key><value>a &lt;b&gt; &#233;</value></item></tagSet>
@@ -268,7 +277,8 @@ mod tests {
     #[test]
     fn an_instance_is_read_by_whole_paths() {
         let page = read(PAGE).unwrap();
-        let Described { instance, tags } = &page.instances[0];
+        let Described { instance, changed, tags } = &page.instances[0];
+        assert_eq!(*changed, Some(1_450_781_100));
         assert_eq!(page.next_token.as_deref(), Some("more&more"));
         assert_eq!((instance.id.0.as_str(), instance.launched), ("i-0a", 1_450_781_045));
         assert_eq!(instance.address.unwrap().to_string(), "10.0.0.1");

@@ -1,8 +1,14 @@
 //! Which member may be removed (section "Cleaning" of ARCHITECTURE.md): only the provably dead, one at a time.
 
+use std::time::Duration;
+
 use super::quorum::quorum;
-use super::types::{InstanceId, Known, Member, MemberId};
+use super::step::Removal;
+use super::types::{ClusterId, InstanceId, Known, Member, MemberId};
 use super::view::{Clean, EtcdSeen, Policy, View};
+
+/// `MUSTER_CLEAN=unhealthy`: how long a member must not have answered to be removed without EC2's word.
+pub const UNHEALTHY_AFTER: Duration = Duration::from_secs(300);
 
 /// Why a member that looks dead is still kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,29 +25,71 @@ pub enum Kept {
     Unknown(InstanceId, String),
     /// Not silent for long enough.
     Dwell,
+    /// A learner is on its way.
+    ChangeInFlight(MemberId),
     /// The remaining voters that answer are too few.
     QuorumAfter { answering: usize, needed: usize },
+    /// Nobody waits to take its place, and without it the cluster could be outvoted by as many fresh instances.
+    WouldShrink { voters: usize, size: usize },
 }
 
 /// The first member (by id) that may go, if any. Whoever asks is fresh: a replacement is waiting.
-pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<MemberId> {
-    cluster.members.iter().filter(|m| verdict(policy, view, cluster, m).is_ok()).map(|m| m.id).min()
+pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<(MemberId, Removal)> {
+    let may_go = cluster.members.iter().filter_map(|m| Some((m.id, verdict(policy, view, cluster, m).ok()?)));
+    may_go.min_by_key(|(id, _)| *id)
+}
+
+/// The same for the leader's supervisor (`MUSTER_RECONCILE`), where nobody waits to take the place.
+///
+/// # Errors
+/// Why each member that doesn't answer is kept.
+pub fn reconcile(policy: &Policy, view: &View, ours: ClusterId) -> Result<(MemberId, Removal), Vec<(MemberId, Kept)>> {
+    let living = view.living_clusters();
+    let (Some(cluster), 1, Known::Known(roster)) = (living.get(&ours), living.len(), &view.roster) else {
+        return Err(Vec::new());
+    };
+    let size = policy.size(roster);
+    let voters = cluster.members.iter().filter(|m| !m.is_learner).count();
+    let verdict = |m: &Member| match verdict(policy, view, cluster, m) {
+        Ok(_) if !m.is_learner && quorum(voters - 1) < quorum(size) => Err(Kept::WouldShrink { voters, size }),
+        verdict => verdict,
+    };
+    let mut kept = Vec::new();
+    for member in &cluster.members {
+        match verdict(member) {
+            Ok(why) => return Ok((member.id, why)),
+            Err(Kept::Alive) => {}
+            Err(why) => kept.push((member.id, why)),
+        }
+    }
+    Err(kept)
 }
 
 /// All proofs for one member, or the first that is missing.
-pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+///
+/// # Errors
+/// Why it is kept.
+pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<Removal, Kept> {
     let fate = view.fates.get(&member.id).ok_or(Kept::Alive)?;
     if policy.clean == Clean::Off {
         return Err(Kept::Off);
     }
-    let instance = fate.instance.clone().ok_or(Kept::NoInstance)?;
-    match &fate.gone {
-        Known::Known(true) => {}
-        Known::Known(false) => return Err(Kept::Standing(instance)),
-        Known::Unknown(cause) => return Err(Kept::Unknown(instance, cause.clone())),
-    }
-    if fate.silent_for < policy.clean_dwell {
-        return Err(Kept::Dwell);
+    let gone = match (&fate.instance, &fate.gone) {
+        (None, _) => Err(Kept::NoInstance),
+        (Some(instance), Known::Known(true)) => Ok(instance),
+        (Some(instance), Known::Known(false)) => Err(Kept::Standing(instance.clone())),
+        (Some(instance), Known::Unknown(cause)) => Err(Kept::Unknown(instance.clone(), cause.clone())),
+    };
+    let why = match gone {
+        Ok(instance) if fate.silent_for >= policy.clean_dwell => Removal::Gone(instance.clone()),
+        Ok(_) => return Err(Kept::Dwell),
+        Err(_) if policy.clean == Clean::Unhealthy && fate.silent_for >= UNHEALTHY_AFTER => Removal::Unhealthy,
+        Err(kept) => return Err(kept),
+    };
+    // One change at a time (G3): a learner that answers is one.
+    let on_its_way = |m: &&Member| m.is_learner && m.id != member.id && !view.fates.contains_key(&m.id);
+    if let Some(learner) = cluster.members.iter().find(on_its_way) {
+        return Err(Kept::ChangeInFlight(learner.id));
     }
     let rest: Vec<&Member> = cluster.members.iter().filter(|m| !m.is_learner && m.id != member.id).collect();
     let answering = rest.iter().filter(|m| !view.fates.contains_key(&m.id)).count();
@@ -49,5 +97,5 @@ pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member
     if answering < needed {
         return Err(Kept::QuorumAfter { answering, needed });
     }
-    Ok(())
+    Ok(why)
 }

@@ -166,7 +166,7 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
     if !named && !member.name.is_empty() {
         // Another instance's member at our address: its owner may have moved and still hold its data.
         return match cleaning::verdict(policy, view, etcd, member) {
-            Ok(()) => clean(policy, view, etcd).unwrap_or(Step::Hold(Hold::Settling)),
+            Ok(_) => clean(policy, view, etcd).unwrap_or(Step::Hold(Hold::Settling)),
             Err(kept) => Step::Hold(Hold::AddressTaken { member: member.id, kept }),
         };
     }
@@ -195,9 +195,7 @@ fn held_by_another(view: &View, member: &Member) -> bool {
 }
 
 fn clean(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Option<Step> {
-    let id = cleaning::removable(policy, view, etcd)?;
-    let instance = view.fates.get(&id)?.instance.clone()?;
-    Some(Step::RemoveMember { id, why: Removal::Gone(instance) })
+    cleaning::removable(policy, view, etcd).map(|(id, why)| Step::RemoveMember { id, why })
 }
 
 /// etcd wants exactly all members' URLs; the names of others, unstarted ones above all, may be placeholders.

@@ -68,6 +68,8 @@ pub enum Removal {
     OwnOldId,
     /// Its instance is gone by EC2's word, it was silent for the dwell time, and the rest has quorum.
     Gone(InstanceId),
+    /// `MUSTER_CLEAN=unhealthy`: it was silent for five minutes, and the rest has quorum.
+    Unhealthy,
 }
 
 /// Why data is moved aside.
@@ -206,12 +208,7 @@ impl fmt::Display for Step {
                 })
             }
             Self::StartNew(list) => write!(f, "start new: {} (token {})", list.initial_cluster(), list.token),
-            Self::RemoveMember { id, why: Removal::OwnOldId } => {
-                write!(f, "remove member {id}: it is this instance's id from before its disk was lost")
-            }
-            Self::RemoveMember { id, why: Removal::Gone(instance) } => {
-                write!(f, "remove member {id}: EC2 says {instance} is gone, it was silent, and the rest has quorum")
-            }
+            Self::RemoveMember { id, why } => write!(f, "remove member {id}: {why}"),
             Self::AddSelf => f.write_str("add self: a cluster with quorum answers, joining it as a learner"),
             Self::UpdateSelf { id } => write!(f, "update self: member {id} is listed under another peer URL"),
             Self::StartExisting { cluster, member, .. } => {
@@ -220,6 +217,18 @@ impl fmt::Display for Step {
             Self::Resume => f.write_str("resume: etcd has its data"),
             Self::Quarantine(why) => write!(f, "quarantine: {why}"),
             Self::Halt(why) => write!(f, "halt: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnOldId => f.write_str("it is this instance's id from before its disk was lost"),
+            Self::Gone(instance) => write!(f, "EC2 says {instance} is gone, it was silent, and the rest has quorum"),
+            Self::Unhealthy => {
+                f.write_str("it was silent for 5 minutes (MUSTER_CLEAN=unhealthy), and the rest has quorum")
+            }
         }
     }
 }
@@ -393,6 +402,11 @@ impl fmt::Display for Kept {
             Self::Standing(id) => write!(f, "is kept: EC2 shows {id} in being"),
             Self::Unknown(id, cause) => write!(f, "is kept: EC2 can't say what became of {id} ({cause})"),
             Self::Dwell => f.write_str("is kept until it has been silent for MUSTER_CLEAN_DWELL"),
+            Self::ChangeInFlight(learner) => write!(f, "is kept until learner {learner} votes: one change at a time"),
+            Self::WouldShrink { voters, size } => write!(
+                f,
+                "is kept until its replacement joins: less than {voters} members could be outvoted by {size} fresh ones"
+            ),
             Self::QuorumAfter { answering, needed } => {
                 write!(f, "is kept: {answering} other voters answer, its removal needs {needed}")
             }

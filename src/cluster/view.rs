@@ -56,7 +56,10 @@ impl Policy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Clean {
     Off,
+    /// Those whose instance is gone by EC2's word.
     Gone,
+    /// Those, too, that have not answered for [`super::cleaning::UNHEALTHY_AFTER`].
+    Unhealthy,
 }
 
 /// The state of our data and WAL directories.
@@ -150,7 +153,7 @@ pub struct Fate {
     pub instance: Option<InstanceId>,
     /// EC2's answer when asked by that id.
     pub gone: Known<bool>,
-    /// How long the member has not answered.
+    /// How long the member has not answered: by our own looks, or since EC2 terminated its instance.
     pub silent_for: Duration,
 }
 

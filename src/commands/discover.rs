@@ -41,7 +41,7 @@ impl Discover {
 async fn print_table(cloud: &Cloud, filter: &str) -> Result<(), Failure> {
     let mut names = BTreeMap::new();
     let mut instances = Vec::new();
-    let keep = |Described { instance, tags }| {
+    let keep = |Described { instance, tags, .. }| {
         names.extend(tags.into_iter().find(|(key, _)| key == "Name").map(|(_, name)| (instance.id.clone(), name)));
         instances.push(instance);
     };
@@ -64,7 +64,7 @@ async fn print_table(cloud: &Cloud, filter: &str) -> Result<(), Failure> {
 async fn print_json(cloud: &Cloud) -> Result<(), Failure> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut separator = '[';
-    let write = |Described { instance, tags }| {
+    let write = |Described { instance, tags, .. }| {
         let object = json!({
             "instance": instance.id,
             "state": instance.state.name(),

@@ -65,6 +65,8 @@ pub struct Config {
     pub claim: Option<Object>,
     pub probe_timeout: Duration,
     pub stop_timeout: Duration,
+    /// `MUSTER_RECONCILE`: how often the leader's supervisor looks for dead members; `None`: never.
+    pub reconcile: Option<Duration>,
     pub notify_socket: Option<String>,
     pub log_level: LevelFilter,
     /// What is said once at the start: variables that no longer do anything.
@@ -125,7 +127,8 @@ impl Reader<'_> {
             found_window: self.duration("MUSTER_FOUND_WINDOW", 15 * 60),
             found_absent: self.yes("MUSTER_FOUND_ABSENT"),
             found_alone: self.yes("MUSTER_FOUND_ALONE"),
-            clean: self.choice("MUSTER_CLEAN", &[("gone", Clean::Gone), ("off", Clean::Off)]),
+            clean: self
+                .choice("MUSTER_CLEAN", &[("gone", Clean::Gone), ("unhealthy", Clean::Unhealthy), ("off", Clean::Off)]),
             clean_dwell: self.duration("MUSTER_CLEAN_DWELL", 30),
             token_prefix,
             claim: claim.as_ref().map(Object::to_string),
@@ -168,6 +171,7 @@ impl Reader<'_> {
             claim,
             probe_timeout: self.duration("MUSTER_PROBE_TIMEOUT", 3),
             stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
+            reconcile: Some(self.duration("MUSTER_RECONCILE", 0)).filter(|interval| !interval.is_zero()),
             notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),
             log_level: self.choice("MUSTER_LOG", &LOG_LEVELS),
             notices: RETIRED

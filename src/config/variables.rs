@@ -45,8 +45,17 @@ pub const VARIABLES: &[Variable] = &[
     variable("MUSTER_FOUND_ABSENT", "no", "yes: you vouch that the absent hold no cluster"),
     variable("MUSTER_FOUND_ALONE", "no", "yes: you vouch that the other of two holds no cluster"),
     variable("MUSTER_CLAIM", "", "s3://bucket/prefix: founding is settled by one object there, written only if absent"),
-    variable("MUSTER_CLEAN", "gone", "which members may be removed: gone (by EC2's word), off"),
+    variable(
+        "MUSTER_CLEAN",
+        "gone",
+        "which members may be removed: gone (by EC2's word), unhealthy (also those silent for 5 minutes), off",
+    ),
     variable("MUSTER_CLEAN_DWELL", "30", "how long a member must have been silent before it may be removed"),
+    variable(
+        "MUSTER_RECONCILE",
+        "0 (off)",
+        "how often the leader's supervisor looks for dead members; without it joiners do",
+    ),
     variable("MUSTER_PROBE_TIMEOUT", "3", "how long a peer may take to answer a probe"),
     variable("MUSTER_STOP_TIMEOUT", "25", "how long etcd may take to stop before it is killed"),
     variable("MUSTER_LOG", "info", "error, warn, info, debug or trace"),

@@ -12,6 +12,7 @@ use crate::etcd::command::{Start, environment};
 use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::process::spawn::Child;
+use crate::reconcile::Reconciler;
 use crate::startup;
 
 /// R5: how long the roll call is served between two lives of an etcd that never elected.
@@ -54,9 +55,18 @@ impl Daemon {
             spawned_at,
         };
         let mut progress = Progress::default();
+        let mut reconciler = Reconciler {
+            etcd: &self.etcd,
+            observer: &mut self.observer,
+            actor: &self.actor,
+            desk: &self.desk,
+            own_client_url: identity::own_client_url(&settings),
+            listed: identity::own_listing(&self.config, &self.identity),
+        };
         let ended = tokio::select! {
             ended = child.wait() => Some(ended),
             () = attendant.until_yield(&mut progress) => None,
+            never = reconciler.every(self.config.reconcile) => match never {},
         };
         let Some(ended) = ended else {
             child.stop(self.config.stop_timeout).await;

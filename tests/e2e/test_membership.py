@@ -1,0 +1,210 @@
+"""Members come and go: moved, replaced in numbers, orphaned, and cleaned away while nobody joins."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+from fleet import (
+    BOUND,
+    etcd_pid,
+    etcd_pids,
+    form,
+    launch,
+    member_ids,
+    said,
+    start,
+    wait_formed,
+    wait_looks,
+    wait_said,
+)
+from lab.ec2_faults import edited, shown_as
+from lab.ec2_front import Ec2Front
+from lab.etcd import EtcdClient
+from lab.imds import Imds
+
+MANY_JOINERS = 10
+
+
+def move(lab, node, address: str) -> None:
+    """The instance has another private address from now on (an interface was replaced while it was stopped)."""
+    old, instance = node.address, replace(node.instance, private_ip=address)
+
+    def show(call, root) -> None:
+        for shown in root.iter():
+            if shown.text == old:
+                shown.text = address
+
+    node.detach()
+    node.address, node.etcd = address, EtcdClient(address)
+    node.attach(instance, Imds(instance, lab.ec2.role_credentials), Ec2Front(lab.ec2.url, address))
+    for one in lab.nodes:
+        one.front.add(edited(show))
+
+
+def learners(node) -> list[str]:
+    return [member.id for member in node.etcd.members() if member.learner]
+
+
+# Moved.
+
+
+@pytest.mark.core
+def test_a_member_with_a_new_address_publishes_it_and_stays_the_same_member(lab):
+    """Its log is good; only the others must learn where it is. Removing and adding it would copy everything again."""
+    nodes = form(lab, 3, size=3)
+    moved = nodes[2]
+    before = member_ids(nodes[0])[moved.peer_url]
+    moved.power_off()
+    move(lab, moved, f"{lab.network}.99")
+    start(moved)
+    wait_formed(lab, *nodes)
+    assert member_ids(nodes[0])[moved.peer_url] == before
+    assert said(moved, f"update self: member {before}")
+
+
+# Replaced.
+
+
+def test_two_of_five_are_replaced_at_once(lab):
+    """A zone is lost and its group launches both anew: one change at a time, and no joiner gives up."""
+    nodes = form(lab, 5, size=5)
+    nodes[0].etcd.put("key", "value")
+    dead = nodes[3:]
+    for node in dead:
+        lab.terminate(node)
+    joiners = [lab.add_node() for _ in dead]
+    start(*joiners)
+    wait_formed(lab, *nodes[:3], *joiners, bound=2 * BOUND)
+    assert joiners[1].etcd.get("key") == "value"
+
+
+def test_a_joiner_that_dies_as_a_learner_blocks_nobody(lab):
+    """etcd takes one learner at a time: an orphan would keep all others out for ever."""
+    nodes = form(lab, 3, size=3)
+    lab.terminate(nodes.pop())
+    joiner = lab.add_node()
+    start(joiner)
+    lab.wait(lambda: joiner.peer_url in member_ids(nodes[0]), BOUND, "a joiner that was added")
+    lab.terminate(joiner)
+    second = lab.add_node()
+    start(second)
+    wait_formed(lab, *nodes, second)
+
+
+def test_a_joiner_that_restarts_as_a_learner_goes_on(lab):
+    nodes = form(lab, 3, size=3)
+    lab.terminate(nodes.pop())
+    joiner = lab.add_node()
+    start(joiner)
+    lab.wait(lambda: joiner.peer_url in member_ids(nodes[0]), BOUND, "a joiner that was added")
+    joiner.power_off()
+    start(joiner)
+    wait_formed(lab, *nodes, joiner)
+
+
+def test_ten_joiners_queue_and_become_members_one_by_one(lab):
+    """A cluster that is scaled out all at once: learners one at a time, nobody exits, nobody is added twice."""
+    nodes = form(lab, 3, size=3)
+    lab.env["MUSTER_CLUSTER_SIZE"] = str(3 + MANY_JOINERS)
+    joiners = [lab.add_node() for _ in range(MANY_JOINERS)]
+    start(*joiners)
+    most = 0
+
+    def all_joined() -> bool:
+        nonlocal most
+        most = max(most, len(learners(nodes[0])))
+        return len(member_ids(nodes[0])) == 3 + MANY_JOINERS and not learners(nodes[0])
+
+    lab.wait(all_joined, 4 * BOUND, f"{MANY_JOINERS} new voters")
+    wait_formed(lab, *nodes, *joiners)
+    assert most == 1
+    for joiner in joiners:
+        assert sum("add self: " in line for line in joiner.log_text().splitlines()) >= 1
+        assert joiner.runs()
+
+
+# Cleaned while nobody joins (MUSTER_RECONCILE).
+
+
+def form_reconciled(lab, count: int, **env: str):
+    return form(lab, count, size=count, MUSTER_RECONCILE="500ms", **env)
+
+
+def leader_of(lab, *nodes):
+    return lab.wait(lambda: next((n for n in nodes if n.etcd.is_leader()), None), BOUND, "a leader")
+
+
+def test_the_leaders_supervisor_removes_a_terminated_member_that_nobody_replaces(lab):
+    nodes = form_reconciled(lab, 3)
+    dead = next(node for node in nodes if not node.etcd.is_leader())
+    rest = [node for node in nodes if node is not dead]
+    lab.terminate(dead)
+    wait_formed(lab, *rest)
+    removers = [node for node in rest if said(node, "reconcile: ", "is removed", dead.instance.id)]
+    assert len(removers) == 1
+
+
+def test_no_cluster_is_shrunk_so_far_that_fresh_instances_could_outvote_it(lab):
+    """Five: one may go. The second stays until its replacement comes."""
+    nodes = form_reconciled(lab, 5)
+    first, second = [node for node in nodes if not node.etcd.is_leader()][:2]
+    rest = [node for node in nodes if node not in (first, second)]
+    lab.terminate(first)
+    lab.wait(lambda: len(member_ids(rest[0])) == 4, BOUND, "four members")
+    lab.terminate(second)
+    leader = leader_of(lab, *rest)
+    wait_said(lab, leader, "reconcile: ", "could be outvoted")
+    assert len(member_ids(rest[0])) == 4
+    joiner = lab.add_node()
+    start(joiner)
+    lab.wait(lambda: second.peer_url not in member_ids(rest[0]), BOUND, "a removal for the joiner")
+    wait_formed(lab, *rest, joiner)
+
+
+@pytest.mark.parametrize("silence", ["paused", "stopped", "stopping"])
+def test_who_is_not_gone_by_ec2s_word_is_never_removed(lab, silence):
+    """Rebooting, hanging, or stopped for a resize: silent, and a member all the same."""
+    nodes = form_reconciled(lab, 3)
+    quiet = next(node for node in nodes if not node.etcd.is_leader())
+    rest = [node for node in nodes if node is not quiet]
+    leader = leader_of(lab, *rest)
+    before = member_ids(leader)
+    if silence == "paused":
+        for pid in [etcd_pid(quiet), quiet.process.pid]:
+            os.kill(pid, signal.SIGSTOP)
+    else:
+        lab.stop_instance(quiet)
+        if silence == "stopping":
+            lab.fault_ec2(shown_as("stopping", quiet.instance.id))
+    wait_said(lab, leader, "reconcile: member ", "EC2 shows", quiet.instance.id)
+    calls = leader.front.calls["DescribeInstances"]
+    lab.wait(lambda: leader.front.calls["DescribeInstances"] >= calls + 2, BOUND, "two more listings")
+    assert member_ids(leader) == before
+
+
+def test_nothing_is_reconciled_while_ec2_is_out_of_sight(lab):
+    nodes = form_reconciled(lab, 3)
+    dead = next(node for node in nodes if not node.etcd.is_leader())
+    rest = [node for node in nodes if node is not dead]
+    leader = leader_of(lab, *rest)
+    for node in rest:
+        node.front.stop()
+    lab.terminate(dead)
+    before = member_ids(leader)
+    wait_said(lab, leader, "reconcile: ", "EC2 can't be asked")
+    assert member_ids(leader) == before and not said(leader, "is removed: ")
+
+
+def test_off_means_off(lab):
+    """MUSTER_CLEAN=off: a replacement waits for an operator, and says so."""
+    nodes = form(lab, 3, size=3, MUSTER_CLEAN="off")
+    dead = nodes.pop()
+    lab.terminate(dead)
+    joiner = lab.add_node()
+    start(joiner)
+    wait_said(lab, joiner, "hold: spare", "MUSTER_CLEAN=off")
+    wait_looks(lab, joiner)
+    assert not etcd_pids(joiner) and dead.peer_url in member_ids(nodes[0])
