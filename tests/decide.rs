@@ -123,7 +123,10 @@ fn another_roster_or_any_sign_of_a_cluster_holds() {
         (fresh('c', &other), Hold::DifferentRoster { instance: instance.clone(), theirs: Some(other.clone()) }),
         (Sighting::Mismatch("TLS".into()), Hold::PeerMismatch { instance: instance.clone(), cause: "TLS".into() }),
         (Sighting::HasData { cluster: None, chosen: None }, Hold::PeerHasData { instance: instance.clone() }),
-        (etcd("abc", false), Hold::ClusterWithoutQuorum { instance: instance.clone(), cluster: LIVING }),
+        (
+            etcd("abc", false),
+            Hold::ClusterWithoutQuorum { instance: instance.clone(), cluster: LIVING, undecided: false },
+        ),
     ] {
         let mut v = view('a', "abc");
         all_fresh(&policy, &mut v, "b");

@@ -120,7 +120,9 @@ pub fn signs_of_a_cluster(view: &View) -> Option<Hold> {
     view.peers.iter().find_map(|(id, peer)| {
         let instance = id.clone();
         match &peer.sighting {
-            Sighting::Etcd(etcd) => Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster }),
+            Sighting::Etcd(etcd) => {
+                Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster, undecided: etcd.undecided })
+            }
             Sighting::HasData { .. } => Some(Hold::PeerHasData { instance }),
             Sighting::Mismatch(cause) => Some(Hold::PeerMismatch { instance, cause: cause.clone() }),
             Sighting::Fresh(_) | Sighting::Refused | Sighting::Silent(_) => None,

@@ -26,10 +26,14 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
     let charter = policy.charter(roster);
     let have = roster.standing().count();
     if policy.cluster_size == Some(2)
-        && let Some(terminated) = only_other_is_terminated(policy, roster)
+        && let Some(other) = only_other_is_terminated(roster)
         && have == 1
     {
-        return alone(policy, view, roster, Alone::OtherTerminated(terminated));
+        // Its whole life lay inside the founding window, and ours: it can't have been in a cluster that had time to be forgotten.
+        if policy.found_absent || roster.all().iter().all(|i| roster.age(i) < policy.found_window) {
+            return alone(policy, view, roster, Alone::OtherTerminated(other));
+        }
+        return Err(Hold::Absent { absent: vec![other.clone()], why: Absence::Terminated(other) });
     }
     let need = if policy.cluster_size == Some(1) { 1 } else { policy.min_nodes };
     if have < need {
@@ -133,12 +137,11 @@ fn hold_with(other: &Instance) -> impl Fn(Absence) -> Result<(), Hold> + '_ {
     |why| Err(Hold::Absent { absent: vec![other.id.clone()], why })
 }
 
-/// The one other instance of a fleet of two, if it is terminated and its whole life lay inside the founding window.
-fn only_other_is_terminated(policy: &Policy, roster: &Roster) -> Option<InstanceId> {
+/// The one other instance of a fleet of two, if it is terminated.
+fn only_other_is_terminated(roster: &Roster) -> Option<InstanceId> {
     let mut terminated = roster.terminated();
     let other = terminated.next()?;
-    let young = roster.all().iter().all(|i| roster.age(i) < policy.found_window);
-    (terminated.next().is_none() && (young || policy.found_absent)).then(|| other.id.clone())
+    terminated.next().is_none().then(|| other.id.clone())
 }
 
 /// Found with ourselves as the only member, unless we accepted a list with the other: it may have been chosen.

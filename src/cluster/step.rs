@@ -137,6 +137,8 @@ pub enum Hold {
     ClusterWithoutQuorum {
         instance: InstanceId,
         cluster: ClusterId,
+        /// It has never elected: its founding is under way.
+        undecided: bool,
     },
     PeerHasData {
         instance: InstanceId,
@@ -224,7 +226,7 @@ impl fmt::Display for Step {
 impl fmt::Display for Removal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OwnOldId => f.write_str("it is this instance's id from before its disk was lost"),
+            Self::OwnOldId => f.write_str("it is this instance's place from before, and its disk holds nothing of it"),
             Self::Gone(instance) => write!(f, "EC2 says {instance} is gone, it was silent, and the rest has quorum"),
             Self::Unhealthy => {
                 f.write_str("it was silent for 5 minutes (MUSTER_CLEAN=unhealthy), and the rest has quorum")
@@ -332,7 +334,11 @@ impl fmt::Display for Hold {
                 list.members.iter().map(|m| m.instance.0.as_str()).collect::<Vec<_>>().join(", ")
             ),
             Self::NotListed => f.write_str("the others found without this instance; it joins when they have a quorum"),
-            Self::ClusterWithoutQuorum { instance, cluster } => write!(
+            Self::ClusterWithoutQuorum { instance, cluster, undecided: true } => write!(
+                f,
+                "{instance} runs etcd of cluster {cluster}, which has not elected yet; waiting for its first members"
+            ),
+            Self::ClusterWithoutQuorum { instance, cluster, undecided: false } => write!(
                 f,
                 "{instance} runs etcd of cluster {cluster} without a proven quorum; if no election mends that, start its other \
                  members, or restore a snapshot"
@@ -349,7 +355,7 @@ impl fmt::Display for Hold {
             Self::DifferentRoster { instance, theirs: None } => write!(f, "{instance} has no complete roster yet"),
             Self::AwaitProposer { instance } => write!(f, "{instance} is older and proposes"),
             Self::Absent { absent, why } => match absent.is_empty() {
-                true => write!(f, "{why}"),
+                true => write!(f, "not all that MUSTER_CLUSTER_SIZE counts are listed; {why}"),
                 false => write!(f, "{} did not answer; {why}", ids(absent)),
             },
             Self::AnotherJoins { member } => write!(f, "member {member} is joining; one change at a time"),
@@ -383,7 +389,10 @@ impl fmt::Display for Absence {
             Self::TooFewAnswer { answering, needed } => {
                 write!(f, "{answering} fresh instances answer, founding needs {needed}; start the others")
             }
-            Self::SizeUnset => f.write_str("all must answer while MUSTER_CLUSTER_SIZE is unset; set it to settle this"),
+            Self::SizeUnset => f.write_str(
+                "all must answer while MUSTER_CLUSTER_SIZE is unset (but for a fleet of three at most that stays the same for \
+                 MUSTER_FOUND_GRACE); set it to settle this",
+            ),
             Self::OneOfTwo => f.write_str(
                 "with two instances nothing proves that the other has no cluster; MUSTER_FOUND_ALONE=yes if it has none",
             ),

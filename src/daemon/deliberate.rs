@@ -11,7 +11,7 @@ use crate::cluster::claim::{Claimed, Claiming};
 use crate::cluster::decide::{decide, signs_of_a_cluster};
 use crate::cluster::paxos::Tally;
 use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Step};
-use crate::cluster::types::{InitialList, InstanceId, Known, MemberId};
+use crate::cluster::types::{InitialList, InstanceId, Known, Member, MemberId};
 use crate::cluster::view::{DataDir, Sighting, View};
 use crate::etcd::data_dir;
 use crate::exit::Failure;
@@ -55,7 +55,8 @@ impl Daemon {
             }
             match &step {
                 Step::Hold(hold) => self.wait(hold, pause).await,
-                Step::Halt(_) => self.pause_or_stir(self.config.bootstrap_wait).await,
+                // What is seen later must not undo it: of two clusters one may only be out of sight for a moment.
+                Step::Halt(_) => std::future::pending().await,
                 // Beaten, or too few: jitter parts two proposers.
                 Step::Propose(_) if self.desk.ledger().chosen.is_none() => clock::pause(clock::jittered(pause)).await,
                 _ => {}
@@ -149,7 +150,9 @@ impl Daemon {
 
     async fn remove(&mut self, id: MemberId, view: &View) -> Result<(), act::Error> {
         let Some(etcd) = view.living_clusters().into_values().next() else { return Ok(()) };
-        let own = etcd.members.iter().any(|m| m.id == id && m.name == view.me.listed.name);
+        let me = &view.me.listed;
+        let at_our_urls = |m: &Member| m.peer_urls.iter().any(|url| me.peer_urls.contains(url));
+        let own = etcd.members.iter().any(|m| m.id == id && (m.name == me.name || at_our_urls(m)));
         self.actor.remove(etcd, id).await?;
         log::info!("member {id} is removed");
         if own {

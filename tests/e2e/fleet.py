@@ -127,6 +127,18 @@ def looks_since(node: Node, text: str) -> int:
     return sum(line.startswith("view: ") for line in spoken[last:])
 
 
+def goes_on_answering(lab: Lab, node: Node) -> None:
+    """Its roll call says no to others, many times over: for longer than the longest pause between two looks here."""
+    answers = [0]
+
+    def answered_often() -> bool:
+        assert node.etcd.request("GET", "/members", node.etcd.peer_port)[0] in (404, 503)
+        answers[0] += 1
+        return answers[0] >= 50
+
+    lab.wait(answered_often, BOUND, "answers")
+
+
 # Processes and directories.
 
 

@@ -11,6 +11,7 @@ from fleet import (
     etcd_pid,
     etcd_pids,
     form,
+    goes_on_answering,
     launch,
     lines,
     looks,
@@ -155,7 +156,7 @@ def test_a_name_that_another_instance_has_is_halted_on(lab):
     start(third)
     reason = wait_said(lab, third, "halt: ", f"ETCD_NAME={named}")
     assert nodes[0].peer_url in reason and "unset ETCD_NAME" in reason
-    wait_looks(lab, third)
+    goes_on_answering(lab, third)
     wait_formed(lab, *nodes)
     assert not etcd_pids(third)
 
