@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::{Running, YIELD_AFTER};
 use etcd_muster::cluster::paxos::{Accepted, Call, Joined, Ledger};
 use etcd_muster::cluster::supervision::{Ended, Life};
@@ -79,6 +80,7 @@ impl Story {
             ["our", "etcd"] => self.run(value),
             ["etcd"] => self.end(value),
             ["EC2"] => self.show(value),
+            ["claim"] => self.claim(value),
             ["later"] => duration(value).map(|time| self.pass(time)),
             ["member", name] if name.starts_with("i-") => self.lose(member_id(letter(name)?), letter(name)?, value),
             ["member", member, "of", name] => self.lose(MemberId(hex(member)?), letter(name)?, value),
@@ -112,8 +114,8 @@ impl Story {
         let parts = split(value, ',');
         let name = letter(parts.first().unwrap_or(&""))?;
         if self.view.me.instance != id(name) {
-            let (roster, roster_unchanged_for) = (self.view.roster.clone(), self.view.roster_unchanged_for);
-            self.view = View { roster, roster_unchanged_for, ..view(name, "") };
+            let View { roster, roster_unchanged_for, claim, .. } = self.view.clone();
+            self.view = View { roster, roster_unchanged_for, claim, ..view(name, "") };
             self.answering.clear();
         }
         self.view.me.listed = listed(name);
@@ -153,6 +155,7 @@ impl Story {
             }
             ["list", cluster, "was", "chosen"] => ledger.chosen = Some(list(cluster)?),
             ["starting", "list", cluster] => (ledger.chosen, ledger.founded) = (Some(list(cluster)?), true),
+            ["the", "claim", "was", "free"] => ledger.saw_unclaimed = true,
             ["etcd", "never", "had", "a", "leader"] => ledger.never_elected = true,
             ["etcd", "had", "a", "leader"] => ledger.never_elected = false,
             ["moving", "the", "data", "aside"] => ledger.left_behind(false),
@@ -267,6 +270,19 @@ impl Story {
         self.view.peers.retain(|id, _| roster.standing().any(|i| i.id == *id));
         self.view.roster = Known::Known(roster.clone());
         self.shown = roster;
+        Ok(())
+    }
+
+    fn claim(&mut self, value: &str) -> Parsed<()> {
+        let held = |claim| Claimed::Held { claim, version: "1".to_owned() };
+        let (text, cause) = aside(value);
+        self.view.claim = match words(text).as_slice() {
+            ["free"] => Claimed::Absent,
+            ["can't", "be", "read"] => Claimed::Unknown(cause),
+            ["for", "list", cluster] => held(Claim::Founding { list: self.list(cluster)? }),
+            [cluster, "is", "established"] => held(Claim::Established { cluster: cluster_id(cluster)? }),
+            _ => return not_understood(value),
+        };
         Ok(())
     }
 
