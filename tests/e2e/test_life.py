@@ -11,7 +11,6 @@ from fleet import (
     BOUND,
     alive,
     etcd_pid,
-    etcd_pids,
     field,
     form,
     goes_on_answering,
@@ -76,7 +75,7 @@ def test_a_spare_waits_and_takes_the_slot_that_opens(lab):
     start(spare)
     wait_said(lab, spare, "hold: spare", "all its 3 members")
     wait_looks(lab, spare)
-    assert not etcd_pids(spare) and len(member_ids(nodes[0])) == 3
+    assert not spare.etcd_pids() and len(member_ids(nodes[0])) == 3
     lab.terminate(nodes.pop())
     wait_formed(lab, *nodes, spare)
 
@@ -184,7 +183,7 @@ def test_an_etcd_that_dies_is_started_again_with_growing_pauses(lab):
     for life in (1, 2):
         first = etcd_pid(nodes[0])
         os.kill(first, signal.SIGKILL)
-        lab.wait(lambda: etcd_pids(nodes[0]) not in ([], [first]), BOUND, f"life {life + 1}")
+        lab.wait(lambda: nodes[0].etcd_pids() not in ([], [first]), BOUND, f"life {life + 1}")
         wait_formed(lab, *nodes)
     pauses = [int(ms) for ms in re.findall(r"ended by signal 9 .* deciding again in (\d+) ms", nodes[0].log_text())]
     assert len(pauses) == 2 and pauses[0] <= 1000 <= pauses[1]
@@ -240,7 +239,7 @@ def test_half_of_the_data_is_never_taken_for_a_fresh_disk(lab):
     reason = wait_said(lab, broken, "hold: ", "holds no WAL", since=since)
     assert str(broken.data) in reason and str(broken.wal) in reason
     wait_looks(lab, broken)
-    assert not etcd_pids(broken) and tree(broken.data / "member") == left
+    assert not broken.etcd_pids() and tree(broken.data / "member") == left
     # Its cluster lives again, and can give it all: then it may be moved aside.
     start(*nodes[:2])
     wait_formed(lab, *nodes)
@@ -265,7 +264,7 @@ def test_data_of_another_cluster_halts_and_is_not_touched(lab):
     assert etcd_pid(other) == pid and other.etcd.health()
     other.power_off()
     goes_on_answering(lab, stray)
-    assert not etcd_pids(stray) and tree(stray.data / "member", stray.wal) == held, "out of sight isn't gone"
+    assert not stray.etcd_pids() and tree(stray.data / "member", stray.wal) == held, "out of sight isn't gone"
     assert stray.etcd.request("GET", "/members", stray.etcd.peer_port)[0] in (404, 503)
     assert stop(stray) == 0
 
@@ -284,7 +283,7 @@ def test_two_living_clusters_halt_a_fresh_node_and_go_on(lab):
     assert all(alive(pid) for pid in pids) and one.etcd.health() and other.etcd.health()
     other.power_off()
     goes_on_answering(lab, fresh)
-    assert not etcd_pids(fresh) and len(one.etcd.members()) == 1, "one of two clusters may only be out of sight"
+    assert not fresh.etcd_pids() and len(one.etcd.members()) == 1, "one of two clusters may only be out of sight"
     assert fresh.etcd.request("GET", "/members", fresh.etcd.peer_port)[0] in (404, 503)
 
 
@@ -337,7 +336,7 @@ def test_a_member_that_hangs_is_never_removed(lab):
     assert member_ids(nodes[0]) == before
     os.kill(etcd_pid(hung), signal.SIGCONT)
     wait_formed(lab, *nodes)
-    assert member_ids(nodes[0]) == before and not etcd_pids(spare)
+    assert member_ids(nodes[0]) == before and not spare.etcd_pids()
 
 
 def test_a_terminated_instance_that_still_answers_is_not_removed(lab):

@@ -10,7 +10,6 @@ import pytest
 from fleet import (
     BOUND,
     etcd_pid,
-    etcd_pids,
     form,
     launch,
     member_ids,
@@ -207,4 +206,4 @@ def test_off_means_off(lab):
     start(joiner)
     wait_said(lab, joiner, "hold: spare", "MUSTER_CLEAN=off")
     wait_looks(lab, joiner)
-    assert not etcd_pids(joiner) and dead.peer_url in member_ids(nodes[0])
+    assert not joiner.etcd_pids() and dead.peer_url in member_ids(nodes[0])

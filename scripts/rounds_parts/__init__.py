@@ -1,0 +1,1 @@
+"""What `scripts/rounds` is made of."""
