@@ -17,6 +17,9 @@ const FIRST_POLL: Duration = Duration::from_millis(25);
 const LONGEST_POLL: Duration = Duration::from_secs(1);
 /// At rest: one request to our own etcd in so long.
 const REST: Duration = Duration::from_secs(10);
+/// A first life that doesn't serve for so long never will: joining etcds ask each other's `/version` without a timeout, and two
+/// that join at once wait for each other for ever (etcd#13623; seen on 3.4.23 and 3.5.1).
+const SERVE_WITHIN: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Promotion may wait for the leader's own commit.
 const PROMOTE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +36,17 @@ pub struct Attendant<'a> {
     /// Client URLs of the cluster's other members: a learner can't be asked to promote itself.
     pub others: Vec<String>,
     pub spawned_at: Instant,
+    /// It has no WAL yet, so that it can be ended at any time.
+    pub is_first_life: bool,
+}
+
+/// Why etcd is to be stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// R5.
+    Yield,
+    /// It hangs before it serves.
+    Stuck,
 }
 
 /// What is known of this life so far.
@@ -49,10 +63,11 @@ pub struct Progress {
 }
 
 impl Attendant<'_> {
-    /// Attends until etcd shall yield (R5); otherwise for ever. Cancel-safe: `progress` outlives it.
-    pub async fn until_yield(&self, progress: &mut Progress) {
+    /// Attends until etcd shall be stopped; otherwise for ever. Cancel-safe: `progress` outlives it.
+    pub async fn until_stop(&self, progress: &mut Progress) -> Stop {
         let mut pause = FIRST_POLL;
         let yield_after = clock::jittered(YIELD_AFTER * 2);
+        let serve_within = clock::jittered(SERVE_WITHIN * 2);
         loop {
             // At rest one question is enough: it holds a read through the quorum.
             if progress.ready && matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(()))) {
@@ -61,11 +76,15 @@ impl Attendant<'_> {
                 continue;
             }
             let running = self.look(progress).await;
+            if self.is_first_life && !progress.served && clock::now() - self.spawned_at >= serve_within {
+                log::warn!("etcd doesn't serve its peer port for {} s: it is started anew", serve_within.as_secs());
+                return Stop::Stuck;
+            }
             let settled = progress.ready && running.is_some_and(|r| r.has_leader && !r.is_learner);
             match running.map(|r| attend(&Running { yield_after, ..r })) {
                 Some(Attend::Yield) => {
                     log::info!("no leader for {} s and never one before: etcd yields", yield_after.as_secs());
-                    return;
+                    return Stop::Yield;
                 }
                 Some(Attend::Promote(member)) => self.promote(member).await,
                 Some(Attend::Keep) | None => {}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Daemon, Kind, Launch};
 use crate::act;
-use crate::attend::{Attendant, Progress};
+use crate::attend::{Attendant, Progress, Stop};
 use crate::clock;
 use crate::cluster::paxos::Joined;
 use crate::cluster::supervision::{Ended, LIFE_THAT_RESETS, Life, Verdict, verdict};
@@ -53,6 +53,7 @@ impl Daemon {
             own_peer_url: identity::own_peer_url(&settings),
             others: launch.others.clone(),
             spawned_at,
+            is_first_life: !matches!(launch.kind, Kind::Resume),
         };
         let mut progress = Progress::default();
         let mut reconciler = Reconciler {
@@ -64,14 +65,18 @@ impl Daemon {
             listed: identity::own_listing(&self.config, &self.identity),
         };
         let ended = tokio::select! {
-            ended = child.wait() => Some(ended),
-            () = attendant.until_yield(&mut progress) => None,
+            ended = child.wait() => Ok(ended),
+            stop = attendant.until_stop(&mut progress) => Err(stop),
             never = reconciler.every(self.config.reconcile) => match never {},
         };
-        let Some(ended) = ended else {
-            child.stop(self.config.stop_timeout).await;
-            self.child = None;
-            return Ok((None, String::new()));
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(Stop::Stuck) => child.stop(self.config.stop_timeout).await,
+            Err(Stop::Yield) => {
+                child.stop(self.config.stop_timeout).await;
+                self.child = None;
+                return Ok((None, String::new()));
+            }
         };
         let output = child.last_words().await;
         self.child = None;

@@ -362,3 +362,18 @@ def test_names_of_the_operators_choice_are_kept(lab):
     wait_formed(lab, *nodes)
     assert {member.name for member in nodes[0].etcd.members()} == {"db0", "db1", "db2"}
     assert set(member_ids(nodes[0])) == {node.peer_url for node in nodes}
+
+
+# A first life that is cut short.
+
+
+HANGS = "exec sleep 1000"  # as an etcd does that asks a stalled peer for its members, or another that joins for its version
+
+
+def test_an_etcd_that_never_serves_is_ended_and_started_again(lab):
+    """Two founders that join late at the same moment wait for each other's version for ever (etcd#13623)."""
+    nodes = launch(lab, 3, size=3)
+    replace_etcd(nodes[2], f'[ -e "$ETCD_DATA_DIR/../hung" ] && exec $ETCD; : >"$ETCD_DATA_DIR/../hung"; {HANGS}')
+    start(*nodes)
+    wait_formed(lab, *nodes)
+    assert said(nodes[2], "doesn't serve its peer port")
