@@ -12,7 +12,9 @@ use crate::aws::s3;
 use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cluster::claim::{Claim, Claiming};
-use crate::cluster::paxos::{Accepted, Answer, Call, Charter, Joined, Standing, Tally, tally_accepts, tally_promises};
+use crate::cluster::paxos::{
+    Accepted, Answer, Call, Charter, FirstStart, Joined, Standing, Tally, tally_accepts, tally_promises,
+};
 use crate::cluster::step::Proposal;
 use crate::cluster::types::{InitialList, InstanceId, MemberId, Roster};
 use crate::cluster::view::{EtcdSeen, Sighting, View};
@@ -221,9 +223,9 @@ impl Actor {
     ///
     /// # Errors
     /// The disk's.
-    pub fn quarantine(&self, paths: &Paths, never_ran: bool) -> Result<String, Error> {
+    pub fn quarantine(&self, paths: &Paths, unstarted: Option<FirstStart>) -> Result<String, Error> {
         let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
-        let moving = Moving { stamp: stamp.clone(), never_ran };
+        let moving = Moving { stamp: stamp.clone(), unstarted };
         self.desk.with_store(|store| store.begin_quarantine(&moving))?;
         self.move_aside(paths, &moving)?;
         Ok(stamp)
@@ -240,9 +242,23 @@ impl Actor {
         }
     }
 
+    /// A first start that never came to a WAL (a bad setting, a port in use, a crash): what it left, a backend at most, is
+    /// moved aside, and it counts as never begun.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn forget_what_never_began(&self, paths: &Paths) -> Result<(), Error> {
+        let ledger = self.desk.ledger();
+        let never_began = || ledger.never_began(paths.holds_wal(), paths.is_marked(ledger.nonce));
+        // The directories are looked at only where it matters.
+        let Some(unstarted) = ledger.starting.and_then(|_| never_began()) else { return Ok(()) };
+        log::warn!("etcd's first start ended before it made a WAL: it counts as never begun");
+        self.quarantine(paths, Some(unstarted)).map(|_| ())
+    }
+
     fn move_aside(&self, paths: &Paths, moving: &Moving) -> Result<(), Error> {
         paths.quarantine(&moving.stamp).map_err(Error::DataDir)?;
-        self.desk.amend(|ledger| ledger.left_behind(moving.never_ran))?;
+        self.desk.amend(|ledger| ledger.left_behind(moving.unstarted))?;
         Ok(self.desk.with_store(ledger::Store::end_quarantine)?)
     }
 }

@@ -97,6 +97,7 @@ impl Attendant<'_> {
     async fn look(&self, progress: &mut Progress) -> Option<Running> {
         let version = self.etcd.version(&self.own_peer_url, ANSWER_TIMEOUT).await.ok()?;
         progress.served = true;
+        self.record_serving();
         let never_elected = version.is_undecided() && self.desk.ledger().never_elected;
         // The client port is mute until the first election: a status would only wait.
         let status = match version.is_undecided() && !progress.ready {
@@ -130,6 +131,15 @@ impl Attendant<'_> {
             without_leader_for,
             yield_after: YIELD_AFTER,
         })
+    }
+
+    /// From now on a missing WAL is a lost one.
+    fn record_serving(&self) {
+        if self.desk.ledger().starting.is_some()
+            && let Err(error) = self.desk.amend(|ledger| ledger.starting = None)
+        {
+            log::error!("{error}");
+        }
     }
 
     fn record_election(&self) {

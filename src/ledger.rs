@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::cluster::paxos::Ledger;
+use crate::cluster::paxos::{FirstStart, Ledger};
 use crate::etcd::data_dir::{MUSTER_DIR, sync_dir};
 
 const LEDGER: &str = "ledger.json";
@@ -59,8 +59,9 @@ pub struct Identity {
 pub struct Moving {
     /// Names the directory the data is moved to.
     pub stamp: String,
-    /// No vote was ever cast with it: the ledger forgets that etcd ran.
-    pub never_ran: bool,
+    /// No vote that counts was ever cast with it: the ledger forgets that start.
+    #[serde(default)]
+    pub unstarted: Option<FirstStart>,
 }
 
 /// Our files in `ED_DATA/muster`.

@@ -356,7 +356,7 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             held(complete || spotless || vouched || other_terminated, "R3: absence forgiven")?;
         }
         Step::StartNew(list) => {
-            held(is_fresh && !v.ledger.founded, "starting new over an old life")?;
+            held(is_fresh && !v.ledger.founded && v.ledger.joined.is_none(), "starting new over an old life")?;
             held(list.holds(&id(ME)), "starting a list that doesn't hold us")?;
             let told = v.peers.values().any(|p| match &p.sighting {
                 Sighting::Fresh(f) => f.chosen.as_ref() == Some(list),

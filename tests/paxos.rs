@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use common::{id, listed, policy, roster};
 use etcd_muster::cluster::paxos::{
-    Accepted, Answer, Ballot, Call, Charter, Ledger, Standing, Tally, answer, tally_accepts, tally_promises,
+    Accepted, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, Standing, Tally, answer, tally_accepts,
+    tally_promises,
 };
-use etcd_muster::cluster::types::{InitialList, InstanceId};
+use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceId, MemberId};
 use proptest::prelude::*;
 
 const NAMES: &str = "abcde";
@@ -188,4 +189,45 @@ fn a_node_with_data_promises_nothing() {
     let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
     let call = Call::Prepare { charter: world.charter.clone(), ballot };
     assert_eq!(answer(&world.ledgers[1], &standing, &call), (Answer::HasData, None));
+}
+
+/// A missing WAL proves that none was made only before etcd was seen to serve, and on the volume it would have been made on.
+#[test]
+fn a_first_start_never_began_only_by_all_proofs() {
+    let list = InitialList { members: vec![listed('a')], token: "t".to_owned() };
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.never_began(false, true), None, "nothing was started");
+    ledger.start_founding(&list);
+    assert_eq!(ledger.never_began(false, true), Some(FirstStart::Founding));
+    assert_eq!(ledger.never_began(true, true), None, "there is a WAL");
+    assert_eq!(ledger.never_began(false, false), None, "its volume was lost");
+    ledger.starting = None;
+    assert_eq!(ledger.never_began(false, true), None, "it served");
+    ledger.start_joining(ClusterId(1), MemberId(2));
+    assert_eq!(ledger.never_began(false, true), Some(FirstStart::Joining));
+}
+
+/// What is forgotten is the start that never began, and no earlier one; however often the move is resumed.
+#[test]
+fn only_the_start_that_never_began_is_forgotten() {
+    let list = InitialList { members: vec![listed('a')], token: "t".to_owned() };
+    let spawned = |ledger: &Ledger| ledger.joined.is_some_and(|j: Joined| j.spawned);
+    let mut ledger = Ledger::default();
+    ledger.start_founding(&list);
+    ledger.starting = None;
+    ledger.left_behind(None);
+    assert!(ledger.founded, "it may have voted");
+    ledger.start_joining(ClusterId(1), MemberId(2));
+    for _ in 0..2 {
+        ledger.left_behind(Some(FirstStart::Joining));
+        assert!(ledger.founded && !spawned(&ledger) && ledger.starting.is_none(), "{ledger:?}");
+    }
+    ledger.start_joining(ClusterId(1), MemberId(2));
+    ledger.left_behind(None);
+    assert!(spawned(&ledger) && ledger.never_began(false, true).is_none(), "it may have voted");
+    ledger.start_founding(&list);
+    for _ in 0..2 {
+        ledger.left_behind(Some(FirstStart::Founding));
+        assert!(!ledger.founded && spawned(&ledger), "{ledger:?}");
+    }
 }

@@ -76,14 +76,16 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     if policy.claim.is_some() {
         return claim::obey(policy, view);
     }
+    // A founder that joined its own cluster may have voted under the list's id too. (Found by the model.)
+    let has_run = view.ledger.founded || view.ledger.joined.is_some();
     if let Some(list) = chosen(policy, view) {
-        return match (list.holds(&view.me.instance), view.ledger.founded) {
+        return match (list.holds(&view.me.instance), has_run) {
             (true, false) => Step::StartNew(list.clone()),
             (true, true) => Step::Hold(Hold::DiskLost),
             (false, _) => Step::Hold(Hold::NotListed),
         };
     }
-    if view.ledger.founded || view.ledger.joined.is_some() {
+    if has_run {
         return Step::Hold(Hold::DiskLost);
     }
     if let Some(hold) = signs_of_a_cluster(view) {
@@ -120,9 +122,7 @@ pub fn signs_of_a_cluster(view: &View) -> Option<Hold> {
     view.peers.iter().find_map(|(id, peer)| {
         let instance = id.clone();
         match &peer.sighting {
-            Sighting::Etcd(etcd) => {
-                Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster, undecided: etcd.undecided })
-            }
+            Sighting::Etcd(etcd) => Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster }),
             Sighting::HasData { .. } => Some(Hold::PeerHasData { instance }),
             Sighting::Mismatch(cause) => Some(Hold::PeerMismatch { instance, cause: cause.clone() }),
             Sighting::Fresh(_) | Sighting::Refused | Sighting::Silent(_) => None,

@@ -63,6 +63,15 @@ pub struct Joined {
     pub spawned: bool,
 }
 
+/// A start of etcd under an id that it has never run under.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum FirstStart {
+    /// Under the chosen list.
+    Founding,
+    /// As an unstarted member of a living cluster.
+    Joining,
+}
+
 /// What this instance must never forget: kept in `ED_DATA/muster/`, fsynced before any answer that depends on it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
@@ -83,6 +92,9 @@ pub struct Ledger {
     pub never_elected: bool,
     #[serde(default)]
     pub joined: Option<Joined>,
+    /// Set before etcd is first spawned under an id, unset once it was seen to serve there. Unset or lost: counts as served.
+    #[serde(default)]
+    pub starting: Option<FirstStart>,
 }
 
 impl Ledger {
@@ -93,14 +105,45 @@ impl Ledger {
         self.accepted = Some(accepted.clone());
     }
 
-    /// The data was moved aside. Where it is known that no vote was ever cast with it (its founding is void, or no WAL was
-    /// ever made), it is as if etcd had never run; else `founded` stays: this instance must never start with an empty log
-    /// under an id that may have voted.
-    pub fn left_behind(&mut self, never_ran: bool) {
+    /// What must be durable before etcd first runs under the chosen list.
+    pub fn start_founding(&mut self, list: &InitialList) {
+        self.chosen = Some(list.clone());
+        self.founded = true;
+        self.never_elected = true;
+        self.starting = Some(FirstStart::Founding);
+    }
+
+    /// What must be durable before we remove our own old id: it may have voted, so it is as if our etcd had run under it.
+    pub fn give_up_old_id(&mut self) {
+        self.founded = true;
+    }
+
+    /// What must be durable before etcd first runs as that member of a living cluster.
+    pub fn start_joining(&mut self, cluster: ClusterId, member: MemberId) {
+        self.joined = Some(Joined { cluster, member, spawned: true });
         self.never_elected = false;
-        if never_ran {
-            self.founded = false;
-            self.joined = self.joined.map(|joined| Joined { spawned: false, ..joined });
+        self.starting = Some(FirstStart::Joining);
+    }
+
+    /// A first start that was broken off before etcd made its WAL: no vote was cast under its id. It takes two proofs beside
+    /// the missing WAL, for a WAL that was lost is missing too: etcd was never seen to serve, and the volume is the one that
+    /// the WAL would have been made on, by the mark we left there before the start.
+    pub fn never_began(&self, holds_wal: bool, volume_is_marked: bool) -> Option<FirstStart> {
+        self.starting.filter(|_| !holds_wal && volume_is_marked)
+    }
+
+    /// The data was moved aside. Where it is known that no vote counts that was cast with it (its founding is void, or no WAL
+    /// was ever made), it is as if etcd had never run under that id; else `founded` and `spawned` stay: this instance must
+    /// never start with an empty log under an id that may have voted. May be done twice.
+    pub fn left_behind(&mut self, never_ran: Option<FirstStart>) {
+        self.never_elected = false;
+        self.starting = None;
+        match never_ran {
+            Some(FirstStart::Founding) => self.founded = false,
+            Some(FirstStart::Joining) => {
+                self.joined = self.joined.map(|joined| Joined { spawned: false, ..joined });
+            }
+            None => {}
         }
     }
 

@@ -137,8 +137,6 @@ pub enum Hold {
     ClusterWithoutQuorum {
         instance: InstanceId,
         cluster: ClusterId,
-        /// It has never elected: its founding is under way.
-        undecided: bool,
     },
     PeerHasData {
         instance: InstanceId,
@@ -334,14 +332,10 @@ impl fmt::Display for Hold {
                 list.members.iter().map(|m| m.instance.0.as_str()).collect::<Vec<_>>().join(", ")
             ),
             Self::NotListed => f.write_str("the others found without this instance; it joins when they have a quorum"),
-            Self::ClusterWithoutQuorum { instance, cluster, undecided: true } => write!(
+            Self::ClusterWithoutQuorum { instance, cluster } => write!(
                 f,
-                "{instance} runs etcd of cluster {cluster}, which has not elected yet; waiting for its first members"
-            ),
-            Self::ClusterWithoutQuorum { instance, cluster, undecided: false } => write!(
-                f,
-                "{instance} runs etcd of cluster {cluster} without a proven quorum; if no election mends that, start its other \
-                 members, or restore a snapshot"
+                "{instance} runs etcd of cluster {cluster} without a proven quorum; an election mends that once enough of its \
+                 members run (if they are lost for good: restore a snapshot)"
             ),
             Self::PeerHasData { instance } => {
                 write!(f, "{instance} holds etcd data; its etcd must come up (or its data be moved away) first")

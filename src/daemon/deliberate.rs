@@ -9,8 +9,8 @@ use crate::act;
 use crate::clock;
 use crate::cluster::claim::{Claimed, Claiming};
 use crate::cluster::decide::{decide, signs_of_a_cluster};
-use crate::cluster::paxos::Tally;
-use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Step};
+use crate::cluster::paxos::{FirstStart, Ledger, Tally};
+use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Removal, Step};
 use crate::cluster::types::{InitialList, InstanceId, Known, Member, MemberId};
 use crate::cluster::view::{DataDir, Sighting, View};
 use crate::etcd::data_dir;
@@ -30,7 +30,8 @@ impl Daemon {
         let mut shown = None;
         loop {
             let paths = self.settings().paths;
-            if let Err(error) = self.actor.finish_quarantine(&paths) {
+            let resumed = self.actor.finish_quarantine(&paths);
+            if let Err(error) = resumed.and_then(|()| self.actor.forget_what_never_began(&paths)) {
                 self.say(format!("hold: {error}"));
                 clock::pause(RIPENING_PAUSE).await;
                 continue;
@@ -109,15 +110,18 @@ impl Daemon {
                 return Ok(Some(Launch { kind, others: client_urls(view) }));
             }
             Step::Resume => return Ok(Some(Launch { kind: Kind::Resume, others: client_urls(view) })),
-            Step::RemoveMember { id, .. } => self.remove(*id, view).await,
+            Step::RemoveMember { id, why } => self.remove(*id, why, view).await,
             Step::AddSelf => self.add_self(view).await,
             Step::UpdateSelf { id } => match view.living_clusters().values().next() {
                 Some(etcd) => self.actor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
                 None => Ok(()),
             },
-            Step::Quarantine(why) => self.quarantine(matches!(why, Quarantine::Void { .. })).map(|stamp| {
-                log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
-            }),
+            Step::Quarantine(why) => {
+                let void = matches!(why, Quarantine::Void { .. }).then_some(FirstStart::Founding);
+                self.actor.quarantine(&self.settings().paths, void).map(|stamp| {
+                    log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
+                })
+            }
         };
         if let Err(error) = outcome {
             self.complain(format!("{step}: {error}; observing again"));
@@ -148,14 +152,18 @@ impl Daemon {
         Some(Launch { kind: Kind::New(list.clone()), others: Vec::new() })
     }
 
-    async fn remove(&mut self, id: MemberId, view: &View) -> Result<(), act::Error> {
+    async fn remove(&mut self, id: MemberId, why: &Removal, view: &View) -> Result<(), act::Error> {
         let Some(etcd) = view.living_clusters().into_values().next() else { return Ok(()) };
         let me = &view.me.listed;
         let at_our_urls = |m: &Member| m.peer_urls.iter().any(|url| me.peer_urls.contains(url));
-        let own = etcd.members.iter().any(|m| m.id == id && (m.name == me.name || at_our_urls(m)));
+        let own = *why == Removal::OwnOldId;
+        let settles = own || etcd.members.iter().any(|m| m.id == id && at_our_urls(m));
+        if own {
+            self.desk.amend(Ledger::give_up_old_id)?;
+        }
         self.actor.remove(etcd, id).await?;
         log::info!("member {id} is removed");
-        if own {
+        if settles {
             self.own_removed_at = Some(clock::now());
         }
         Ok(())

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::{Daemon, Kind, Launch};
-use crate::act;
 use crate::attend::{Attendant, Progress, Stop};
 use crate::clock;
-use crate::cluster::paxos::Joined;
 use crate::cluster::supervision::{Ended, LIFE_THAT_RESETS, Life, Verdict, verdict};
 use crate::etcd::command::{Start, environment};
+use crate::etcd::data_dir::Paths;
 use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::process::spawn::Child;
@@ -31,7 +30,7 @@ impl Daemon {
             Kind::Resume => Start::Resume,
         };
         let env = environment(&settings, &start, self.release);
-        self.record_launch(&launch.kind)?;
+        self.record_launch(&launch.kind, &settings.paths)?;
         let spawned_at = clock::now();
         let child = match Child::spawn(&self.program, &env, &self.reaper) {
             Ok(child) => child,
@@ -80,8 +79,8 @@ impl Daemon {
         };
         let output = child.last_words().await;
         self.child = None;
-        if !progress.served && !matches!(launch.kind, Kind::Resume) {
-            self.forget_a_life_that_never_was();
+        if let Err(error) = self.actor.forget_what_never_began(&settings.paths) {
+            log::error!("{error}");
         }
         let lasted = clock::now() - spawned_at;
         let short_lives_before = self.short_lives;
@@ -89,32 +88,15 @@ impl Daemon {
         Ok((Some(Life { ended, lasted, served: progress.served, short_lives_before }), output))
     }
 
-    pub(super) fn quarantine(&self, never_ran: bool) -> Result<String, act::Error> {
-        self.actor.quarantine(&self.settings().paths, never_ran)
-    }
-
-    /// A first life that ended before it made a WAL has cast no vote (a bad setting, a port in use): what it left, a backend
-    /// at most, is moved aside, and it counts as never begun.
-    fn forget_a_life_that_never_was(&self) {
-        if !self.settings().paths.holds_wal()
-            && let Err(error) = self.quarantine(true)
-        {
-            log::error!("{error}");
+    /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger.
+    fn record_launch(&self, kind: &Kind, paths: &Paths) -> Result<(), Failure> {
+        if !matches!(kind, Kind::Resume) {
+            let marked = paths.mark(self.desk.ledger().nonce);
+            marked.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
         }
-    }
-
-    /// What must be durable before etcd first runs under an id.
-    fn record_launch(&self, kind: &Kind) -> Result<(), Failure> {
         let recorded = self.desk.amend(|ledger| match kind {
-            Kind::New(list) => {
-                ledger.chosen = Some(list.clone());
-                ledger.founded = true;
-                ledger.never_elected = true;
-            }
-            Kind::Existing { cluster, member, .. } => {
-                ledger.joined = Some(Joined { cluster: *cluster, member: *member, spawned: true });
-                ledger.never_elected = false;
-            }
+            Kind::New(list) => ledger.start_founding(list),
+            Kind::Existing { cluster, member, .. } => ledger.start_joining(*cluster, *member),
             Kind::Resume => {}
         });
         recorded.map_err(|error| Failure::new(Code::DataDirUnwritable, error))

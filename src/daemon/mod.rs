@@ -13,7 +13,7 @@ use crate::clock;
 use crate::cluster::step::Step;
 use crate::cluster::supervision::Ended;
 use crate::cluster::types::{ClusterId, InitialList, InstanceId, MemberId};
-use crate::cluster::view::View;
+use crate::cluster::view::{DataDir, View};
 use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::etcd::command::{Release, Settings};
@@ -149,6 +149,9 @@ impl Daemon {
 
     /// Listens for the roll call; a port in use is waited for, whoever holds it.
     async fn serve(&mut self) -> Result<Serving, Failure> {
+        // etcd may have run since the last look. What can't be read counts as data.
+        let data = self.settings().paths.inspect();
+        self.desk.has_data_is(data.map_or(true, |data| data != DataDir::Fresh));
         let addresses = identity::roll_call_addresses(&self.settings());
         let addresses = addresses.map_err(|error| Failure::new(Code::Config, error))?;
         let mut pause = FIRST_PAUSE;

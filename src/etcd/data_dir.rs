@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cluster::types::{ClusterId, Known, MemberId};
@@ -11,6 +11,8 @@ use crate::cluster::view::DataDir;
 /// Our own corner of the data directory.
 pub const MUSTER_DIR: &str = "muster";
 const QUARANTINE: &str = "quarantine-";
+/// Beside the WAL's directory, and so on its volume.
+const MARK: &str = "etcd-muster.mark";
 /// etcd names its directory for raft's log and its backend so.
 const MEMBER_DIR: &str = "member";
 
@@ -87,6 +89,36 @@ impl Paths {
     pub fn holds_wal(&self) -> bool {
         let inner = self.data.join(MEMBER_DIR).join("wal");
         holds_wal(&self.wal).unwrap_or(true) || holds_wal(&inner).unwrap_or(true)
+    }
+
+    /// Marks the volume that the WAL is about to be made on, durably. A mark cut short by a crash proves nothing.
+    ///
+    /// # Errors
+    /// A volume that can't be written: etcd couldn't either.
+    pub fn mark(&self, nonce: u64) -> Result<(), Error> {
+        if self.is_marked(nonce) {
+            return Ok(());
+        }
+        let (dir, path) = self.mark_path();
+        let write = || {
+            fs::create_dir_all(dir)?;
+            let mut file = File::create(&path)?;
+            file.write_all(nonce.to_string().as_bytes())?;
+            file.sync_all()?;
+            sync_dir(dir)?;
+            dir.parent().map_or(Ok(()), sync_dir)
+        };
+        write().map_err(|cause| failed(&path, "can't be written", cause))
+    }
+
+    /// Whether the WAL's volume bears this ledger's mark: then it was not lost or exchanged since.
+    pub fn is_marked(&self, nonce: u64) -> bool {
+        fs::read(self.mark_path().1).is_ok_and(|text| text == nonce.to_string().as_bytes())
+    }
+
+    fn mark_path(&self) -> (&Path, PathBuf) {
+        let dir = self.wal.parent().unwrap_or(Path::new("/"));
+        (dir, dir.join(MARK))
     }
 
     /// The ids in the WAL's metadata record.
@@ -294,6 +326,23 @@ mod tests {
     fn ids_are_read_from_a_wal() {
         let ids = (ClusterId(0x0482_76a8_f75b_6a87), MemberId(0x2e12_59d4_15f2_a040));
         assert_eq!(read_metadata(HEAD).unwrap(), ids);
+    }
+
+    #[test]
+    fn a_volume_is_known_by_its_ledgers_mark_alone() {
+        let volume = std::env::temp_dir().join(format!("etcd-muster-mark-{}", crate::clock::random()));
+        let paths = Paths::on_volumes(Path::new("/nowhere"), &volume, None);
+        assert!(!paths.is_marked(1));
+        paths.mark(1).unwrap();
+        assert!(paths.is_marked(1) && !paths.is_marked(2), "another disk's ledger");
+        fs::write(volume.join(MARK), "").unwrap();
+        assert!(!paths.is_marked(1), "cut short by a crash");
+        paths.mark(1).unwrap();
+        assert!(paths.is_marked(1));
+        let other = Paths { wal: volume.join("other/wal"), ..paths };
+        assert!(!other.is_marked(1), "another volume");
+        fs::remove_file(volume.join(MARK)).unwrap();
+        fs::remove_dir(volume).unwrap();
     }
 
     #[test]

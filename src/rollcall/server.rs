@@ -70,6 +70,11 @@ impl Desk {
         state.cluster = cluster;
     }
 
+    /// Data or none, before the first look has said more: a WAL that etcd has made since the last look forbids promises.
+    pub fn has_data_is(&self, has_data: bool) {
+        self.state().standing.has_data = has_data;
+    }
+
     /// Who answered the last look: a call from any other is news.
     pub fn saw(&self, seen: BTreeSet<InstanceId>) {
         self.state().seen = seen;

@@ -128,6 +128,25 @@ def test_a_whole_cluster_comes_back_from_a_power_loss_without_ec2_and_metadata(l
 
 
 @pytest.mark.core
+def test_a_power_loss_between_the_record_of_a_first_start_and_its_wal_is_got_over(lab):
+    """On record as started, and not one vote was cast: to hold as if a disk were lost would hold the fleet for ever."""
+    empty, half = nodes = launch(lab, 2, size=2)
+    replace_etcd(empty, "exec sleep 1000")
+    backend = half.data / "member/snap/db"
+    replace_etcd(half, f"mkdir -p {backend.parent}; : > {backend}; exec sleep 1000")
+    start(*nodes)
+    for node in nodes:
+        wait_said(lab, node, "etcd runs as process")
+    lab.wait(backend.exists, BOUND, "half a start")
+    for node in nodes:
+        node.power_off()
+        restore_etcd(lab, node)
+    start(*nodes)
+    wait_formed(lab, *nodes)
+    for node in nodes:
+        assert said(node, "it counts as never begun")
+
+
 def test_a_stop_that_was_asked_for_moves_leadership_and_exits_0(lab):
     """A planned stop of the leader must not cost the clients an election, nor look like a failure to the unit."""
     nodes = form(lab, 3, size=3)

@@ -1,10 +1,10 @@
 //! Breadth-first search with 128-bit fingerprints, and fair runs from the states it meets.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
-use crate::world::{Rules, World, successors};
+use crate::steps::successors;
+use crate::world::{Rules, World};
 
 /// What must hold in every state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,7 +18,9 @@ pub enum Promise {
 /// What a search found.
 pub struct Outcome {
     pub states: usize,
-    pub complete: bool,
+    pub is_complete: bool,
+    /// Every run of so many events was followed; all runs, where complete.
+    pub depth: usize,
     pub healed: usize,
     pub counterexample: Option<String>,
 }
@@ -58,35 +60,54 @@ pub fn explore(rules: &Rules, starts: Vec<World>, promise: Promise, most: usize)
     for start in starts {
         let print = fingerprint(&start);
         if seen.insert(print, None).is_none() {
-            queue.push_back((print, start));
+            queue.push_back((print, 0, start));
         }
     }
     let (mut visited, mut healed) = (0, 0);
-    while let Some((print, world)) = queue.pop_front() {
+    // How far the last state was, and the first that was not gone on from.
+    let (mut reached, mut bound) = (0, None);
+    while let Some((print, depth, world)) = queue.pop_front() {
+        reached = depth;
         visited += 1;
         if let Some(what) = breach(&world, promise) {
             let text = format!("{what}\n{}\n{}", trace(&seen, print), world.show());
-            return Outcome { states: visited, complete: false, healed, counterexample: Some(text) };
+            return Outcome { states: visited, is_complete: false, depth, healed, counterexample: Some(text) };
         }
         if visited % HEAL_EVERY == 1 {
             healed += 1;
             if let Some(stuck) = stuck(rules, &world) {
                 let text = format!("G5: {stuck}\nbefore healing:\n{}\n{}", trace(&seen, print), world.show());
-                return Outcome { states: visited, complete: false, healed, counterexample: Some(text) };
+                return Outcome { states: visited, is_complete: false, depth, healed, counterexample: Some(text) };
             }
         }
         if seen.len() >= most {
+            bound = bound.or(Some(depth));
             continue;
         }
         for (what, next) in successors(rules, &world) {
             let next_print = fingerprint(&next);
             if let std::collections::hash_map::Entry::Vacant(slot) = seen.entry(next_print) {
                 slot.insert(Some((print, what)));
-                queue.push_back((next_print, next));
+                queue.push_back((next_print, depth + 1, next));
             }
         }
     }
-    Outcome { states: visited, complete: seen.len() < most, healed, counterexample: None }
+    let depth = bound.unwrap_or(reached);
+    Outcome { states: visited, is_complete: bound.is_none(), depth, healed, counterexample: None }
+}
+
+/// The first state of an undisturbed run in which that is so.
+pub fn first(rules: &Rules, start: World, wanted: impl Fn(&World) -> bool) -> World {
+    let mut seen = HashSet::from([fingerprint(&start)]);
+    let mut queue = VecDeque::from([start]);
+    while let Some(world) = queue.pop_front() {
+        if wanted(&world) {
+            return world;
+        }
+        let next = successors(rules, &world).into_iter().map(|(_, after)| after);
+        queue.extend(next.filter(|after| seen.insert(fingerprint(after))));
+    }
+    panic!("no run comes to that");
 }
 
 /// A walk of so many events, each taken by chance; what it broke, with the way there.

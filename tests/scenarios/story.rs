@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::{Running, YIELD_AFTER};
-use etcd_muster::cluster::paxos::{Accepted, Call, Joined, Ledger};
+use etcd_muster::cluster::paxos::{Accepted, Call, FirstStart, Joined, Ledger};
 use etcd_muster::cluster::supervision::{Ended, Life};
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceId, InstanceState, Known, MemberId, Roster};
 use etcd_muster::cluster::view::{DataDir, Policy, Sighting, View};
@@ -158,8 +158,8 @@ impl Story {
             ["the", "claim", "was", "free"] => ledger.saw_unclaimed = true,
             ["etcd", "never", "had", "a", "leader"] => ledger.never_elected = true,
             ["etcd", "had", "a", "leader"] => ledger.never_elected = false,
-            ["moving", "the", "data", "aside"] => ledger.left_behind(false),
-            ["moving", "void", "data", "aside"] => ledger.left_behind(true),
+            ["moving", "the", "data", "aside"] => ledger.left_behind(None),
+            ["moving", "void", "data", "aside"] => ledger.left_behind(Some(FirstStart::Founding)),
             [how @ ("adding" | "starting"), "member", member, "of", cluster] => {
                 let (cluster, member) = (cluster_id(cluster)?, MemberId(hex(member)?));
                 ledger.joined = Some(Joined { cluster, member, spawned: *how == "starting" });

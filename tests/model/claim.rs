@@ -1,0 +1,70 @@
+//! The model's S3: one object, and the writes of it that are under way. Reads are consistent, so a look reads it at once; a
+//! write may take place at any later time, or never, whoever sent it and whatever became of them.
+
+use std::collections::BTreeSet;
+
+use etcd_muster::cluster::claim::{Claim, Claimed, Claiming, Establish, establish};
+use serde::{Deserialize, Serialize};
+
+use crate::world::{NAMES, Rules, World};
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Object {
+    pub claim: Option<Claim>,
+    version: u8,
+    /// As text, which gives them an order.
+    pub writes: BTreeSet<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Write {
+    claim: Claim,
+    /// `None`: only if there is no object.
+    replaces: Option<String>,
+}
+
+impl Object {
+    pub fn read(&self) -> Claimed {
+        let held = |claim: &Claim| Claimed::Held { claim: claim.clone(), version: self.version.to_string() };
+        self.claim.as_ref().map_or(Claimed::Absent, held)
+    }
+
+    fn send(&mut self, claim: Claim, replaces: Option<String>) {
+        self.writes.insert(serde_json::to_string(&Write { claim, replaces }).unwrap_or_default());
+    }
+}
+
+/// A node claims its list: its ballot on record, then the write on its way.
+pub fn claim(after: &mut World, n: usize, claiming: &Claiming) {
+    after.nodes[n].ledger.promised = Some(claiming.ballot.clone());
+    after.object.send(Claim::Founding { list: claiming.list.clone() }, claiming.replaces.clone());
+}
+
+/// What may happen to the object.
+pub fn settle_claim(rules: &Rules, world: &World, add: &mut impl FnMut(String, World)) {
+    if rules.policy.claim.is_none() {
+        return;
+    }
+    for text in &world.object.writes {
+        let Ok(write) = serde_json::from_str::<Write>(text) else { continue };
+        let current = world.object.claim.as_ref().map(|_| world.object.version.to_string());
+        let mut after = world.clone();
+        after.object.writes.remove(text);
+        if current == write.replaces {
+            after.object.claim = Some(write.claim);
+            after.object.version += 1;
+            add("S3 takes a write".to_owned(), after);
+        } else {
+            add("S3 refuses a write".to_owned(), after);
+        }
+    }
+    for (n, node) in world.nodes.iter().enumerate() {
+        let Some(data) = node.data.filter(|_| node.runs() && world.has_published(n)) else { continue };
+        let cluster = World::cluster_of_list(&world.clusters[usize::from(data.cluster)].list);
+        if let Establish::Write { replaces } = establish(&world.object.read(), cluster, World::cluster_of_list) {
+            let mut after = world.clone();
+            after.object.send(Claim::Established { cluster }, replaces);
+            add(format!("{} writes that its cluster is established", NAMES[n]), after);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The model's etcd: what it is, when a cluster has a quorum, and what follows by itself.
+
+use etcd_muster::cluster::quorum::quorum;
+use etcd_muster::cluster::types::{ClusterId, InitialList, Member, MemberId};
+use etcd_muster::cluster::view::{EtcdSeen, View};
+
+use crate::common::listed;
+use crate::world::{Cluster, Data, Launch, Life, NAMES, Place, World, node_of};
+
+impl Cluster {
+    fn under(list: &InitialList) -> Self {
+        let place = |m| Place { node: node_of(m) as u8, is_learner: false, published: false, ran: false };
+        let places = list.members.iter().enumerate().map(|(i, m)| (i as u8, place(m))).collect();
+        Self { list: list.clone(), places, next_member: list.members.len() as u8, wrote: false }
+    }
+}
+
+impl World {
+    /// Whether the cluster has a quorum of running voters on the side of that node.
+    pub fn has_quorum_beside(&self, cluster: usize, node: usize) -> bool {
+        let c = &self.clusters[cluster];
+        let voters = c.places.iter().filter(|(_, p)| !p.is_learner);
+        let runs = |(member, place): &(&u8, &Place)| {
+            let n = &self.nodes[usize::from(place.node)];
+            let data = Data { cluster: cluster as u8, member: **member };
+            n.life == Life::Up && n.runs() && n.data == Some(data) && self.same_side(usize::from(place.node), node)
+        };
+        voters.clone().filter(runs).count() >= quorum(voters.count())
+    }
+
+    /// Clusters that could accept a write now.
+    pub fn quorate(&self) -> Vec<usize> {
+        let anywhere = |c: &usize| (0..self.nodes.len()).any(|n| self.has_quorum_beside(*c, n));
+        (0..self.clusters.len()).filter(anywhere).collect()
+    }
+
+    /// The cluster's data on disks that may come back is no quorum any more: it can never write again.
+    pub fn is_lost(&self, cluster: usize) -> bool {
+        let voters = self.clusters[cluster].places.iter().filter(|(_, p)| !p.is_learner);
+        let kept = |(member, place): &(&u8, &Place)| {
+            let n = &self.nodes[usize::from(place.node)];
+            let fresh_but_listed = n.data.is_none() && !n.ledger.founded && n.ledger.joined.is_none();
+            let may_still_start = fresh_but_listed || !place.ran;
+            n.life != Life::Dead
+                && (n.data == Some(Data { cluster: cluster as u8, member: **member }) || may_still_start)
+        };
+        voters.clone().filter(kept).count() < quorum(voters.count())
+    }
+
+    /// What follows by itself: a cluster with a quorum elects, writes, publishes its running members.
+    pub fn settle(&mut self) {
+        for c in self.quorate() {
+            if !self.clusters[c].wrote {
+                self.clusters[c].wrote = true;
+            }
+            for n in 0..self.nodes.len() {
+                let data = self.nodes[n].data.filter(|d| usize::from(d.cluster) == c && self.nodes[n].runs());
+                if let Some(data) = data
+                    && !self.has_published(n)
+                    && self.has_quorum_beside(c, n)
+                    && let Some(place) = self.clusters[c].places.get_mut(&data.member)
+                {
+                    place.published = true;
+                }
+            }
+        }
+        self.forget_dead_letters();
+    }
+
+    /// That node's etcd has been in an elected cluster, and would say so itself.
+    pub fn has_published(&self, n: usize) -> bool {
+        let place = |d: Data| self.clusters[usize::from(d.cluster)].places.get(&d.member);
+        self.nodes[n].data.and_then(place).is_some_and(|p| p.published)
+    }
+
+    pub fn cluster_of_list(list: &InitialList) -> ClusterId {
+        // As etcd's: it follows from members and token, and the token from the ballot.
+        let text = list.initial_cluster() + &list.token;
+        ClusterId(text.bytes().fold(7, |hash: u64, b| hash.wrapping_mul(1_099_511_628_211) ^ u64::from(b)))
+    }
+
+    pub fn member_id(cluster: usize, member: u8) -> MemberId {
+        MemberId(cluster as u64 * 100 + u64::from(member))
+    }
+
+    pub fn etcd_seen(&self, cluster: usize, by: usize) -> EtcdSeen {
+        let c = &self.clusters[cluster];
+        let member = |(id, place): (&u8, &Place)| {
+            let l = listed(NAMES[usize::from(place.node)]);
+            let started = !place.is_learner || place.published;
+            Member {
+                id: Self::member_id(cluster, *id),
+                name: if started { l.name } else { String::new() },
+                peer_urls: l.peer_urls,
+                client_urls: if place.published { vec!["http://x:2379".to_owned()] } else { Vec::new() },
+                is_learner: place.is_learner,
+            }
+        };
+        EtcdSeen {
+            cluster: Self::cluster_of_list(&c.list),
+            client_url: "http://x:2379".to_owned(),
+            members: c.places.iter().map(member).collect(),
+            has_quorum: self.has_quorum_beside(cluster, by),
+            undecided: !c.wrote,
+        }
+    }
+}
+
+/// etcd makes its WAL, and may vote from then on.
+pub fn make_wal(after: &mut World, n: usize, launch: &Launch) {
+    let data = match launch {
+        Launch::Resume => return,
+        Launch::Existing { place, .. } => *place,
+        Launch::New(list) => {
+            let known = after.clusters.iter().position(|c| c.list == *list);
+            let index = known.unwrap_or(after.clusters.len());
+            if known.is_none() {
+                after.clusters.push(Cluster::under(list));
+            }
+            let member = list.members.iter().position(|m| node_of(m) == n).unwrap_or_default() as u8;
+            Data { cluster: index as u8, member }
+        }
+    };
+    // A place that is gone was given up because its log was lost, or removed by the others: it may have voted too.
+    let place = after.clusters[usize::from(data.cluster)].places.get_mut(&data.member);
+    let ran = place.as_ref().is_none_or(|p| p.ran);
+    if let Some(place) = place {
+        place.ran = true;
+    }
+    after.amnesia |= ran && !after.nodes[n].forgiven;
+    (after.nodes[n].data, after.nodes[n].half) = (Some(data), false);
+}
+
+/// Its cluster lives beside it and lists it no more: the others tell it so.
+pub fn is_removed(world: &World, n: usize) -> bool {
+    let node = &world.nodes[n];
+    let Some(data) = node.data.filter(|_| node.runs()) else { return false };
+    let cluster = usize::from(data.cluster);
+    !world.clusters[cluster].places.contains_key(&data.member) && world.has_quorum_beside(cluster, n)
+}
+
+pub fn promote(world: &World, n: usize, add: &mut impl FnMut(String, World)) {
+    let node = &world.nodes[n];
+    let Some(data) = node.data.filter(|_| node.runs()) else { return };
+    let cluster = usize::from(data.cluster);
+    let learner = world.clusters[cluster].places.get(&data.member).is_some_and(|p| p.is_learner);
+    if learner && world.has_quorum_beside(cluster, n) {
+        let mut after = world.clone();
+        if let Some(place) = after.clusters[cluster].places.get_mut(&data.member) {
+            place.is_learner = false;
+            place.published = true;
+        }
+        add(format!("{} is promoted", NAMES[n]), after);
+    }
+}
+
+pub fn living_cluster(world: &World, view: &View) -> Option<usize> {
+    let id = *view.living_clusters().keys().next()?;
+    world.clusters.iter().position(|c| World::cluster_of_list(&c.list) == id)
+}
+
+/// etcd's own check: the started voters that remain are a quorum of the rest.
+pub fn removal_keeps_quorum(world: &World, cluster: usize, member: u8) -> bool {
+    let c = &world.clusters[cluster];
+    let rest = c.places.iter().filter(|(id, p)| **id != member && !p.is_learner);
+    let running = rest.clone().filter(|(id, p)| {
+        let n = &world.nodes[usize::from(p.node)];
+        n.runs() && n.data == Some(Data { cluster: cluster as u8, member: **id })
+    });
+    running.count() >= quorum(rest.count())
+}
