@@ -86,7 +86,7 @@ impl Cloud {
         let public = || ec2::endpoint(region, config.use_fips, config.use_dualstack);
         let endpoint = config.ec2_endpoint.clone().unwrap_or_else(public);
         let provider = Provider::new(config.credentials.clone(), http.clone());
-        let caller = Arc::new(Caller::new(http, region.to_owned(), provider));
+        let caller = Arc::new(Caller::new(http, region.to_owned(), provider, imds.meters().clone()));
         let public_s3 = || Endpoint::public(region, config.use_fips, config.use_dualstack);
         let s3_endpoint = config.s3_endpoint.clone().map_or_else(public_s3, Endpoint::Given);
         let imds = Arc::new(imds);

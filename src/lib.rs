@@ -18,6 +18,7 @@ pub mod http;
 pub mod identity;
 pub mod ledger;
 pub mod logger;
+pub mod meter;
 pub mod observe;
 pub mod process;
 pub mod reconcile;

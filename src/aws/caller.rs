@@ -1,7 +1,7 @@
 //! Signed requests to one region's services, by AWS's own clock.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use hyper::Response;
@@ -13,6 +13,7 @@ use super::imds::Imds;
 use super::sigv4::{Scope, Service, sign_request};
 use crate::clock;
 use crate::http::{self, Client, Outgoing};
+use crate::meter::{Api, Meters};
 
 /// Why a call got no answer at all.
 #[derive(Debug)]
@@ -42,18 +43,23 @@ pub struct Caller {
     provider: Provider,
     /// AWS's clock less ours, in seconds, learnt from its Date header.
     clock_offset: AtomicI64,
-    calls: AtomicU64,
+    meters: Meters,
 }
 
 impl Caller {
-    /// A caller in that region.
-    pub fn new(http: Client, region: String, provider: Provider) -> Self {
-        Self { http, region, provider, clock_offset: AtomicI64::new(0), calls: AtomicU64::new(0) }
+    /// A caller in that region; its calls are counted there.
+    pub fn new(http: Client, region: String, provider: Provider, meters: Meters) -> Self {
+        Self { http, region, provider, clock_offset: AtomicI64::new(0), meters }
     }
 
     /// Calls made so far, retries included.
     pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+        self.meters.calls(Api::Ec2) + self.meters.calls(Api::S3)
+    }
+
+    /// Counts an attempt that came to nothing.
+    pub(super) fn failed(&self, service: Service) {
+        self.meters.failed(service.api());
     }
 
     /// AWS's clock, in seconds since the epoch.
@@ -78,7 +84,7 @@ impl Caller {
         let credentials = self.provider.credentials(imds).await.map_err(Error::Credentials)?;
         let scope = Scope { region: &self.region, service, clock_offset: self.clock_offset.load(Ordering::Relaxed) };
         sign_request(&mut request, body, &credentials, &scope).map_err(Error::Signing)?;
-        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.meters.called(service.api());
         let answer = self.http.open(request, within).await.map_err(Error::Http)?;
         let date = answer.headers().get(DATE).and_then(|v| v.to_str().ok()).and_then(clock::parse_http_date);
         if let Some(date) = date {

@@ -28,6 +28,8 @@ const MAX_RESULTS: &str = "1000";
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The SDKs' standard mode: three attempts, random times the lesser of 2^i and 20 s.
 const ATTEMPTS: u32 = 3;
+/// An answer, not a failure: EC2 knows no instance of that id.
+const NOT_FOUND: &str = "InvalidInstanceID.NotFound";
 /// No account holds so many pages of a thousand; an endless list of tokens must end somewhere.
 const MAX_PAGES: usize = 1000;
 
@@ -170,7 +172,7 @@ impl Ec2 {
         let query = [("InstanceId.1".to_owned(), id.0.clone())];
         match self.call(imds, "DescribeInstances", &query).await {
             Ok(page) => Ok(page.instances.into_iter().find(|d| d.instance.id == *id)),
-            Err(error) if error.code() == Some("InvalidInstanceID.NotFound") => Ok(None),
+            Err(error) if error.code() == Some(NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -193,6 +195,9 @@ impl Ec2 {
                 Err(error) => error,
             };
             attempt += 1;
+            if error.code() != Some(NOT_FOUND) {
+                self.caller.failed(Service::Ec2);
+            }
             if error.is_denial() {
                 // Whoever mends the role or its policy need not restart us: the next call asks for credentials anew.
                 self.caller.forget_credentials();

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 
 use crate::clock;
-use crate::http::{self, Client, Failure};
+use crate::http::{self, Client, Failure, Outgoing};
+use crate::meter::{Api, Meters};
 
 const TOKEN_TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
@@ -76,6 +77,7 @@ pub struct Imds {
     http: Client,
     endpoint: String,
     token: Mutex<Option<Token>>,
+    meters: Meters,
 }
 
 struct Token {
@@ -92,7 +94,13 @@ impl fmt::Debug for Token {
 impl Imds {
     /// A client of the service at that base URL (`AWS_EC2_METADATA_SERVICE_ENDPOINT`).
     pub fn new(http: Client, endpoint: &str) -> Self {
-        Self { http, endpoint: endpoint.trim_end_matches('/').to_owned(), token: Mutex::default() }
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Self { http, endpoint, token: Mutex::default(), meters: Meters::default() }
+    }
+
+    /// What counts its calls; calls that are made with its credentials are counted there too.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// Our identity.
@@ -142,7 +150,7 @@ impl Imds {
             let url = format!("{}/latest/{path}", self.endpoint);
             let request = Request::get(url).header(TOKEN_HEADER, token).body(Full::default());
             let request = request.map_err(|e| malformed(path, &e))?;
-            match self.http.fetch(request, ATTEMPT).await {
+            match self.ask(request).await {
                 Ok(answer) => match answer.status() {
                     StatusCode::OK => {
                         let text = String::from_utf8(answer.into_body().to_vec());
@@ -185,7 +193,7 @@ impl Imds {
             let asked = clock::now();
             let request = Request::builder().method(Method::PUT).uri(format!("{}/latest/{path}", self.endpoint));
             let request = request.header(TOKEN_TTL_HEADER, TOKEN_TTL_SECONDS).body(Full::<Bytes>::default());
-            match self.http.fetch(request.map_err(|e| malformed(path, &e))?, ATTEMPT).await {
+            match self.ask(request.map_err(|e| malformed(path, &e))?).await {
                 Ok(answer) if answer.status() == StatusCode::OK => {
                     let text = String::from_utf8(answer.into_body().to_vec()).map_err(|e| malformed(path, &e))?;
                     return Ok((text, asked));
@@ -198,6 +206,16 @@ impl Imds {
             }
         }
         Err(last.unwrap_or_else(|| not_found(path)))
+    }
+
+    async fn ask(&self, request: Outgoing) -> Result<Response<Bytes>, http::Error> {
+        self.meters.called(Api::Imds);
+        let answer = self.http.fetch(request, ATTEMPT).await;
+        // 404 is an answer: the item doesn't exist.
+        if !answer.as_ref().is_ok_and(|a| [StatusCode::OK, StatusCode::NOT_FOUND].contains(&a.status())) {
+            self.meters.failed(Api::Imds);
+        }
+        answer
     }
 }
 

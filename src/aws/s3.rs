@@ -118,6 +118,10 @@ impl S3 {
     /// # Errors
     /// [`Error`]. A bucket that doesn't exist is one: nothing is known of the object.
     pub async fn get(&self, imds: &Imds, object: &Object) -> Result<Option<Stored>, Error> {
+        self.counted(self.get_once(imds, object).await)
+    }
+
+    async fn get_once(&self, imds: &Imds, object: &Object) -> Result<Option<Stored>, Error> {
         let answer = self.call(imds, Method::GET, object, &Bytes::new(), None).await?;
         match answer {
             Answer { status: StatusCode::OK, version: Some(version), body, .. } => Ok(Some(Stored { body, version })),
@@ -140,12 +144,29 @@ impl S3 {
         body: Bytes,
         condition: Condition<'_>,
     ) -> Result<bool, Error> {
+        self.counted(self.put_once(imds, object, body, condition).await)
+    }
+
+    async fn put_once(
+        &self,
+        imds: &Imds,
+        object: &Object,
+        body: Bytes,
+        condition: Condition<'_>,
+    ) -> Result<bool, Error> {
         let answer = self.call(imds, Method::PUT, object, &body, Some(condition)).await?;
         match answer.status {
             StatusCode::OK => Ok(true),
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(false),
             _ => Err(answer.into_error("PutObject", object).await),
         }
+    }
+
+    fn counted<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.is_err() {
+            self.caller.failed(Service::S3);
+        }
+        outcome
     }
 
     async fn call(

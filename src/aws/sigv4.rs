@@ -11,6 +11,7 @@ use aws_sigv4::sign::v4::SigningParams;
 
 use crate::clock;
 use crate::http::Outgoing;
+use crate::meter::Api;
 
 /// The service a signature is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +25,14 @@ impl Service {
         match self {
             Self::Ec2 => "ec2",
             Self::S3 => "s3",
+        }
+    }
+
+    /// What its calls are counted as.
+    pub(super) const fn api(self) -> Api {
+        match self {
+            Self::Ec2 => Api::Ec2,
+            Self::S3 => Api::S3,
         }
     }
 
