@@ -305,7 +305,7 @@ impl Observer {
 }
 
 /// The instance a member belongs to: members are named by instance id; else the one at its address.
-fn owner(member: &Member, roster: &Roster) -> Option<InstanceId> {
+pub fn owner(member: &Member, roster: &Roster) -> Option<InstanceId> {
     if member.name.starts_with("i-") {
         return Some(InstanceId(member.name.clone()));
     }

@@ -5,12 +5,11 @@ use std::time::Duration;
 use argh::FromArgs;
 use serde_json::json;
 
+use super::own_url;
 use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::exit::{Code, Failure};
 use crate::http;
-use crate::identity;
-use crate::ledger::Store;
 use crate::tls::Trust;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,14 +41,5 @@ impl Health {
             println!("{url}: {}", reason.as_deref().unwrap_or("healthy"));
         }
         Ok(if reason.is_none() { 0 } else { Code::Unhealthy as i32 })
-    }
-}
-
-/// Where this node's etcd serves: by what `run` left beside the data, so that no call to AWS is needed.
-fn own_url(config: &Config) -> String {
-    let store = Store::peek_identity(&config.data);
-    match store {
-        Ok(Some(own)) => identity::own_client_url(&identity::settings(config, &own)),
-        _ => identity::url("127.0.0.1", config.client_port),
     }
 }

@@ -12,7 +12,8 @@ use argh::FromArgs;
 use crate::cloud::{self, Cloud};
 use crate::config::{self, Config, VARIABLES};
 use crate::exit::{Code, Failure};
-use crate::ledger::Identity;
+use crate::identity;
+use crate::ledger::{Identity, Store};
 use crate::process::signals;
 use crate::{daemon, logger};
 
@@ -121,6 +122,14 @@ async fn find_cloud(config: &Config) -> Result<(Identity, Cloud), Failure> {
     let identity = cloud::fetch_identity(config, &imds).await?;
     let cloud = Cloud::new(config, imds, Some(&identity.region));
     Ok((identity, cloud))
+}
+
+/// Where this node's etcd serves: by what `run` left beside the data, so that no call to AWS is needed.
+fn own_url(config: &Config) -> String {
+    match Store::peek_identity(&config.data) {
+        Ok(Some(own)) => identity::own_client_url(&identity::settings(config, &own)),
+        _ => identity::url("127.0.0.1", config.client_port),
+    }
 }
 
 #[cfg(test)]

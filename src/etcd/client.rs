@@ -157,6 +157,20 @@ struct StatusAnswer {
     db_size: u64,
 }
 
+#[derive(Deserialize)]
+struct AlarmAnswer {
+    #[serde(default)]
+    alarms: Vec<WireAlarm>,
+}
+
+#[derive(Deserialize)]
+struct WireAlarm {
+    #[serde(rename = "memberID", default, deserialize_with = "u64_as_text")]
+    member: u64,
+    #[serde(default)]
+    alarm: String,
+}
+
 #[derive(Deserialize, Default)]
 struct ErrorAnswer {
     #[serde(default)]
@@ -272,6 +286,16 @@ impl Client {
             raft_index: answer.raft_index,
             db_size_bytes: answer.db_size,
         })
+    }
+
+    /// The alarms that are raised, and the members that raised them.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn alarms(&self, url: &str, within: Duration) -> Result<Vec<(MemberId, String)>, Error> {
+        let query = json!({"action": "GET"});
+        let answer: AlarmAnswer = self.post(url, "/v3/maintenance/alarm", &query, within).await?;
+        Ok(answer.alarms.into_iter().map(|raised| (MemberId(raised.member), raised.alarm)).collect())
     }
 
     /// Hands leadership to another member.
