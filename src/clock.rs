@@ -24,8 +24,13 @@ pub fn epoch() -> i64 {
 
 /// Now, as `2026-01-31T12:00:00.000Z`.
 pub fn stamp() -> String {
-    let now = OffsetDateTime::from(wall());
-    let (date, time) = (now.date(), now.time());
+    stamp_of(wall())
+}
+
+/// A moment, as `2026-01-31T12:00:00.000Z`.
+pub fn stamp_of(moment: SystemTime) -> String {
+    let moment = OffsetDateTime::from(moment);
+    let (date, time) = (moment.date(), moment.time());
     let (hour, minute, second, milli) = time.as_hms_milli();
     format!("{date}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }

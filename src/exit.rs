@@ -3,10 +3,10 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done, or a stop that was asked for and went well |
-//! | 1 | `health`: not healthy |
+//! | 1 | `health`: not healthy; `status`: not ready |
 //! | 64 | the command line is wrong |
 //! | 65 | our own state file can't be read |
-//! | 69 | EC2, the metadata service or etcd did not answer a command that needs it |
+//! | 69 | EC2, the metadata service, etcd or the supervisor did not answer a command that needs it |
 //! | 71 | the system refused something we can't do without |
 //! | 72 | etcd is missing or not executable |
 //! | 73 | the data directory can't be written |
@@ -18,6 +18,8 @@
 //! 64 to 78 are sysexits(3)'s; units carry them in `RestartPreventExitStatus`, for a restart would not help.
 
 use std::fmt;
+
+use crate::logger;
 
 /// Our own exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,9 +55,7 @@ pub fn conclude(outcome: Result<i32, Failure>) -> i32 {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            for line in failure.message.lines() {
-                eprintln!("etcd-muster: {line}");
-            }
+            logger::last_words(&failure.message);
             failure.code as i32
         }
     }

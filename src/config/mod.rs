@@ -4,6 +4,7 @@ mod variables;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::aws::credentials::Source;
 use crate::aws::s3::Object;
 use crate::cluster::view::{Clean, Policy};
 use crate::etcd::settings::{self, Kind};
+use crate::logger::Format;
 use variables::RETIRED;
 pub use variables::VARIABLES;
 
@@ -26,6 +28,8 @@ const LOG_LEVELS: [(&str, LevelFilter); 5] = [
     ("debug", LevelFilter::Debug),
     ("trace", LevelFilter::Trace),
 ];
+
+const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
 /// The metadata service's address on every instance.
 const AWS_METADATA: &str = "http://169.254.169.254";
@@ -68,7 +72,9 @@ pub struct Config {
     /// `MUSTER_RECONCILE`: how often the leader's supervisor looks for dead members; `None`: never.
     pub reconcile: Option<Duration>,
     pub notify_socket: Option<String>,
+    pub status_listen: Option<SocketAddr>,
     pub log_level: LevelFilter,
+    pub log_format: Format,
     /// What is said once at the start: variables that no longer do anything.
     pub notices: Vec<String>,
 }
@@ -91,6 +97,12 @@ pub fn environment(overrides: &[(String, String)]) -> BTreeMap<String, String> {
         .collect();
     env.extend(overrides.iter().cloned());
     env
+}
+
+/// The log's format, also where other settings are wrong: the line that says so is read by the same pipeline.
+pub fn log_format(env: &BTreeMap<String, String>) -> Format {
+    let asked = env.get("MUSTER_LOG_FORMAT").map(String::as_str);
+    LOG_FORMATS.iter().find(|(word, _)| Some(*word) == asked).map_or(Format::Text, |(_, format)| *format)
 }
 
 /// Parses an environment.
@@ -144,6 +156,8 @@ impl Reader<'_> {
         if client_port == peer_port {
             self.wrong("PEER_PORT", "is CLNT_PORT too; give them different ports");
         }
+        let etcd = self.etcd_settings();
+        let status_listen = self.status_listen([client_port, peer_port], &etcd);
         let types = [("host", MemberType::Host), ("ip", MemberType::Ip)];
         Config {
             tags,
@@ -166,14 +180,16 @@ impl Reader<'_> {
             search_path: self.text("PATH").unwrap_or_default().to_owned(),
             data: self.text("ETCD_DATA_DIR").map_or_else(|| self.path("ED_DATA", "/etcd/data"), PathBuf::from),
             wal: self.path("ED_WAL", "/etcd/wal"),
-            etcd: self.etcd_settings(),
+            etcd,
             policy,
             claim,
             probe_timeout: self.duration("MUSTER_PROBE_TIMEOUT", 3),
             stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
             reconcile: Some(self.duration("MUSTER_RECONCILE", 0)).filter(|interval| !interval.is_zero()),
             notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),
+            status_listen,
             log_level: self.choice("MUSTER_LOG", &LOG_LEVELS),
+            log_format: self.choice("MUSTER_LOG_FORMAT", &LOG_FORMATS),
             notices: RETIRED
                 .iter()
                 .filter(|name| self.text(name).is_some())
@@ -230,6 +246,23 @@ impl Reader<'_> {
                 default
             }
         }
+    }
+
+    /// A port that etcd wants is refused: held by us, it would keep etcd from starting.
+    fn status_listen(&mut self, ports: [u16; 2], etcd: &BTreeMap<String, String>) -> Option<SocketAddr> {
+        const NAME: &str = "MUSTER_STATUS_LISTEN";
+        let listen = self.text(NAME)?.parse::<SocketAddr>().ok().filter(|listen| listen.port() != 0);
+        let Some(listen) = listen else {
+            self.wrong(NAME, "is no address:port; write 127.0.0.1:2382, 0.0.0.0:2382 or [::]:2382");
+            return None;
+        };
+        let urls =
+            etcd.iter().filter(|(name, _)| name.starts_with("ETCD_LISTEN_")).flat_map(|(_, urls)| urls.split(','));
+        let given = urls.filter_map(|url| url.trim().parse::<hyper::Uri>().ok()?.port_u16());
+        if ports.into_iter().chain(given).any(|port| port == listen.port()) {
+            self.wrong(NAME, "is a port that etcd listens on; give it another");
+        }
+        Some(listen)
     }
 
     /// `s3://bucket/prefix`: the object below it that is claimed.
@@ -496,6 +529,21 @@ mod tests {
         for wrong in ["etcd-claims/prod", "s3://", "s3://No_Bucket/x", "s3://etcd-claims//prod"] {
             assert_eq!(claim(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_status_page_never_takes_a_port_that_etcd_wants() {
+        let listen = |value: &str| read(&env(&[("MUSTER_STATUS_LISTEN", value)])).ok().map(|c| c.status_listen);
+        assert_eq!(listen(""), Some(None));
+        assert_eq!(listen("[::]:2382"), Some("[::]:2382".parse().ok()));
+        for wrong in ["2382", ":2382", "localhost:2382", "127.0.0.1:0", "127.0.0.1", "127.0.0.1:2380", "0.0.0.0:2379"] {
+            assert_eq!(listen(wrong), None, "{wrong}");
+        }
+        let beside = [("MUSTER_STATUS_LISTEN", "0.0.0.0:2381"), ("ETCD_LISTEN_METRICS_URLS", "http://127.0.0.1:2381")];
+        assert_eq!(
+            problems(&beside),
+            ["MUSTER_STATUS_LISTEN=0.0.0.0:2381: is a port that etcd listens on; give it another"]
+        );
     }
 
     #[test]

@@ -58,7 +58,9 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable("MUSTER_PROBE_TIMEOUT", "3", "how long a peer may take to answer a probe"),
     variable("MUSTER_STOP_TIMEOUT", "25", "how long etcd may take to stop before it is killed"),
+    variable("MUSTER_STATUS_LISTEN", "", "address:port that serves /metrics, /status, /livez and /readyz over TCP"),
     variable("MUSTER_LOG", "info", "error, warn, info, debug or trace"),
+    variable("MUSTER_LOG_FORMAT", "text", "the log of run: text, or json in the shape of etcd's own lines"),
 ];
 
 /// Variables of the original that have nothing left to do.
