@@ -6,11 +6,13 @@ use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cluster::claim::{Claim, Establish, establish};
 use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend};
+use crate::cluster::label::Label;
 use crate::cluster::types::{ClusterId, MemberId};
 use crate::etcd::client::Client;
 use crate::etcd::ids;
 use crate::process::notify::Notify;
 use crate::rollcall::server::Desk;
+use crate::status::journal::Journal;
 
 /// While something is awaited: soon, then slower.
 const FIRST_POLL: Duration = Duration::from_millis(25);
@@ -20,6 +22,8 @@ const REST: Duration = Duration::from_secs(10);
 /// A first life that doesn't serve for so long never will: joining etcds ask each other's `/version` without a timeout, and two
 /// that join at once wait for each other for ever (etcd#13623; seen on 3.4.23 and 3.5.1).
 const SERVE_WITHIN: Duration = Duration::from_secs(15);
+/// Every so many of those questions is the member list, which holds a read through the quorum as well.
+const MEMBERS_EVERY: u32 = 6;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Promotion may wait for the leader's own commit.
 const PROMOTE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,6 +35,7 @@ pub struct Attendant<'a> {
     pub desk: &'a Desk,
     pub claim: &'a ClaimObject,
     pub notify: &'a Notify,
+    pub journal: &'a Journal,
     pub own_client_url: String,
     pub own_peer_url: String,
     /// Client URLs of the cluster's other members: a learner can't be asked to promote itself.
@@ -57,9 +62,12 @@ pub struct Progress {
     ready: bool,
     leaderless_since: Option<Instant>,
     cluster: Option<ClusterId>,
+    member: Option<MemberId>,
     /// Nothing is left to do about the claim.
     claim_is_settled: bool,
     complained: String,
+    /// Asked at rest.
+    questions: u32,
 }
 
 impl Attendant<'_> {
@@ -70,7 +78,8 @@ impl Attendant<'_> {
         let serve_within = clock::jittered(SERVE_WITHIN * 2);
         loop {
             // At rest one question is enough: it holds a read through the quorum.
-            if progress.ready && matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(()))) {
+            self.journal.beat();
+            if progress.ready && self.is_well(progress).await {
                 self.settle_claim(progress).await;
                 clock::pause(REST).await;
                 continue;
@@ -94,8 +103,57 @@ impl Attendant<'_> {
         }
     }
 
+    async fn is_well(&self, progress: &mut Progress) -> bool {
+        progress.questions += 1;
+        let well = if progress.questions == MEMBERS_EVERY {
+            progress.questions = 0;
+            self.see_members().await
+        } else {
+            matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(())))
+        };
+        match progress.member.filter(|_| well) {
+            Some(member) => self.is_ready(member),
+            // 3.4 lists members without a quorum: only health ends a trouble.
+            None => progress.questions = 0,
+        }
+        well
+    }
+
+    fn is_ready(&self, member: MemberId) {
+        self.journal.is_ready(true);
+        self.tell("healthy", &format!("member {member} is healthy and votes"));
+    }
+
+    async fn see_members(&self) -> bool {
+        let list = self.etcd.member_list(&self.own_client_url, ANSWER_TIMEOUT).await;
+        if let Ok(list) = &list {
+            self.journal.saw_members(&list.members);
+        }
+        list.is_ok()
+    }
+
+    /// Not ready, and why.
+    fn is_not_ready(&self, kind: &'static str, why: &str) {
+        self.journal.is_ready(false);
+        self.tell(kind, why);
+    }
+
+    fn tell(&self, kind: &'static str, line: &str) {
+        if self.journal.now(Label::run(kind), line) {
+            self.notify.tell(&format!("STATUS={line}"));
+        }
+    }
+
     async fn look(&self, progress: &mut Progress) -> Option<Running> {
-        let version = self.etcd.version(&self.own_peer_url, ANSWER_TIMEOUT).await.ok()?;
+        let version = match self.etcd.version(&self.own_peer_url, ANSWER_TIMEOUT).await {
+            Ok(version) => version,
+            Err(error) => {
+                if progress.served {
+                    self.is_not_ready("silent", &error.to_string());
+                }
+                return None;
+            }
+        };
         progress.served = true;
         self.record_serving();
         let never_elected = version.is_undecided() && self.desk.ledger().never_elected;
@@ -109,6 +167,20 @@ impl Attendant<'_> {
         };
         let leader = status.as_ref().and_then(|s| s.leader);
         let is_learner = status.as_ref().is_some_and(|s| s.is_learner);
+        match &status {
+            Some(status) => self.journal.is_member(status.cluster, status.member, is_learner),
+            None if progress.ready => self.is_not_ready("silent", "etcd's client port does not answer"),
+            None => {}
+        }
+        match (&status, leader) {
+            (Some(status), Some(_)) if is_learner => {
+                self.is_not_ready("learner", &format!("member {} is a learner until it is in sync", status.member));
+            }
+            (Some(status), None) => {
+                self.is_not_ready("leaderless", &format!("member {} sees no leader", status.member));
+            }
+            _ => {}
+        }
         if leader.is_some() {
             self.record_election();
             progress.leaderless_since = None;
@@ -120,6 +192,7 @@ impl Attendant<'_> {
             && !is_learner
         {
             progress.cluster = Some(status.cluster);
+            progress.member = Some(status.member);
             self.note_readiness(progress, status.member).await;
             self.settle_claim(progress).await;
         }
@@ -158,10 +231,16 @@ impl Attendant<'_> {
             Ok(Err(reason)) => (false, reason),
             Err(error) => (false, error.to_string()),
         };
+        if ready {
+            self.is_ready(member);
+        } else {
+            self.is_not_ready("unhealthy", &format!("member {member} is not healthy: {why}"));
+        }
         if ready && !progress.ready {
             let took = (clock::now() - self.spawned_at).as_millis();
             log::info!("member {member} is healthy and votes, {took} ms after etcd's start");
             self.notify.tell("READY=1");
+            self.see_members().await;
         } else if !ready && progress.ready {
             log::warn!("member {member} is not healthy: {why}");
         }

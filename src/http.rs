@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -14,7 +15,7 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::tls::Trust;
 
@@ -23,6 +24,12 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// A request with a body that is at hand.
 pub type Outgoing = Request<Full<Bytes>>;
+
+/// A connection of any kind. Behind a pointer, so that hyper is compiled once and not for each kind: its code is most of what
+/// a supervisor at rest has in memory.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Why an exchange gave no answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,13 +86,7 @@ impl Client {
     /// [`Failure`], with the URL. An HTTP error status is an answer, not an error.
     pub async fn fetch(&self, request: Outgoing, within: Duration) -> Result<Response<Bytes>, Error> {
         let url = request.uri().to_string();
-        let whole = async {
-            let (head, body) = self.exchange(request).await?.into_parts();
-            let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
-            let body = body.map_err(|e| Failure::Protocol(e.to_string()))?.to_bytes();
-            Ok(Response::from_parts(head, body))
-        };
-        bounded(whole, url, within).await
+        bounded(async { read_whole(self.exchange(request).await?).await }, url, within).await
     }
 
     /// Sends and returns as soon as the head of the answer is there; the body is read as it comes.
@@ -110,17 +111,35 @@ impl Client {
         *request.uri_mut() = path.parse().map_err(|e| Failure::Protocol(format!("path {path}: {e}")))?;
         if secure {
             let stream = self.trust.connect(&host, stream).await.map_err(|e| Failure::Tls(e.to_string()))?;
-            converse(stream, request).await
+            converse(Box::new(stream), request).await
         } else {
-            converse(stream, request).await
+            converse(Box::new(stream), request).await
         }
     }
 }
 
-async fn converse<S>(stream: S, request: Outgoing) -> Result<Response<Incoming>, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Gets a path from whoever listens on a unix socket.
+///
+/// # Errors
+/// [`Failure`], with the socket's path.
+pub async fn fetch_at(socket: &Path, path: &str, within: Duration) -> Result<Response<Bytes>, Error> {
+    let whole = async {
+        let stream = UnixStream::connect(socket).await.map_err(|e| connect_failure(&e))?;
+        let request = Request::get(path).header(HOST, "localhost").body(Full::default());
+        let request = request.map_err(|e| Failure::Protocol(format!("path {path}: {e}")))?;
+        read_whole(converse(Box::new(stream), request).await?).await
+    };
+    bounded(whole, socket.display().to_string(), within).await
+}
+
+async fn read_whole(answer: Response<Incoming>) -> Result<Response<Bytes>, Failure> {
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+    let body = body.map_err(|e| Failure::Protocol(e.to_string()))?.to_bytes();
+    Ok(Response::from_parts(head, body))
+}
+
+async fn converse(stream: Box<dyn Stream>, request: Outgoing) -> Result<Response<Incoming>, Failure> {
     let broken = |e: hyper::Error| match e.is_closed() || e.is_incomplete_message() {
         true => Failure::Unreachable("the connection was closed without an answer".to_owned()),
         false => Failure::Protocol(e.to_string()),

@@ -24,4 +24,5 @@ pub mod process;
 pub mod reconcile;
 pub mod rollcall;
 pub mod startup;
+pub mod status;
 pub mod tls;

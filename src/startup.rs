@@ -7,15 +7,19 @@ use std::time::Duration;
 use crate::aws::imds::Imds;
 use crate::clock;
 use crate::cloud::{self, Cloud};
+use crate::cluster::label::Label;
 use crate::cluster::view::DataDir;
 use crate::config::Config;
 use crate::etcd::command::Release;
+use crate::etcd::data_dir::MUSTER_DIR;
 use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::ledger::{self, Identity, Store};
 use crate::process::reaper::Reaper;
 use crate::process::spawn::Output;
 use crate::rollcall::server::Desk;
+use crate::status::journal::Journal;
+use crate::status::server::{Place, SOCKET, serve};
 
 /// The first pause before the metadata service is asked again; it doubles up to `BOOTSTRAP_WAIT`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -37,7 +41,7 @@ pub struct Startup {
 ///
 /// # Errors
 /// A missing etcd, a data directory or a state file that can't be used.
-pub async fn look_around(config: &Config, reaper: &Reaper) -> Result<Startup, Failure> {
+pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) -> Result<Startup, Failure> {
     let program = find_etcd(config)?;
     let store = Store::open(&config.data).map_err(|error| {
         let code = match error {
@@ -46,11 +50,17 @@ pub async fn look_around(config: &Config, reaper: &Reaper) -> Result<Startup, Fa
         };
         Failure::new(code, error)
     })?;
+    serve(journal, Place::Socket(config.data.join(MUSTER_DIR).join(SOCKET)));
+    if let Some(listen) = config.status_listen {
+        serve(journal, Place::Address(listen));
+    }
     let imds = cloud::metadata_service(config);
+    journal.counts_in(imds.meters());
     let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
     let version = Output::of(&program, "--version", reaper).map_err(missing)?;
-    let identity = find_identity(config, &imds, &store).await;
+    let identity = find_identity(config, &imds, &store, journal).await;
     log::info!("this is {} at {} in {}", identity.instance, identity.address, identity.region);
+    journal.this_is(&identity.instance, &identity.address.to_string(), &identity.region);
     let data = identity::settings(config, &identity).paths.inspect();
     let data = data.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
     let desk = Desk::new(store, identity::own_listing(config, &identity), data != DataDir::Fresh);
@@ -89,7 +99,7 @@ pub async fn find_release(version: Output) -> Option<Release> {
 }
 
 /// Who we are: by the metadata service; with data, also by what it said last time.
-async fn find_identity(config: &Config, imds: &Imds, store: &Store) -> Identity {
+async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Journal) -> Identity {
     let kept = store.identity().unwrap_or_else(|error| {
         log::warn!("{error}");
         None
@@ -116,6 +126,7 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store) -> Identity 
             return kept;
         }
         log::warn!("hold: {cause}");
+        journal.now(Label::hold("identity_unknown"), &cause);
         clock::pause(clock::jittered(pause)).await;
         pause = (pause * 2).min(config.bootstrap_wait);
     }

@@ -7,6 +7,7 @@ pub mod claim;
 pub mod cleaning;
 pub mod decide;
 pub mod founding;
+pub mod label;
 pub mod paxos;
 pub mod quorum;
 pub mod step;

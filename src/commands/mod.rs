@@ -5,7 +5,10 @@ mod env;
 mod health;
 mod members;
 mod plan;
+mod status;
 mod table;
+
+use std::pin::Pin;
 
 use argh::FromArgs;
 
@@ -14,6 +17,7 @@ use crate::config::{self, Config, VARIABLES};
 use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::ledger::{Identity, Store};
+use crate::logger::Format;
 use crate::process::signals;
 use crate::{daemon, logger};
 
@@ -35,6 +39,7 @@ enum Command {
     Plan(plan::Plan),
     Discover(discover::Discover),
     Members(members::Members),
+    Status(status::Status),
     Health(health::Health),
     Env(env::Env),
 }
@@ -64,7 +69,10 @@ pub fn main() -> Result<i32, Failure> {
         return Ok(0);
     }
     let Some(command) = arguments.command else {
-        return Err(Failure::new(Code::Usage, "no command: run, plan, discover, members, health or env (see --help)"));
+        return Err(Failure::new(
+            Code::Usage,
+            "no command: run, plan, discover, members, status, health or env (see --help)",
+        ));
     };
     if !matches!(command, Command::Run(_)) {
         signals::end_by_closed_pipe().map_err(|e| Failure::new(Code::System, e))?;
@@ -73,11 +81,16 @@ pub fn main() -> Result<i32, Failure> {
     if let Command::Env(env) = &command {
         return Ok(env.run(&environment));
     }
+    if let Command::Run(_) = &command {
+        logger::write_as(config::log_format(&environment));
+    }
     let config = config::read(&environment).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Failure::new(Code::Config, lines.join("\n"))
     })?;
-    logger::start(config.log_level);
+    // The other commands speak to whoever typed them.
+    let is_run = matches!(command, Command::Run(_));
+    logger::start(config.log_level, if is_run { config.log_format } else { Format::Text });
     // Before the runtime: nothing may start a thread ahead of this.
     let signals = match command {
         Command::Run(_) => Some(signals::block().map_err(|e| Failure::new(Code::System, e))?),
@@ -85,16 +98,26 @@ pub fn main() -> Result<i32, Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
-    runtime.block_on(async {
-        match (command, signals) {
-            (Command::Run(_), Some(signals)) => daemon::run(config, signals).await,
-            (Command::Plan(plan), _) => plan.run(config).await,
-            (Command::Discover(discover), _) => discover.run(&config).await,
-            (Command::Members(members), _) => members.run(&config).await,
-            (Command::Health(health), _) => health.run(&config).await,
-            (Command::Env(_) | Command::Run(_), _) => Ok(0),
-        }
-    })
+    runtime.block_on(work(command, config, signals))
+}
+
+/// On the heap, and out of `main`'s frame: a supervisor lives on this stack for months, and would hold there what the largest
+/// of the commands might need.
+#[inline(never)]
+fn work(
+    command: Command,
+    config: Config,
+    signals: Option<signals::Blocked>,
+) -> Pin<Box<dyn Future<Output = Result<i32, Failure>>>> {
+    match (command, signals) {
+        (Command::Run(_), Some(signals)) => Box::pin(daemon::run(config, signals)),
+        (Command::Plan(plan), _) => Box::pin(async move { plan.run(config).await }),
+        (Command::Discover(discover), _) => Box::pin(async move { discover.run(&config).await }),
+        (Command::Members(members), _) => Box::pin(async move { members.run(&config).await }),
+        (Command::Status(status), _) => Box::pin(async move { status.run(&config).await }),
+        (Command::Health(health), _) => Box::pin(async move { health.run(&config).await }),
+        (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),
+    }
 }
 
 type Settings = Vec<(String, String)>;

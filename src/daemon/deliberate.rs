@@ -9,6 +9,7 @@ use crate::act;
 use crate::clock;
 use crate::cluster::claim::{Claimed, Claiming};
 use crate::cluster::decide::{decide, signs_of_a_cluster};
+use crate::cluster::label::Label;
 use crate::cluster::paxos::{FirstStart, Ledger, Tally};
 use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Removal, Step};
 use crate::cluster::types::{InitialList, InstanceId, Known, Member, MemberId};
@@ -32,14 +33,14 @@ impl Daemon {
             let paths = self.settings().paths;
             let resumed = self.actor.finish_quarantine(&paths);
             if let Err(error) = resumed.and_then(|()| self.actor.forget_what_never_began(&paths)) {
-                self.say(format!("hold: {error}"));
+                self.say(Label::hold("own_files"), &format!("hold: {error}"));
                 clock::pause(RIPENING_PAUSE).await;
                 continue;
             }
             let view = match self.look().await {
                 Ok(view) => view,
                 Err(error) => {
-                    self.say(format!("hold: {error}"));
+                    self.say(Label::hold("own_files"), &format!("hold: {error}"));
                     clock::pause(RIPENING_PAUSE).await;
                     continue;
                 }
@@ -56,8 +57,7 @@ impl Daemon {
             }
             match &step {
                 Step::Hold(hold) => self.wait(hold, pause).await,
-                // What is seen later must not undo it: of two clusters one may only be out of sight for a moment.
-                Step::Halt(_) => std::future::pending().await,
+                Step::Halt(_) => self.stay_halted().await,
                 // Beaten, or too few: jitter parts two proposers.
                 Step::Propose(_) if self.desk.ledger().chosen.is_none() => clock::pause(clock::jittered(pause)).await,
                 _ => {}
@@ -124,7 +124,7 @@ impl Daemon {
             }
         };
         if let Err(error) = outcome {
-            self.complain(format!("{step}: {error}; observing again"));
+            self.complain(step.label(), format!("{step}: {error}; observing again"));
             // Another try at once would meet the same world.
             clock::pause(clock::jittered(RIPENING_PAUSE)).await;
         }
@@ -143,7 +143,7 @@ impl Daemon {
 
     async fn start_new(&mut self, list: &InitialList, view: &View) -> Option<Launch> {
         if let Err(error) = self.desk.learn(list) {
-            self.say(format!("hold: {error}"));
+            self.say(Label::hold("own_files"), &format!("hold: {error}"));
             clock::pause(RIPENING_PAUSE).await;
             return None;
         }
@@ -222,6 +222,14 @@ impl Daemon {
             _ => self.config.bootstrap_wait,
         };
         self.pause_or_stir(pause.min(most.max(FIRST_PAUSE))).await;
+    }
+
+    /// What is seen later must not undo a halt: of two clusters one may only be out of sight for a moment.
+    async fn stay_halted(&self) {
+        loop {
+            self.journal.beat();
+            clock::pause(self.config.bootstrap_wait).await;
+        }
     }
 
     async fn pause_or_stir(&mut self, pause: Duration) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Daemon, Kind, Launch};
 use crate::attend::{Attendant, Progress, Stop};
 use crate::clock;
+use crate::cluster::label::Label;
 use crate::cluster::supervision::{Ended, LIFE_THAT_RESETS, Life, Verdict, verdict};
 use crate::etcd::command::{Start, environment};
 use crate::etcd::data_dir::Paths;
@@ -42,12 +43,14 @@ impl Daemon {
             }
         };
         log::info!("etcd runs as process {}", child.pid());
+        self.journal.started(child.pid().as_raw());
         let child = self.child.insert(child);
         let attendant = Attendant {
             etcd: &self.etcd,
             desk: &self.desk,
             claim: &self.claim,
             notify: &self.notify,
+            journal: &self.journal,
             own_client_url: identity::own_client_url(&settings),
             own_peer_url: identity::own_peer_url(&settings),
             others: launch.others.clone(),
@@ -74,11 +77,13 @@ impl Daemon {
             Err(Stop::Yield) => {
                 child.stop(self.config.stop_timeout).await;
                 self.child = None;
+                self.journal.ended();
                 return Ok((None, String::new()));
             }
         };
         let output = child.last_words().await;
         self.child = None;
+        self.journal.ended();
         if let Err(error) = self.actor.forget_what_never_began(&settings.paths) {
             log::error!("{error}");
         }
@@ -118,12 +123,10 @@ impl Daemon {
                 ))
             }
             Verdict::Again(pause) => {
-                log::warn!(
-                    "etcd {how} after {} ms; deciding again in {} ms",
-                    life.lasted.as_millis(),
-                    pause.as_millis()
-                );
-                self.said.clear();
+                let (lasted, rest) = (life.lasted.as_millis(), pause.as_millis());
+                let line = format!("etcd {how} after {lasted} ms; deciding again in {rest} ms");
+                log::warn!("{line}");
+                self.journal.now(Label { step: "wait", kind: "etcd_ended" }, &line);
                 let serving = self.serve().await?;
                 clock::pause(pause).await;
                 serving.close().await;
@@ -134,7 +137,8 @@ impl Daemon {
 
     /// R5: the chosen list is served for a while, so that a listed node that comes late learns its token.
     pub(super) async fn yield_to_the_late(&mut self) -> Result<(), Failure> {
-        self.said.clear();
+        let why = "etcd had no leader; the chosen list is served to those who come late";
+        self.journal.now(Label { step: "wait", kind: "yield" }, why);
         let serving = self.serve().await?;
         clock::pause(YIELD_TIME).await;
         serving.close().await;

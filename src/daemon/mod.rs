@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use crate::act::Actor;
 use crate::claim::ClaimObject;
 use crate::clock;
+use crate::cluster::label::Label;
 use crate::cluster::step::Step;
 use crate::cluster::supervision::Ended;
-use crate::cluster::types::{ClusterId, InitialList, InstanceId, MemberId};
+use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
 use crate::cluster::view::{DataDir, View};
 use crate::config::Config;
 use crate::etcd::client::Client;
@@ -28,12 +29,16 @@ use crate::process::signals::Blocked;
 use crate::process::spawn::{Child, Output};
 use crate::rollcall::server::{Desk, Serving, serve};
 use crate::startup::{self, Startup};
+use crate::status::journal::{Journal, gist};
 use crate::tls::Trust;
 
 /// The first pause between looks; it doubles up to `BOOTSTRAP_WAIT` while nothing moves.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Moving leadership must not hold up a stop.
 const MOVE_LEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the loop may go without a sign of life, beyond the pauses that settings allow. Far more than any call takes: what
+/// ends a supervisor over this ends its etcd.
+const LOOP_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs until a signal or a failure that a restart would not mend.
 ///
@@ -45,12 +50,13 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
     for notice in &config.notices {
         log::warn!("{notice}");
     }
+    let journal = Journal::new(LOOP_PATIENCE + config.bootstrap_wait + config.stop_timeout);
     let found = tokio::select! {
         biased;
         () = stop.signal() => return Ok(0),
-        found = startup::look_around(&config, &reaper) => found?,
+        found = startup::look_around(&config, &reaper, &journal) => found?,
     };
-    let mut daemon = Daemon::new(config, found, reaper);
+    let mut daemon = Daemon::new(config, found, reaper, journal);
     let ended = tokio::select! {
         biased;
         () = stop.signal() => None,
@@ -79,12 +85,12 @@ struct Daemon {
     etcd: Client,
     reaper: Reaper,
     notify: Notify,
+    journal: Journal,
     child: Option<Child>,
     short_lives: u32,
     own_removed_at: Option<Instant>,
     /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
     yielded: bool,
-    said: String,
     complained: String,
 }
 
@@ -102,7 +108,7 @@ enum Kind {
 }
 
 impl Daemon {
-    fn new(config: Config, found: Startup, reaper: Reaper) -> Self {
+    fn new(config: Config, found: Startup, reaper: Reaper, journal: Journal) -> Self {
         let Startup { identity, program, version, desk, cloud } = found;
         let me = InstanceId(identity.instance.clone());
         let claim = cloud.claim();
@@ -112,6 +118,7 @@ impl Daemon {
             claim,
             etcd: Client::new(http::Client::new(Trust::public(None))),
             notify: Notify::to(config.notify_socket.clone()),
+            journal,
             config,
             identity,
             program,
@@ -123,7 +130,6 @@ impl Daemon {
             short_lives: 0,
             own_removed_at: None,
             yielded: false,
-            said: String::new(),
             complained: String::new(),
         }
     }
@@ -158,9 +164,12 @@ impl Daemon {
         loop {
             match serve(&self.desk, &addresses).await {
                 Ok(serving) => return Ok(serving),
-                Err(error) => self.say(format!(
-                    "hold: the roll call can't listen on {error}; stop what holds PEER_PORT (another etcd or supervisor?)"
-                )),
+                Err(error) => self.say(
+                    Label::hold("peer_port_in_use"),
+                    &format!(
+                        "hold: the roll call can't listen on {error}; stop what holds PEER_PORT (another etcd or supervisor?)"
+                    ),
+                ),
             }
             clock::pause(pause).await;
             pause = (pause * 2).min(self.config.bootstrap_wait);
@@ -170,6 +179,7 @@ impl Daemon {
     /// A stop that was asked for: leadership first, then etcd.
     async fn stop(&mut self) -> i32 {
         self.notify.tell("STOPPING=1");
+        self.journal.stopping();
         let Some(child) = &self.child else {
             log::info!("stopped");
             return 0;
@@ -194,30 +204,33 @@ impl Daemon {
     fn report(&mut self, step: &Step, view: &View) {
         let seen = view.peers.iter().map(|(id, peer)| format!("{id} {}", peer.sighting)).collect::<Vec<_>>().join("; ");
         log::debug!("view: {seen}");
-        self.say(step.to_string());
+        self.journal.decided(step.label());
+        self.journal.data_is_of(match &view.data {
+            DataDir::Whole { ids: Known::Known(ids) } => Some(*ids),
+            _ => None,
+        });
+        if let Some(etcd) = view.living_clusters().values().next() {
+            self.journal.saw_members(&etcd.members);
+        }
+        self.say(step.label(), &step.to_string());
     }
 
-    /// One line, unless it was the last one said.
-    fn say(&mut self, line: String) {
-        if self.said != gist(&line) {
+    /// One line, unless it is what was said last.
+    fn say(&self, label: Label, line: &str) {
+        if self.journal.now(label, line) {
             log::info!("{line}");
             self.notify.tell(&format!("STATUS={line}"));
-            self.said = gist(&line);
         }
     }
 
     /// The same for a step that failed: the step itself is said in between.
-    fn complain(&mut self, line: String) {
+    fn complain(&mut self, label: Label, line: String) {
+        self.journal.failed(label, &line);
         if self.complained != gist(&line) {
             log::warn!("{line}");
             self.complained = gist(&line);
         }
     }
-}
-
-/// A line without the numbers that merely count on.
-fn gist(line: &str) -> String {
-    line.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 async fn move_leadership(etcd: &Client, url: &str) {

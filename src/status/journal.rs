@@ -1,0 +1,344 @@
+//! What has happened: told by the daemon as it happens, read by whoever asks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::snapshot::{ApiCount, Decision, Etcd, Members, Moment, Snapshot, Who};
+use crate::clock;
+use crate::cluster::label::Label;
+use crate::cluster::types::{ClusterId, Member, MemberId};
+use crate::meter::{Api, Meters};
+
+/// How many decisions are kept.
+const KEPT: usize = 50;
+/// A reason that names a hundred instances is cut: fifty of them must not take a megabyte.
+const LONGEST_REASON: usize = 1000;
+/// A member list older than this says nothing about now; at rest one is seen every minute.
+const MEMBERS_COUNT_FOR: Duration = Duration::from_secs(150);
+
+/// A handle; all its clones tell of the same node.
+#[derive(Clone, Debug)]
+pub struct Journal(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    began: (Instant, SystemTime),
+    /// Without a beat for so long the loop is taken for dead.
+    patience: Duration,
+    beat: Instant,
+    meters: Meters,
+    who: Option<Who>,
+    label: Label,
+    reason: String,
+    since: (Instant, SystemTime),
+    stopping: bool,
+    ready: bool,
+    healthy_at: Option<Instant>,
+    pid: Option<i32>,
+    lives: u64,
+    ids: Option<(ClusterId, MemberId)>,
+    role: Option<&'static str>,
+    members: Option<(Members, Instant)>,
+    counts: BTreeMap<&'static str, u64>,
+    failures: u64,
+    past: VecDeque<Past>,
+}
+
+#[derive(Debug)]
+struct Past {
+    at: SystemTime,
+    label: Label,
+    reason: String,
+}
+
+impl Journal {
+    /// A journal that begins now.
+    pub fn new(patience: Duration) -> Self {
+        let began = (clock::now(), clock::wall());
+        Self(Arc::new(Mutex::new(State {
+            began,
+            patience,
+            beat: began.0,
+            meters: Meters::default(),
+            who: None,
+            label: Label { step: "start", kind: "" },
+            reason: "finding out which instance this is".to_owned(),
+            since: began,
+            stopping: false,
+            ready: false,
+            healthy_at: None,
+            pid: None,
+            lives: 0,
+            ids: None,
+            role: None,
+            members: None,
+            counts: Label::DECISIONS.iter().map(|step| (*step, 0)).collect(),
+            failures: 0,
+            past: VecDeque::new(),
+        })))
+    }
+
+    /// Where calls are counted.
+    pub fn counts_in(&self, meters: &Meters) {
+        self.state().meters = meters.clone();
+    }
+
+    /// Which instance this is.
+    pub fn this_is(&self, instance: &str, address: &str, region: &str) {
+        let (instance, address, region) = (instance.to_owned(), address.to_owned(), region.to_owned());
+        self.state().who = Some(Who { instance, address, region });
+    }
+
+    /// The loop lives.
+    pub fn beat(&self) {
+        self.state().beat = clock::now();
+    }
+
+    /// `decide` was asked, and this was its answer.
+    pub fn decided(&self, label: Label) {
+        *self.state().counts.entry(label.step).or_default() += 1;
+    }
+
+    /// What the node does from now on, and why; false: it has been doing that, for that reason. The line may begin with the
+    /// step's own words.
+    pub fn now(&self, label: Label, line: &str) -> bool {
+        let reason = reason(label, line);
+        let mut state = self.state();
+        state.beat = clock::now();
+        let news = state.label != label || gist(&state.reason) != gist(&reason);
+        if news {
+            (state.label, state.since) = (label, (clock::now(), clock::wall()));
+            state.remember(label, reason.clone());
+        }
+        state.reason = reason;
+        news
+    }
+
+    /// A step failed; the next look decides what is done about it.
+    pub fn failed(&self, label: Label, line: &str) {
+        let mut state = self.state();
+        state.failures += 1;
+        let label = Label { kind: "failed", ..label };
+        let reason = reason(label, line);
+        if state.past.iter().rev().find(|p| p.label == label).is_none_or(|p| gist(&p.reason) != gist(&reason)) {
+            state.remember(label, reason);
+        }
+    }
+
+    /// etcd was started.
+    pub fn started(&self, pid: i32) {
+        let mut state = self.state();
+        state.pid = Some(pid);
+        state.lives += 1;
+        drop(state);
+        self.now(Label::run("starting"), &format!("etcd runs as process {pid} and has not served yet"));
+    }
+
+    /// etcd has ended.
+    pub fn ended(&self) {
+        let mut state = self.state();
+        (state.pid, state.role, state.ready) = (None, None, false);
+    }
+
+    /// Whose data is here.
+    pub fn data_is_of(&self, ids: Option<(ClusterId, MemberId)>) {
+        self.state().ids = ids;
+    }
+
+    /// etcd has told who it is.
+    pub fn is_member(&self, cluster: ClusterId, member: MemberId, is_learner: bool) {
+        let mut state = self.state();
+        state.ids = Some((cluster, member));
+        state.role = Some(if is_learner { "learner" } else { "voter" });
+    }
+
+    /// etcd is a healthy voter, or isn't any more.
+    pub fn is_ready(&self, ready: bool) {
+        let mut state = self.state();
+        state.ready = ready;
+        if ready {
+            state.healthy_at = Some(clock::now());
+        }
+    }
+
+    /// A member list was seen.
+    pub fn saw_members(&self, members: &[Member]) {
+        let of = |kind: fn(&Member) -> bool| members.iter().filter(|m| kind(m)).count();
+        let members = Members {
+            unstarted: of(|m| m.name.is_empty()),
+            learners: of(|m| !m.name.is_empty() && m.is_learner),
+            voters: of(|m| !m.name.is_empty() && !m.is_learner),
+            seconds_ago: 0,
+        };
+        self.state().members = Some((members, clock::now()));
+    }
+
+    /// A stop was asked for.
+    pub fn stopping(&self) {
+        self.now(Label { step: "stop", kind: "" }, "a stop was asked for");
+        let mut state = self.state();
+        (state.stopping, state.ready) = (true, false);
+    }
+
+    /// Everything, as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.state().snapshot(clock::now())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn remember(&mut self, label: Label, reason: String) {
+        if self.past.len() == KEPT {
+            self.past.pop_front();
+        }
+        self.past.push_back(Past { at: clock::wall(), label, reason });
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let members = self.members.as_ref().map(|(members, at)| (members, now - *at));
+        let members = members.filter(|(_, age)| *age < MEMBERS_COUNT_FOR);
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            identity: self.who.clone(),
+            started: moment(self.began, now),
+            // A stop takes as long as it takes: to kill a supervisor for that would kill its etcd.
+            live: self.stopping || now - self.beat < self.patience,
+            ready: self.ready && !self.stopping,
+            step: self.label.step.to_owned(),
+            kind: self.label.kind.to_owned(),
+            reason: self.reason.clone(),
+            since: moment(self.since, now),
+            etcd: Etcd {
+                pid: self.pid,
+                cluster: self.ids.map(|(cluster, _)| cluster.to_string()),
+                member: self.ids.map(|(_, member)| member.to_string()),
+                role: self.role.map(str::to_owned),
+                restarts: self.lives.saturating_sub(1),
+                seconds_since_healthy: (now - self.healthy_at.unwrap_or(self.began.0)).as_secs(),
+            },
+            members: members.map(|(members, age)| Members { seconds_ago: age.as_secs(), ..members.clone() }),
+            api: Api::ALL.iter().map(|api| self.api_count(*api)).collect(),
+            decisions_total: self.counts.iter().map(|(step, count)| ((*step).to_owned(), *count)).collect(),
+            failures_total: self.failures,
+            decisions: self.past.iter().map(Past::shown).collect(),
+        }
+    }
+
+    fn api_count(&self, api: Api) -> ApiCount {
+        ApiCount { service: api.name().to_owned(), calls: self.meters.calls(api), errors: self.meters.errors(api) }
+    }
+}
+
+impl Past {
+    fn shown(&self) -> Decision {
+        let Label { step, kind } = self.label;
+        let at = clock::stamp_of(self.at);
+        Decision { at, step: step.to_owned(), kind: kind.to_owned(), reason: self.reason.clone() }
+    }
+}
+
+fn moment((instant, wall): (Instant, SystemTime), now: Instant) -> Moment {
+    let epoch = wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+    Moment { at: clock::stamp_of(wall), epoch, seconds_ago: (now - instant).as_secs() }
+}
+
+/// The line without the step's own words, which the label has.
+fn reason(label: Label, line: &str) -> String {
+    let words = label.step.replace('_', " ");
+    let rest = line.strip_prefix(&words).map_or(line, |rest| rest.trim_start_matches([':', ' ']));
+    match rest.char_indices().nth(LONGEST_REASON) {
+        Some((cut, _)) => format!("{}…", &rest[..cut]),
+        None => rest.to_owned(),
+    }
+}
+
+/// A line without the numbers that merely count on.
+pub fn gist(line: &str) -> String {
+    line.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Label = Label::hold("too_few_instances");
+
+    fn journal() -> Journal {
+        Journal::new(Duration::from_secs(10))
+    }
+
+    #[test]
+    fn a_reason_that_merely_counts_on_is_no_news_but_is_shown() {
+        let journal = journal();
+        assert!(journal.now(HOLD, "hold: waited 1 of 60 s"));
+        let since = journal.snapshot().since;
+        assert!(!journal.now(HOLD, "hold: waited 2 of 60 s"));
+        let shown = journal.snapshot();
+        assert_eq!((shown.step.as_str(), shown.reason.as_str()), ("hold", "waited 2 of 60 s"));
+        assert_eq!((shown.since.at, shown.decisions.len()), (since.at, 1));
+        assert!(journal.now(HOLD, "hold: i-2 did not answer"));
+        assert!(journal.now(Label { step: "remove_member", kind: "gone" }, "remove member ab: EC2 says"));
+        assert_eq!(journal.snapshot().reason, "ab: EC2 says");
+    }
+
+    #[test]
+    fn fifty_decisions_are_kept_and_none_of_them_is_endless() {
+        let journal = journal();
+        for n in 0..200_u32 {
+            let name = char::from_u32(0x4e00 + n).unwrap();
+            journal.now(HOLD, &name.to_string().repeat(5000));
+        }
+        let shown = journal.snapshot().decisions;
+        assert_eq!(shown.len(), KEPT);
+        assert!(shown.iter().all(|d| d.reason.chars().count() == LONGEST_REASON + 1));
+        assert!(shown[KEPT - 1].reason.starts_with(char::from_u32(0x4e00 + 199).unwrap()));
+    }
+
+    #[test]
+    fn a_step_that_fails_again_and_again_is_one_line_and_many_counts() {
+        let journal = journal();
+        let add = Label { step: "add_self", kind: "" };
+        for _ in 0..3 {
+            journal.now(add, "add self: a cluster answers");
+            journal.failed(add, "add self: no answer within 5000 ms; observing again");
+            journal.now(HOLD, "hold: why");
+        }
+        let shown = journal.snapshot();
+        assert_eq!(shown.failures_total, 3);
+        assert_eq!(shown.decisions.iter().filter(|d| d.kind == "failed").count(), 1);
+    }
+
+    #[test]
+    fn ready_ends_with_etcd_and_with_a_stop() {
+        let journal = journal();
+        journal.started(7);
+        journal.is_member(ClusterId(1), MemberId(2), false);
+        journal.is_ready(true);
+        assert!(journal.snapshot().ready);
+        journal.ended();
+        let shown = journal.snapshot();
+        assert!(!shown.ready && shown.etcd.pid.is_none() && shown.etcd.role.is_none() && shown.etcd.restarts == 0);
+        journal.started(8);
+        journal.is_ready(true);
+        assert_eq!(journal.snapshot().etcd.restarts, 1);
+        journal.stopping();
+        let shown = journal.snapshot();
+        assert!(!shown.ready && shown.live && shown.step == "stop");
+    }
+
+    #[test]
+    fn without_a_beat_the_loop_is_dead_and_an_old_member_list_is_none() {
+        let journal = journal();
+        journal.saw_members(&[]);
+        let later = |seconds| journal.state().snapshot(clock::now() + Duration::from_secs(seconds));
+        assert!(later(9).live && later(9).members.is_some());
+        assert!(!later(11).live);
+        assert!(later(151).members.is_none());
+    }
+}

@@ -1,0 +1,9 @@
+//! What has happened on this node, and how it is told: to Prometheus, to health checks, to an operator.
+//!
+//! Told by the daemon, never asked for: showing it costs no question to etcd or AWS. Nothing here can stop etcd.
+
+pub mod journal;
+pub mod metrics;
+pub mod screen;
+pub mod server;
+pub mod snapshot;

@@ -1,0 +1,213 @@
+//! The routes, and who listens: a socket beside the data always, an address where one is asked for.
+//!
+//! Nothing here can end or hold up the supervisor: each connection is a task of its own, bounded in number, time and memory;
+//! what can't be listened on is tried again.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use super::journal::Journal;
+use super::metrics;
+use super::snapshot::Snapshot;
+use crate::clock;
+use crate::http::Stream;
+
+/// The socket's name in the directory of our files.
+pub const SOCKET: &str = "status.sock";
+
+const CONNECTION_LIFE: Duration = Duration::from_secs(5);
+const MAX_CONNECTIONS: usize = 16;
+/// The least that hyper takes.
+const MAX_HEAD_BYTES: usize = 8 << 10;
+/// The pause after a failure to listen or to accept; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Where to listen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Readable and writable by its owner only.
+    Socket(PathBuf),
+    /// `MUSTER_STATUS_LISTEN`.
+    Address(SocketAddr),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Address(address) => write!(f, "MUSTER_STATUS_LISTEN={address}"),
+        }
+    }
+}
+
+/// Serves there from now on, as soon as the place is free.
+pub fn serve(journal: &Journal, place: Place) {
+    let journal = journal.clone();
+    tokio::spawn(async move {
+        let mut pause = FIRST_PAUSE;
+        let mut complained = String::new();
+        loop {
+            let trouble = match Listener::at(&place).await {
+                Ok(listener) => {
+                    log::info!("status is served at {place}");
+                    (pause, complained) = (FIRST_PAUSE, String::new());
+                    accept(&listener, &journal).await
+                }
+                Err(error) => error,
+            };
+            let line = format!("status can't be served at {place}: {trouble}; trying again");
+            if complained != line {
+                log::warn!("{line}");
+                complained = line;
+            }
+            clock::pause(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    });
+}
+
+enum Listener {
+    Socket(UnixListener),
+    Address(TcpListener),
+}
+
+impl Listener {
+    async fn at(place: &Place) -> io::Result<Self> {
+        match place {
+            Place::Socket(path) => bind(path).await.map(Self::Socket),
+            Place::Address(address) => TcpListener::bind(address).await.map(Self::Address),
+        }
+    }
+
+    async fn next(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Socket(listener) => Box::new(listener.accept().await?.0),
+            Self::Address(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// A socket that an ended supervisor left is replaced, one that answers is not. Made under another name, so that nobody can
+/// reach it before its permissions are set.
+async fn bind(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another supervisor answers there"));
+    }
+    let draft = path.with_extension("new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&draft)?;
+    fs::set_permissions(&draft, Permissions::from_mode(0o600))?;
+    fs::rename(&draft, path)?;
+    Ok(listener)
+}
+
+/// Ends with what `accept` fails with: no more descriptors, for one. Retried at once, that would spin.
+async fn accept(listener: &Listener, journal: &Journal) -> io::Error {
+    let mut connections = JoinSet::new();
+    loop {
+        let room = connections.len() < MAX_CONNECTIONS;
+        let accepted = tokio::select! {
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.next(), if room => accepted,
+        };
+        match accepted {
+            Ok(stream) => connections.spawn(converse(stream, journal.clone())),
+            Err(error) => return error,
+        };
+    }
+}
+
+async fn converse(stream: Box<dyn Stream>, journal: Journal) {
+    let service = service_fn(move |request| respond(journal.clone(), request));
+    let mut http = http1::Builder::new();
+    let serve = http.keep_alive(false).max_buf_size(MAX_HEAD_BYTES).serve_connection(TokioIo::new(stream), service);
+    // A caller that stalls or breaks off is its own trouble.
+    let _gone = tokio::time::timeout(CONNECTION_LIFE, serve).await;
+}
+
+async fn respond(journal: Journal, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let page = page(request.method(), request.uri().path(), &journal.snapshot());
+    let mut response = Response::new(Full::new(Bytes::from(page.body)));
+    *response.status_mut() = page.status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    if page.status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    }
+    Ok(response)
+}
+
+struct Page {
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+}
+
+fn page(method: &Method, path: &str, now: &Snapshot) -> Page {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    let text = |status, body: String| Page { status, content_type: TEXT, body };
+    if !["/livez", "/readyz", "/metrics", "/status"].contains(&path) {
+        return text(StatusCode::NOT_FOUND, "/livez, /readyz, /metrics or /status\n".to_owned());
+    }
+    if method != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
+    }
+    let by = |good: bool| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    match path {
+        "/livez" if now.live => text(StatusCode::OK, "live\n".to_owned()),
+        "/livez" => text(by(false), "the supervisor's loop has not been seen for too long\n".to_owned()),
+        "/readyz" => text(by(now.ready), format!("{}: {}\n", now.step.replace('_', " "), now.reason)),
+        "/metrics" => Page { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: metrics::render(now) },
+        _ => match serde_json::to_string_pretty(now) {
+            Ok(json) => Page { status: StatusCode::OK, content_type: "application/json", body: json + "\n" },
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes() {
+        let mut now = Snapshot { step: "hold".to_owned(), reason: "why".to_owned(), live: true, ..Snapshot::default() };
+        let got = |method: Method, path: &str, now: &Snapshot| {
+            let page = page(&method, path, now);
+            (page.status.as_u16(), page.body)
+        };
+        assert_eq!(got(Method::GET, "/livez", &now).0, 200);
+        assert_eq!(got(Method::GET, "/readyz", &now), (503, "hold: why\n".to_owned()));
+        assert_eq!(got(Method::GET, "/metrics", &now).0, 200);
+        let (status, json) = got(Method::GET, "/status", &now);
+        assert_eq!((status, serde_json::from_str::<Snapshot>(&json).unwrap()), (200, now.clone()));
+        for path in ["/", "/muster/v1/hello", "/metrics/", "/v3/kv/range"] {
+            assert_eq!(got(Method::GET, path, &now).0, 404, "{path}");
+        }
+        for method in [Method::POST, Method::PUT, Method::HEAD, Method::DELETE] {
+            assert_eq!(got(method, "/readyz", &now).0, 405);
+        }
+        (now.ready, now.live) = (true, false);
+        assert_eq!(got(Method::GET, "/readyz", &now).0, 200);
+        assert_eq!(got(Method::GET, "/livez", &now).0, 503);
+    }
+}
