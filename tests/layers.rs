@@ -14,6 +14,12 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("etcd", &["aws", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),
     ("observe.rs", &["act", "daemon", "commands", "ledger"], "observe reads, it can't write"),
     ("act.rs", &["observe", "daemon", "commands", "aws::ec2", "aws::imds", "cloud"], "act writes, it can't look"),
+    (
+        "status",
+        &["aws", "etcd", "cloud", "config", "rollcall", "observe", "act", "attend", "startup", "daemon", "commands"],
+        "status tells what it was told, it finds out nothing itself",
+    ),
+    ("meter.rs", &["aws", "etcd", "cluster", "status", "daemon"], "it counts, whatever it is"),
     ("rollcall", &["aws", "observe", "act", "daemon", "cloud", "commands"], "the roll call only answers and asks"),
 ];
 

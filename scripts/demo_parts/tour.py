@@ -61,7 +61,7 @@ def suggestions(actors: list[Actor], etcdctl: Path, binary: Path, directory: Pat
         f"  curl -s --noproxy '*' {gateway}/v3/kv/range -d '{key}'",
         f"  curl -s --noproxy '*' {gateway}/health",
         f"  # etcd-muster, as on {one.instance}",
-        *(f"  sh -c {shlex.quote(f'{run} {command}')}" for command in ("members", "health", "plan", "discover")),
+        *(f"  sh -c {shlex.quote(f'{run} {command}')}" for command in ("members", "status", "health", "plan", "discover")),
         f"  # kill the etcd of {one.instance}: its supervisor starts it again",
         f"  {_kill_etcd(one)}",
     ]

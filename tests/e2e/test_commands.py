@@ -262,7 +262,7 @@ def test_help_and_version(lab):
     """The first two things anyone types."""
     node = lab.add_node(launch=False)
     shown = ok(command(lab, node, "--help"))
-    for name in ("run", "plan", "discover", "members", "health", "env"):
+    for name in ("run", "plan", "discover", "members", "status", "health", "env"):
         assert name in shown
         assert name in ok(command(lab, node, name, "--help"))
     name, number = ok(command(lab, node, "--version")).split()
