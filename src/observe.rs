@@ -284,23 +284,27 @@ impl Observer {
         false
     }
 
-    /// Gone by EC2's own word, asked by id: shutting-down, terminated, or no such instance; and for how long it has been
-    /// terminated, so that a replacement need not watch a machine be silent that was off before it booted.
+    /// Gone by EC2's own word, by id: shutting-down, terminated, or no such instance; and for how long it has been terminated, so
+    /// that a replacement need not watch a machine be silent that was off before it booted. `terminated` in a listing is as good
+    /// as an answer to the question: it never changes again.
     async fn ask_gone(&self, roster: &Roster, id: &InstanceId) -> (Known<bool>, Option<Duration>) {
         let gone = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
-        if roster.find(id).is_some_and(|instance| !gone(instance.state)) {
-            return (Known::Known(false), None);
-        }
-        match self.cloud.instance(id).await {
-            Ok(None) => (Known::Known(true), None),
-            Ok(Some(described)) => {
-                let is_terminated = described.instance.state == InstanceState::Terminated;
-                let ended = described.changed.filter(|_| is_terminated);
-                let ended_for = ended.and_then(|at| u64::try_from(roster.seen_at - at).ok()).map(Duration::from_secs);
-                (Known::Known(gone(described.instance.state)), ended_for)
-            }
-            Err(error) => (Known::Unknown(error.to_string()), None),
-        }
+        let answered;
+        let instance = match roster.find(id) {
+            Some(listed) if !gone(listed.state) => return (Known::Known(false), None),
+            Some(listed) if listed.state == InstanceState::Terminated => listed,
+            _ => match self.cloud.instance(id).await {
+                Ok(None) => return (Known::Known(true), None),
+                Ok(Some(described)) => {
+                    answered = described.instance;
+                    &answered
+                }
+                Err(error) => return (Known::Unknown(error.to_string()), None),
+            },
+        };
+        let ended = instance.changed.filter(|_| instance.state == InstanceState::Terminated);
+        let ended_for = ended.and_then(|at| u64::try_from(roster.seen_at - at).ok()).map(Duration::from_secs);
+        (Known::Known(gone(instance.state)), ended_for)
     }
 }
 

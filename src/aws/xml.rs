@@ -27,9 +27,6 @@ pub(super) struct Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
     pub instance: Instance,
-    /// When EC2 last changed its state, seconds since the epoch; `None` where EC2 gives no time (it does for what an API call
-    /// changed).
-    pub changed: Option<i64>,
     pub tags: Vec<(String, String)>,
 }
 
@@ -235,18 +232,19 @@ impl Draft {
             Some(text) => Some(text.parse().map_err(|_| field("privateIpAddress", text))?),
             None => None,
         };
+        // StateTransitionReason: "User initiated (2015-12-22 10:44:05 GMT)".
+        let stamp = self.reason.rsplit_once('(').map(|(_, stamp)| stamp);
+        let changed = stamp.and_then(|s| s.get(..19)).and_then(|s| clock::parse_rfc3339(&format!("{s}Z")));
         let instance = Instance {
             id: InstanceId(self.id),
             state,
             launched,
+            changed,
             address,
             private_dns: self.private_dns.filter(|name| !name.is_empty()),
             zone: self.zone,
         };
-        // StateTransitionReason: "User initiated (2015-12-22 10:44:05 GMT)".
-        let stamp = self.reason.rsplit_once('(').map(|(_, stamp)| stamp);
-        let changed = stamp.and_then(|s| s.get(..19)).and_then(|s| clock::parse_rfc3339(&format!("{s}Z")));
-        Ok(Described { instance, changed, tags: self.tags })
+        Ok(Described { instance, tags: self.tags })
     }
 }
 
@@ -277,8 +275,8 @@ mod tests {
     #[test]
     fn an_instance_is_read_by_whole_paths() {
         let page = read(PAGE).unwrap();
-        let Described { instance, changed, tags } = &page.instances[0];
-        assert_eq!(*changed, Some(1_450_781_100));
+        let Described { instance, tags } = &page.instances[0];
+        assert_eq!(instance.changed, Some(1_450_781_100));
         assert_eq!(page.next_token.as_deref(), Some("more&more"));
         assert_eq!((instance.id.0.as_str(), instance.launched), ("i-0a", 1_450_781_045));
         assert_eq!(instance.address.unwrap().to_string(), "10.0.0.1");

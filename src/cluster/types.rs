@@ -77,6 +77,9 @@ pub struct Instance {
     pub id: InstanceId,
     pub state: InstanceState,
     pub launched: LaunchTime,
+    /// When EC2 last changed its state, seconds since the epoch; `None` where EC2 gives no time (it does for what an API call
+    /// changed).
+    pub changed: Option<i64>,
     /// `None`: EC2 shows no private address (yet, or any more).
     pub address: Option<IpAddr>,
     pub private_dns: Option<String>,

@@ -389,6 +389,7 @@ mod tests {
             id: InstanceId(format!("i-{n}")),
             state,
             launched: i64::from(n),
+            changed: None,
             address: Some(std::net::IpAddr::from([10, 0, 0, n])),
             private_dns: None,
             zone: "z".to_owned(),

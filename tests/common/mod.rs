@@ -53,6 +53,7 @@ pub fn instance(name: char, state: InstanceState) -> Instance {
         id: id(name),
         state,
         launched: NOW - 60 + i64::from(u32::from(name) - u32::from('a')),
+        changed: None,
         address: None,
         private_dns: None,
         zone: "z".to_owned(),
