@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::aws::caller::{self, Caller};
 use crate::aws::credentials::{self, Provider};
 use crate::aws::ec2::{self, Described, Ec2};
+use crate::aws::endpoint;
 use crate::aws::imds::{self, Imds};
 use crate::aws::s3::{Endpoint, S3};
 use crate::claim::ClaimObject;
@@ -83,7 +84,7 @@ impl Cloud {
     pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
         let http = Client::new(Trust::public(config.ca_bundle.clone()));
         let region = config.region.as_deref().or(region).unwrap_or(DEFAULT_REGION);
-        let public = || ec2::endpoint(region, config.use_fips, config.use_dualstack);
+        let public = || endpoint("ec2", region, config.use_fips, config.use_dualstack);
         let endpoint = config.ec2_endpoint.clone().unwrap_or_else(public);
         let provider = Provider::new(config.credentials.clone(), http.clone());
         let caller = Arc::new(Caller::new(http, region.to_owned(), provider, imds.meters().clone()));

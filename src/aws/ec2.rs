@@ -9,15 +9,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
-use percent_encoding::utf8_percent_encode;
 use tokio_util::io::StreamReader;
 
-use super::RESERVED;
 use super::caller::{self, Caller};
 use super::imds::Imds;
 use super::sigv4::Service;
 pub use super::xml::{ApiError, Described};
 use super::xml::{Page, read_page};
+use super::{FORM, form};
 use crate::clock;
 use crate::cluster::types::InstanceId;
 
@@ -222,9 +221,9 @@ impl Ec2 {
     }
 
     async fn attempt(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
-        let body = Bytes::from(form(action, query));
+        let body = Bytes::from(form(action, API_VERSION, query));
         let request = Request::post(&self.endpoint)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
+            .header(CONTENT_TYPE, FORM)
             .body(Full::new(body.clone()))
             .map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
         let answer =
@@ -243,40 +242,14 @@ impl Ec2 {
     }
 }
 
-fn form(action: &str, query: &[(String, String)]) -> String {
-    let head = [("Action", action), ("Version", API_VERSION)];
-    let pairs = head.into_iter().chain(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
-    let encode = |text| utf8_percent_encode(text, RESERVED);
-    pairs.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect::<Vec<_>>().join("&")
-}
-
 /// A filter's value is a pattern to EC2: `*`, `?` and `\` stand for themselves only when escaped.
 fn literal(value: &str) -> String {
     value.chars().flat_map(|c| ['*', '?', '\\'].contains(&c).then_some('\\').into_iter().chain([c])).collect()
 }
 
-/// EC2's public endpoint for a region (AWS General Reference, "Service endpoints").
-pub fn endpoint(region: &str, fips: bool, dualstack: bool) -> String {
-    let service = if fips { "ec2-fips" } else { "ec2" };
-    let domain = match (region.starts_with("cn-"), dualstack) {
-        (false, false) => "amazonaws.com",
-        (false, true) => "api.aws",
-        (true, false) => "amazonaws.com.cn",
-        (true, true) => "api.amazonwebservices.com.cn",
-    };
-    format!("https://{service}.{region}.{domain}/")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn endpoints_follow_the_partition() {
-        assert_eq!(endpoint("eu-west-1", false, false), "https://ec2.eu-west-1.amazonaws.com/");
-        assert_eq!(endpoint("cn-north-1", false, false), "https://ec2.cn-north-1.amazonaws.com.cn/");
-        assert_eq!(endpoint("us-east-1", true, true), "https://ec2-fips.us-east-1.api.aws/");
-    }
 
     #[test]
     fn a_filter_value_is_taken_literally() {

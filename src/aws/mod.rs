@@ -8,7 +8,49 @@ pub mod s3;
 mod sigv4;
 mod xml;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// What SigV4 doesn't call unreserved: percent-encoded, as the SDKs do it.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The content type of the Query API's calls.
+const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+
+/// A Query API call's body.
+fn form(action: &str, version: &str, query: &[(String, String)]) -> String {
+    let head = [("Action", action), ("Version", version)];
+    let pairs = head.into_iter().chain(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    let encode = |text| utf8_percent_encode(text, RESERVED);
+    pairs.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect::<Vec<_>>().join("&")
+}
+
+/// The public endpoint of a service's Query API in a region (AWS General Reference, "Service endpoints"). In GovCloud the
+/// usual name is the FIPS one.
+pub fn endpoint(service: &str, region: &str, fips: bool, dualstack: bool) -> String {
+    let fips = if fips && (dualstack || !region.starts_with("us-gov-")) { "-fips" } else { "" };
+    let domain = match (region.starts_with("cn-"), dualstack) {
+        (false, false) => "amazonaws.com",
+        (false, true) => "api.aws",
+        (true, false) => "amazonaws.com.cn",
+        (true, true) => "api.amazonwebservices.com.cn",
+    };
+    format!("https://{service}{fips}.{region}.{domain}/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_follow_the_partition() {
+        assert_eq!(endpoint("ec2", "eu-west-1", false, false), "https://ec2.eu-west-1.amazonaws.com/");
+        assert_eq!(endpoint("ec2", "cn-north-1", false, false), "https://ec2.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(endpoint("ec2", "us-east-1", true, true), "https://ec2-fips.us-east-1.api.aws/");
+        let autoscaling = |region, fips, dualstack| endpoint("autoscaling", region, fips, dualstack);
+        assert_eq!(autoscaling("eu-west-1", true, false), "https://autoscaling-fips.eu-west-1.amazonaws.com/");
+        assert_eq!(autoscaling("us-gov-west-1", true, false), "https://autoscaling.us-gov-west-1.amazonaws.com/");
+        assert_eq!(autoscaling("us-gov-west-1", true, true), "https://autoscaling-fips.us-gov-west-1.api.aws/");
+        let china = "https://autoscaling.cn-north-1.api.amazonwebservices.com.cn/";
+        assert_eq!(autoscaling("cn-north-1", false, true), china);
+    }
+}
