@@ -43,6 +43,7 @@ class Ec2:
         self._boto = boto3.session.Session()  # keeps the services' models, which take 0.1 s to read
         self._clients: dict[str, Any] = {}
         self._subnet = ""
+        self.sessions: dict[str, Credentials] = {}  # all that were given out, by access key id
         self.url = ""
 
     def start(self) -> Ec2:
@@ -220,7 +221,9 @@ class Ec2:
     def _assume(self, role: str) -> Credentials:
         arn = self.client("iam").get_role(RoleName=role)["Role"]["Arn"]
         given = self.client("sts").assume_role(RoleArn=arn, RoleSessionName="node")["Credentials"]
-        return Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
+        session = Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
+        self.sessions[session.access_key_id] = session
+        return session
 
 
 def _pairs(tags: dict[str, str]) -> list[dict[str, str]]:

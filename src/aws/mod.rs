@@ -1,5 +1,6 @@
-//! AWS: who we are (IMDS), with what right (credentials), what EC2 says, and one object in S3.
+//! AWS: who we are (IMDS), with what right (credentials), what EC2 says, one object in S3, and a lifecycle hook.
 
+pub mod autoscaling;
 pub mod caller;
 pub mod credentials;
 pub mod ec2;

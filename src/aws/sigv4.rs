@@ -18,6 +18,7 @@ use crate::meter::Api;
 pub(super) enum Service {
     Ec2,
     S3,
+    AutoScaling,
 }
 
 impl Service {
@@ -25,6 +26,7 @@ impl Service {
         match self {
             Self::Ec2 => "ec2",
             Self::S3 => "s3",
+            Self::AutoScaling => "autoscaling",
         }
     }
 

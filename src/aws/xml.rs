@@ -124,8 +124,14 @@ struct Draft {
 
 const INSTANCE: &str = "/reservationSet/item/instancesSet/item";
 const STATUS: &str = "/instanceStatusSet/item";
-const ROOTS: [&str; 5] =
-    ["DescribeInstancesResponse", "DescribeInstanceStatusResponse", "Response", "ErrorResponse", S3_ERROR];
+const ROOTS: [&str; 6] = [
+    "DescribeInstancesResponse",
+    "DescribeInstanceStatusResponse",
+    "CompleteLifecycleActionResponse",
+    "Response",
+    "ErrorResponse",
+    S3_ERROR,
+];
 /// S3's errors are the document itself.
 const S3_ERROR: &str = "Error";
 
