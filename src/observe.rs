@@ -127,6 +127,7 @@ impl Observer {
             ledger: own.ledger.clone(),
             accepted_cluster: own.ledger.accepted.as_ref().map(|a| ids::cluster_id(&a.list)),
             chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),
+            ending: Known::Known(None),
             claim: Claimed::NotAsked,
             own_tags: Known::Unknown("not asked".to_owned()),
             roster_unchanged_for: clock::now() - self.roster_since,

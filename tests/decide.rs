@@ -8,6 +8,7 @@ use common::*;
 use etcd_muster::cluster::claim::{Claim, Claimed, Establish, establish};
 use etcd_muster::cluster::cleaning::{Kept, UNHEALTHY_AFTER, reconcile};
 use etcd_muster::cluster::decide::{Attend, Running, attend, decide};
+use etcd_muster::cluster::leaving::Ending;
 use etcd_muster::cluster::paxos::{Accepted, Ballot, FirstStart, Joined};
 use etcd_muster::cluster::step::{Absence, Alone, Halt, Hold, Quarantine, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
@@ -671,4 +672,65 @@ fn only_an_etcd_that_never_elected_yields() {
     assert_eq!(attend(&Running { without_leader_for: Duration::from_secs(9), ..running }), Attend::Keep);
     let learner = Running { is_learner: true, has_leader: true, ..running };
     assert_eq!(attend(&learner), Attend::Promote(MemberId(1)));
+}
+
+// ---- leaving
+
+fn terminated() -> Known<Option<Ending>> {
+    Known::Known(Some(Ending::Group("Terminated".to_owned())))
+}
+
+#[test]
+fn an_instance_that_ends_joins_nothing_but_its_member_runs_on() {
+    let policy = policy(Some(3));
+    let mut joining = view('d', "bcd");
+    says(&mut joining, 'b', etcd("bc", true), NO_TIME);
+    assert_eq!(decide(&policy, &joining), Step::AddSelf);
+    joining.ending = terminated();
+    assert!(matches!(decide(&policy, &joining), Step::Hold(Hold::Ending(_))));
+    joining.ending = Known::Unknown("silence".to_owned());
+    assert_eq!(decide(&policy, &joining), Step::AddSelf, "unknown is no end");
+
+    let mut replacing = view('d', "bcd");
+    says(&mut replacing, 'b', etcd("abc", true), NO_TIME);
+    replacing.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    assert!(matches!(decide(&policy, &replacing), Step::RemoveMember { .. }));
+    replacing.ending = terminated();
+    assert!(matches!(decide(&policy, &replacing), Step::Hold(Hold::Ending(_))));
+
+    let mut member = with_data(LIVING);
+    member.ending = terminated();
+    assert_eq!(decide(&policy, &member), Step::Resume, "it leaves as a running member, or not at all");
+    says(&mut member, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &member), Step::Resume);
+
+    let mut founder = view('a', "abc");
+    all_fresh(&policy, &mut founder, "bc");
+    founder.ending = terminated();
+    assert!(matches!(decide(&policy, &founder), Step::Propose(_)), "others may be waiting for it");
+}
+
+#[test]
+fn who_has_left_stays_down_until_ec2_says_that_it_lives_on() {
+    let policy = policy(Some(3));
+    let held = |v: &View| matches!(decide(&policy, v), Step::Hold(Hold::Left { .. }));
+    let mut v = with_data(LIVING);
+    says(&mut v, 'b', etcd("bc", true), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::RemovedWhileDown { .. })));
+    v.ending = Known::Unknown("silence".to_owned());
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(_)), "somebody else removed it");
+    v.ending = terminated();
+    assert!(held(&v), "the member list alone shows that it has left");
+    v.ledger.left = true;
+    assert!(held(&v));
+    v.ending = Known::Unknown("silence".to_owned());
+    assert!(held(&v), "silence doesn't call an end off");
+    v.ending = Known::Known(None);
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::RemovedWhileDown { .. })));
+    // No cluster in sight: on record, it isn't taken for a restart.
+    says(&mut v, 'b', Sighting::Refused, LONG);
+    for ending in [terminated(), Known::Unknown("silence".to_owned())] {
+        v.ending = ending;
+        assert!(held(&v));
+    }
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use common::*;
 use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::decide;
+use etcd_muster::cluster::leaving::Ending;
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
-use etcd_muster::cluster::step::{Removal, Step};
+use etcd_muster::cluster::step::{Hold, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
 use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
 
@@ -313,6 +314,31 @@ fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
         if let Err(broken) = guarantees(policy, v, &step) {
             panic!("{broken}: {step}\n{policy:#?}\n{v:#?}");
         }
+        if let Err(broken) = leaving(policy, v, &step) {
+            panic!("{broken}: otherwise {step}\n{policy:#?}\n{v:#?}");
+        }
+    }
+}
+
+/// The same view on an instance that is about to end, and on one that has left.
+fn leaving(policy: &Policy, v: &mut View, step: &Step) -> Result<(), String> {
+    v.ending = Known::Known(Some(Ending::Spot));
+    let ends = decide(policy, v);
+    v.ending = Known::Unknown("silence".to_owned());
+    v.ledger.left = true;
+    let left = decide(policy, v);
+    (v.ending, v.ledger.left) = (Known::Known(None), false);
+    let joins =
+        matches!(ends, Step::AddSelf | Step::StartExisting { .. } | Step::RemoveMember { .. } | Step::Quarantine(_));
+    if joins {
+        return Err(format!("an instance that ends still does this: {ends}"));
+    }
+    if matches!(step, Step::Resume | Step::UpdateSelf { .. }) && ends != *step {
+        return Err(format!("a member's etcd doesn't run because its instance ends: {ends}"));
+    }
+    match left {
+        Step::Hold(Hold::Left { .. }) => Ok(()),
+        other => Err(format!("one that has left does this, with EC2's word unknown: {other}")),
     }
 }
 

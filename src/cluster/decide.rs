@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::claim;
 use super::cleaning;
 use super::founding;
+use super::leaving;
 use super::step::{Halt, Hold, Quarantine, Removal, Step};
 use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, Roster, initial_cluster};
 use super::view::{DataDir, EtcdSeen, Policy, Sighting, View};
@@ -14,11 +15,12 @@ pub const SETTLE_AFTER_REMOVAL: Duration = Duration::from_millis(1050);
 
 /// The one decision.
 pub fn decide(policy: &Policy, view: &View) -> Step {
-    match &view.data {
+    let step = match &view.data {
         DataDir::Whole { ids } => with_data(policy, view, ids),
         DataDir::Partial { what } => with_partial_data(view, what),
         DataDir::Fresh => fresh(policy, view),
-    }
+    };
+    leaving::hold_back(view, step)
 }
 
 /// We have data (section "Decision" 1).

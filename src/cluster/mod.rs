@@ -8,6 +8,7 @@ pub mod cleaning;
 pub mod decide;
 pub mod founding;
 pub mod label;
+pub mod leaving;
 pub mod paxos;
 pub mod quorum;
 pub mod step;

@@ -95,6 +95,9 @@ pub struct Ledger {
     /// Set before etcd is first spawned under an id, unset once it was seen to serve there. Unset or lost: counts as served.
     #[serde(default)]
     pub starting: Option<FirstStart>,
+    /// This instance was about to end, and had its member removed: it stays down until EC2 says that it lives on.
+    #[serde(default)]
+    pub left: bool,
 }
 
 impl Ledger {

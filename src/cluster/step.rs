@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::claim::Claiming;
 use super::cleaning::Kept;
+use super::leaving::Ending;
 use super::paxos::{Accepted, Ballot, Charter};
 use super::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
 
@@ -168,6 +169,12 @@ pub enum Hold {
         kept: Kept,
     },
     Settling,
+    /// This instance is about to end: it joins nothing any more.
+    Ending(Ending),
+    /// This instance was about to end and is no member any more.
+    Left {
+        ending: Known<Ending>,
+    },
 }
 
 /// Why the absence of instances isn't forgiven.
@@ -359,6 +366,14 @@ impl fmt::Display for Hold {
             }
             Self::AddressTaken { member, kept } => write!(f, "member {member} is listed at this address; {member} {kept}"),
             Self::Settling => f.write_str("the removal of the old member settles"),
+            Self::Ending(ending) => write!(f, "this instance joins no more ({ending})"),
+            Self::Left { ending: Known::Known(ending) } => {
+                write!(f, "this instance has left the cluster ({ending}); it joins again if EC2 lets it live on")
+            }
+            Self::Left { ending: Known::Unknown(cause) } => write!(
+                f,
+                "this instance has left the cluster, and whether EC2 lets it live on is unknown ({cause}); MUSTER_LEAVE=no if it does"
+            ),
         }
     }
 }

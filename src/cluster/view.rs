@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::claim::Claimed;
+use super::leaving::Ending;
 use super::paxos::{Ballot, Charter, Ledger, Standing};
 use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, Member, MemberId, Roster};
 
@@ -172,6 +173,8 @@ pub struct View {
     /// Our etcd has just run with this data and said of it that it never elected (R5's yield).
     pub yielded: bool,
     pub ledger: Ledger,
+    /// What says that this instance is about to end for good, if anything does (`MUSTER_LEAVE`).
+    pub ending: Known<Option<Ending>>,
     /// The cluster id that follows from the accepted list and its token.
     pub accepted_cluster: Option<ClusterId>,
     /// The cluster id that follows from the chosen list.

@@ -119,6 +119,7 @@ pub fn view(me: char, names: &str) -> View {
         accepted_cluster: None,
         chosen_cluster: None,
         claim: Claimed::NotAsked,
+        ending: Known::Known(None),
         roster_unchanged_for: Duration::ZERO,
         own_tags: Known::Unknown("not asked".to_owned()),
         peers: others.map(|n| (id(n), peer(n, silent(), Duration::ZERO))).collect(),

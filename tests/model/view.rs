@@ -92,6 +92,7 @@ impl World {
             ledger: node.ledger.clone(),
             accepted_cluster: node.ledger.accepted.as_ref().map(|a| Self::cluster_of_list(&a.list)),
             chosen_cluster: node.ledger.chosen.as_ref().map(Self::cluster_of_list),
+            ending: Known::Known(None),
             claim: if rules.policy.claim.is_some() { self.object.read() } else { Claimed::NotAsked },
             roster: Known::Known(roster),
             roster_unchanged_for: silent_for,
