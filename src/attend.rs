@@ -52,6 +52,8 @@ pub enum Stop {
     Yield,
     /// It hangs before it serves.
     Stuck,
+    /// Its member has left the cluster: not for an attendant to say.
+    Left,
 }
 
 /// What is known of this life so far.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::aws::autoscaling::AutoScaling;
 use crate::aws::caller::{self, Caller};
 use crate::aws::credentials::{self, Provider};
 use crate::aws::ec2::{self, Described, Ec2};
@@ -13,8 +14,10 @@ use crate::claim::ClaimObject;
 use crate::cluster::types::{InstanceId, Roster};
 use crate::config::{Config, MemberType};
 use crate::exit::{Code, Failure};
+use crate::hook::Hooks;
 use crate::http::Client;
 use crate::ledger::Identity;
+use crate::notice::Notices;
 use crate::tls::Trust;
 
 /// The original's default region, where nothing names one.
@@ -56,8 +59,10 @@ impl From<Error> for Failure {
 pub struct Cloud {
     imds: Arc<Imds>,
     caller: Arc<Caller>,
-    ec2: Ec2,
+    ec2: Arc<Ec2>,
     claim: Arc<ClaimObject>,
+    notices: Arc<Notices>,
+    hooks: Arc<Hooks>,
     tags: Vec<(String, String)>,
 }
 
@@ -84,21 +89,21 @@ impl Cloud {
     pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
         let http = Client::new(Trust::public(config.ca_bundle.clone()));
         let region = config.region.as_deref().or(region).unwrap_or(DEFAULT_REGION);
-        let public = || endpoint("ec2", region, config.use_fips, config.use_dualstack);
-        let endpoint = config.ec2_endpoint.clone().unwrap_or_else(public);
+        let query_api = |given: &Option<String>, service| {
+            given.clone().unwrap_or_else(|| endpoint(service, region, config.use_fips, config.use_dualstack))
+        };
         let provider = Provider::new(config.credentials.clone(), http.clone());
         let caller = Arc::new(Caller::new(http, region.to_owned(), provider, imds.meters().clone()));
         let public_s3 = || Endpoint::public(region, config.use_fips, config.use_dualstack);
         let s3_endpoint = config.s3_endpoint.clone().map_or_else(public_s3, Endpoint::Given);
         let imds = Arc::new(imds);
         let claim = ClaimObject::new(imds.clone(), S3::new(caller.clone(), s3_endpoint), config.claim.clone());
-        Self {
-            imds,
-            ec2: Ec2::new(caller.clone(), endpoint),
-            caller,
-            tags: config.tags.clone(),
-            claim: Arc::new(claim),
-        }
+        let ec2 = Arc::new(Ec2::new(caller.clone(), query_api(&config.ec2_endpoint, "ec2")));
+        let autoscaling = AutoScaling::new(caller.clone(), query_api(&config.autoscaling_endpoint, "autoscaling"));
+        let notices = Arc::new(Notices::new(imds.clone(), config.leave));
+        let names = config.lifecycle_hooks.clone();
+        let hooks = Hooks::new(imds.clone(), ec2.clone(), autoscaling, notices.clone(), names);
+        Self { imds, ec2, caller, tags: config.tags.clone(), claim: Arc::new(claim), notices, hooks: Arc::new(hooks) }
     }
 
     /// Every instance of the filter.
@@ -138,6 +143,16 @@ impl Cloud {
     /// The object `MUSTER_CLAIM` names; shared by those who read it and those who write it.
     pub fn claim(&self) -> Arc<ClaimObject> {
         self.claim.clone()
+    }
+
+    /// What the metadata service says about this instance's end.
+    pub fn notices(&self) -> Arc<Notices> {
+        self.notices.clone()
+    }
+
+    /// The lifecycle hooks that `MUSTER_LIFECYCLE_HOOK` names.
+    pub fn hooks(&self) -> Arc<Hooks> {
+        self.hooks.clone()
     }
 
     /// API calls made so far.

@@ -9,11 +9,12 @@ pub enum Api {
     Imds,
     Ec2,
     S3,
+    AutoScaling,
 }
 
 impl Api {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Imds, Self::Ec2, Self::S3];
+    pub const ALL: [Self; 4] = [Self::Imds, Self::Ec2, Self::S3, Self::AutoScaling];
 
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
@@ -21,13 +22,14 @@ impl Api {
             Self::Imds => "imds",
             Self::Ec2 => "ec2",
             Self::S3 => "s3",
+            Self::AutoScaling => "autoscaling",
         }
     }
 }
 
 /// The counts, shared by all who count and all who read.
 #[derive(Clone, Debug, Default)]
-pub struct Meters(Arc<[Meter; 3]>);
+pub struct Meters(Arc<[Meter; 4]>);
 
 #[derive(Debug, Default)]
 struct Meter {

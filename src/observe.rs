@@ -10,6 +10,7 @@ use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cloud::Cloud;
 use crate::cluster::claim::Claimed;
+use crate::cluster::leaving::Ending;
 use crate::cluster::paxos::Ledger;
 use crate::cluster::types::{ClusterId, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster};
 use crate::cluster::view::{DataDir, EtcdSeen, Fate, Me, Peer, Policy, Sighting, View};
@@ -35,6 +36,7 @@ pub struct Own {
     pub data: DataDir,
     pub yielded: bool,
     pub ledger: Ledger,
+    pub ending: Known<Option<Ending>>,
     pub since_own_removal: Option<Duration>,
 }
 
@@ -127,7 +129,7 @@ impl Observer {
             ledger: own.ledger.clone(),
             accepted_cluster: own.ledger.accepted.as_ref().map(|a| ids::cluster_id(&a.list)),
             chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),
-            ending: Known::Known(None),
+            ending: own.ending.clone(),
             claim: Claimed::NotAsked,
             own_tags: Known::Unknown("not asked".to_owned()),
             roster_unchanged_for: clock::now() - self.roster_since,

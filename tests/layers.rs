@@ -20,6 +20,13 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         "status tells what it was told, it finds out nothing itself",
     ),
     ("meter.rs", &["aws", "etcd", "cluster", "status", "daemon"], "it counts, whatever it is"),
+    (
+        "notice.rs",
+        &["etcd", "config", "cloud", "observe", "act", "daemon"],
+        "it only tells what the metadata service says",
+    ),
+    ("hook.rs", &["etcd", "config", "cloud", "observe", "act", "daemon", "leave"], "hooks follow what others decide"),
+    ("leave.rs", &["aws", "config", "cloud", "observe", "act", "daemon"], "what proves an end is not its business"),
     ("rollcall", &["aws", "observe", "act", "daemon", "cloud", "commands"], "the roll call only answers and asks"),
 ];
 

@@ -121,6 +121,22 @@ impl Imds {
         self.fetch("meta-data/local-hostname").await
     }
 
+    /// The state its Auto Scaling group brings this instance to; `None`: it is in no group, or was never brought anywhere.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch_target_lifecycle_state(&self) -> Result<Option<String>, Error> {
+        self.fetch("meta-data/autoscaling/target-lifecycle-state").await
+    }
+
+    /// The Spot interruption notice as it is; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch_spot_action(&self) -> Result<Option<String>, Error> {
+        self.fetch("meta-data/spot/instance-action").await
+    }
+
     /// The name of the instance's role; `None`: it has none.
     ///
     /// # Errors

@@ -35,6 +35,7 @@ impl Service {
         match self {
             Self::Ec2 => Api::Ec2,
             Self::S3 => Api::S3,
+            Self::AutoScaling => Api::AutoScaling,
         }
     }
 

@@ -91,6 +91,8 @@ impl Hold {
             Self::Spare { .. } => "spare",
             Self::AddressTaken { .. } => "address_taken",
             Self::Settling => "settling",
+            Self::Ending(_) => "ending",
+            Self::Left { .. } => "left",
         }
     }
 }

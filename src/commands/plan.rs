@@ -36,6 +36,7 @@ impl Plan {
             data,
             yielded: false,
             ledger: ledger.unwrap_or_default(),
+            ending: cloud.notices().recent().await,
             since_own_removal: None::<Duration>,
         };
         let mut observer = Observer::new(config, cloud, false);

@@ -50,6 +50,7 @@ pub struct Config {
     pub imds_endpoint: String,
     pub ec2_endpoint: Option<String>,
     pub s3_endpoint: Option<String>,
+    pub autoscaling_endpoint: Option<String>,
     pub use_fips: bool,
     pub use_dualstack: bool,
     pub ca_bundle: Option<PathBuf>,
@@ -67,6 +68,10 @@ pub struct Config {
     pub policy: Policy,
     /// `MUSTER_CLAIM`: the object itself.
     pub claim: Option<Object>,
+    /// `MUSTER_LEAVE`: leave the cluster when EC2 ends this instance.
+    pub leave: bool,
+    /// `MUSTER_LIFECYCLE_HOOK`.
+    pub lifecycle_hooks: Vec<String>,
     pub probe_timeout: Duration,
     pub stop_timeout: Duration,
     /// `MUSTER_RECONCILE`: how often the leader's supervisor looks for dead members; `None`: never.
@@ -169,6 +174,7 @@ impl Reader<'_> {
             imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| AWS_METADATA.to_owned()),
             ec2_endpoint: self.url("AWS_ENDPOINT_URL_EC2").or_else(|| self.url("AWS_ENDPOINT_URL")),
             s3_endpoint: self.url("AWS_ENDPOINT_URL_S3").or_else(|| self.url("AWS_ENDPOINT_URL")),
+            autoscaling_endpoint: self.url("AWS_ENDPOINT_URL_AUTO_SCALING").or_else(|| self.url("AWS_ENDPOINT_URL")),
             use_fips: self.yes("AWS_USE_FIPS_ENDPOINT"),
             use_dualstack: self.yes("AWS_USE_DUALSTACK_ENDPOINT"),
             ca_bundle: self.text("AWS_CA_BUNDLE").map(PathBuf::from),
@@ -183,6 +189,8 @@ impl Reader<'_> {
             etcd,
             policy,
             claim,
+            leave: self.choice("MUSTER_LEAVE", &[("no", false), ("on-terminate", true)]),
+            lifecycle_hooks: self.lifecycle_hooks(),
             probe_timeout: self.duration("MUSTER_PROBE_TIMEOUT", 3),
             stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
             reconcile: Some(self.duration("MUSTER_RECONCILE", 0)).filter(|interval| !interval.is_zero()),
@@ -283,6 +291,21 @@ impl Reader<'_> {
             _ => {
                 self.wrong("MUSTER_CLAIM", "is no place in S3; write s3://bucket/prefix");
                 None
+            }
+        }
+    }
+
+    /// Names of lifecycle hooks, as Auto Scaling allows them (API Reference, "PutLifecycleHook").
+    fn lifecycle_hooks(&mut self) -> Vec<String> {
+        let value = self.text("MUSTER_LIFECYCLE_HOOK").unwrap_or_default().to_owned();
+        let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_/".contains(c);
+        match value.is_empty() {
+            true => Vec::new(),
+            false if names.iter().all(|name| (1..=255).contains(&name.len()) && name.chars().all(fits)) => names,
+            false => {
+                self.wrong("MUSTER_LIFECYCLE_HOOK", "is no lifecycle hook's name; write NAME, or NAME,NAME2");
+                Vec::new()
             }
         }
     }
@@ -544,6 +567,18 @@ mod tests {
             problems(&beside),
             ["MUSTER_STATUS_LISTEN=0.0.0.0:2381: is a port that etcd listens on; give it another"]
         );
+    }
+
+    #[test]
+    fn lifecycle_hooks_are_names() {
+        let hooks = |value| read(&env(&[("MUSTER_LIFECYCLE_HOOK", value)])).ok().map(|config| config.lifecycle_hooks);
+        assert_eq!(hooks(""), Some(vec![]));
+        assert_eq!(hooks("etcd-launch, etcd_stop"), Some(vec!["etcd-launch".to_owned(), "etcd_stop".to_owned()]));
+        for wrong in ["a b", "a,", "arn:x", ","] {
+            assert_eq!(hooks(wrong), None, "{wrong}");
+        }
+        assert!(!read(&env(&[])).unwrap().leave, "leaving is asked for");
+        assert_eq!(problems(&[("MUSTER_LEAVE", "yes")]), ["MUSTER_LEAVE=yes: is none of no, on-terminate"]);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub const VARIABLES: &[Variable] = &[
         "0 (off)",
         "how often the leader's supervisor looks for dead members; without it joiners do",
     ),
+    variable("MUSTER_LEAVE", "no", "on-terminate: leave the cluster when EC2 is about to terminate this instance"),
+    variable("MUSTER_LIFECYCLE_HOOK", "", "names of the Auto Scaling group's hooks to complete: NAME or NAME,NAME2"),
     variable("MUSTER_PROBE_TIMEOUT", "3", "how long a peer may take to answer a probe"),
     variable("MUSTER_STOP_TIMEOUT", "25", "how long etcd may take to stop before it is killed"),
     variable("MUSTER_STATUS_LISTEN", "", "address:port that serves /metrics, /status, /livez and /readyz over TCP"),

@@ -16,7 +16,9 @@ use crate::cluster::types::{InitialList, InstanceId, Known, Member, MemberId};
 use crate::cluster::view::{DataDir, Sighting, View};
 use crate::etcd::data_dir;
 use crate::exit::Failure;
+use crate::hook::Transition;
 use crate::identity;
+use crate::notice::POLL;
 use crate::observe::Own;
 
 /// While a proof of death ripens or another joins, so often.
@@ -47,6 +49,7 @@ impl Daemon {
             };
             let step = decide(self.observer.policy(), &view);
             self.report(&step, &view);
+            self.settle_departure(&step, &view);
             if let Some(launch) = self.take(&step, &view).await? {
                 return Ok(launch);
             }
@@ -66,7 +69,46 @@ impl Daemon {
         }
     }
 
+    /// For ever: what is seen later must not undo a halt, for of two clusters one may only be out of sight for a moment. But
+    /// the group of a halted instance must not wait for what never comes.
+    async fn stay_halted(&self) {
+        loop {
+            self.journal.beat();
+            if self.notices.are_wanted()
+                && let Known::Known(Some(_)) = self.notices.read().await
+            {
+                self.hooks.complete(Transition::Terminate, &InstanceId(self.identity.instance.clone()));
+            }
+            clock::pause(POLL).await;
+        }
+    }
+
+    /// What is known of an instance's end while no etcd runs on it.
+    fn settle_departure(&self, step: &Step, view: &View) {
+        if matches!(step, Step::Hold(Hold::Left { .. }))
+            && !view.ledger.left
+            && let Err(error) = self.desk.amend(|ledger| ledger.left = true)
+        {
+            log::error!("{error}");
+        }
+        match (&view.ending, step) {
+            // There is nothing to leave, or no more.
+            (Known::Known(Some(_)), Step::Hold(_) | Step::Halt(_)) => {
+                self.hooks.complete(Transition::Terminate, &view.me.instance);
+            }
+            (Known::Known(None), _) => self.hooks.recall_termination(),
+            _ => {}
+        }
+    }
+
     async fn look(&mut self) -> Result<View, data_dir::Error> {
+        let ending = self.notices.recent().await;
+        if ending == Known::Known(None) && self.desk.ledger().left {
+            log::info!("EC2 lets this instance live on");
+            if let Err(error) = self.desk.amend(|ledger| ledger.left = false) {
+                log::error!("{error}");
+            }
+        }
         let data = self.settings().paths.inspect()?;
         let cluster = match &data {
             DataDir::Whole { ids: Known::Known((cluster, _)) } => Some(*cluster),
@@ -77,6 +119,7 @@ impl Daemon {
             data: data.clone(),
             yielded: self.yielded,
             ledger: self.desk.ledger(),
+            ending,
             since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
         };
         let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
@@ -222,14 +265,6 @@ impl Daemon {
             _ => self.config.bootstrap_wait,
         };
         self.pause_or_stir(pause.min(most.max(FIRST_PAUSE))).await;
-    }
-
-    /// What is seen later must not undo a halt: of two clusters one may only be out of sight for a moment.
-    async fn stay_halted(&self) {
-        loop {
-            self.journal.beat();
-            clock::pause(self.config.bootstrap_wait).await;
-        }
     }
 
     async fn pause_or_stir(&mut self, pause: Duration) {

@@ -7,10 +7,12 @@ use crate::attend::{Attendant, Progress, Stop};
 use crate::clock;
 use crate::cluster::label::Label;
 use crate::cluster::supervision::{Ended, LIFE_THAT_RESETS, Life, Verdict, verdict};
+use crate::cluster::types::InstanceId;
 use crate::etcd::command::{Start, environment};
 use crate::etcd::data_dir::Paths;
 use crate::exit::{Code, Failure};
 use crate::identity;
+use crate::leave::Leaver;
 use crate::process::spawn::Child;
 use crate::reconcile::Reconciler;
 use crate::startup;
@@ -19,7 +21,7 @@ use crate::startup;
 const YIELD_TIME: Duration = Duration::from_secs(5);
 
 impl Daemon {
-    /// Spawns etcd and stays with it. `None` for its life: it was told to yield.
+    /// Spawns etcd and stays with it. `None` for its life: it was told to yield, or has left its cluster.
     pub(super) async fn run_etcd(&mut self, launch: &Launch) -> Result<(Option<Life>, String), Failure> {
         if let Some(version) = self.version.take() {
             self.release = startup::find_release(version).await;
@@ -57,6 +59,15 @@ impl Daemon {
             spawned_at,
             is_first_life: !matches!(launch.kind, Kind::Resume),
         };
+        let leaver = Leaver {
+            etcd: &self.etcd,
+            desk: &self.desk,
+            notices: &self.notices,
+            hooks: &self.hooks,
+            instance: InstanceId(self.identity.instance.clone()),
+            own_client_url: identity::own_client_url(&settings),
+            others: launch.others.clone(),
+        };
         let mut progress = Progress::default();
         let mut reconciler = Reconciler {
             etcd: &self.etcd,
@@ -70,11 +81,12 @@ impl Daemon {
             ended = child.wait() => Ok(ended),
             stop = attendant.until_stop(&mut progress) => Err(stop),
             never = reconciler.every(self.config.reconcile) => match never {},
+            () = leaver.until_left() => Err(Stop::Left),
         };
         let ended = match ended {
             Ok(ended) => ended,
             Err(Stop::Stuck) => child.stop(self.config.stop_timeout).await,
-            Err(Stop::Yield) => {
+            Err(Stop::Yield | Stop::Left) => {
                 child.stop(self.config.stop_timeout).await;
                 self.child = None;
                 self.journal.ended();

@@ -19,9 +19,11 @@ use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::etcd::command::{Release, Settings};
 use crate::exit::{Code, Failure};
+use crate::hook::{Hooks, Transition};
 use crate::http;
 use crate::identity;
 use crate::ledger::Identity;
+use crate::notice::Notices;
 use crate::observe::Observer;
 use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
@@ -39,6 +41,8 @@ const MOVE_LEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the loop may go without a sign of life, beyond the pauses that settings allow. Far more than any call takes: what
 /// ends a supervisor over this ends its etcd.
 const LOOP_PATIENCE: Duration = Duration::from_secs(300);
+/// Nor must a lifecycle hook; its own timeout stands behind it.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs until a signal or a failure that a restart would not mend.
 ///
@@ -81,6 +85,8 @@ struct Daemon {
     observer: Observer,
     desk: Desk,
     claim: Arc<ClaimObject>,
+    notices: Arc<Notices>,
+    hooks: Arc<Hooks>,
     actor: Actor,
     etcd: Client,
     reaper: Reaper,
@@ -111,11 +117,13 @@ impl Daemon {
     fn new(config: Config, found: Startup, reaper: Reaper, journal: Journal) -> Self {
         let Startup { identity, program, version, desk, cloud } = found;
         let me = InstanceId(identity.instance.clone());
-        let claim = cloud.claim();
+        let (claim, notices, hooks) = (cloud.claim(), cloud.notices(), cloud.hooks());
         Self {
             actor: Actor::new(desk.clone(), claim.clone(), me, config.peer_port, config.probe_timeout),
             observer: Observer::new(config.clone(), cloud, true),
             claim,
+            notices,
+            hooks,
             etcd: Client::new(http::Client::new(Trust::public(None))),
             notify: Notify::to(config.notify_socket.clone()),
             journal,
@@ -141,8 +149,10 @@ impl Daemon {
             let launch = self.deliberate().await?;
             serving.close().await;
             let (life, output) = self.run_etcd(&launch).await?;
-            self.yielded = life.is_none();
+            let left = self.desk.ledger().left;
+            self.yielded = life.is_none() && !left;
             match life {
+                None if left => {}
                 None => self.yield_to_the_late().await?,
                 Some(life) => self.after(&life, &output).await?,
             }
@@ -176,8 +186,18 @@ impl Daemon {
         }
     }
 
-    /// A stop that was asked for: leadership first, then etcd.
+    /// A stop that was asked for. The instance of a stopped etcd has nothing left to wait for, if it is about to end.
     async fn stop(&mut self) -> i32 {
+        let code = self.stop_etcd().await;
+        if self.notices.proven_since().is_some() {
+            self.hooks.complete(Transition::Terminate, &InstanceId(self.identity.instance.clone()));
+            self.hooks.settle(HOOK_TIMEOUT).await;
+        }
+        code
+    }
+
+    /// Leadership first, then etcd.
+    async fn stop_etcd(&mut self) -> i32 {
         self.notify.tell("STOPPING=1");
         self.journal.stopping();
         let Some(child) = &self.child else {
