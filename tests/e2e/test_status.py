@@ -17,7 +17,6 @@ from fleet import (
     command,
     complaint,
     etcd_pid,
-    etcd_pids,
     form,
     launch,
     member_ids,
@@ -543,7 +542,7 @@ def test_the_service_manager_is_told_of_every_turn(lab):
         assert not heard("READY=1")
         node.front.clear()
         lab.wait(lambda: heard("READY=1"), BOUND, "READY=1")
-        assert etcd_pids(node) and readiness(node)[0] == 200
+        assert node.etcd_pids() and readiness(node)[0] == 200
         assert heard(f"STATUS=member {node.etcd.member_id()} is healthy and votes")
         assert not heard("STOPPING=1")
         assert stop(node) == 0
