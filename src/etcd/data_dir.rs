@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
+
 use crate::cluster::types::{ClusterId, Known, MemberId};
 use crate::cluster::view::DataDir;
 
@@ -121,17 +123,38 @@ impl Paths {
         (dir, dir.join(MARK))
     }
 
-    /// The ids in the WAL's metadata record.
+    /// The ids in the WAL's metadata record. Every file of a WAL has them; the newest is the likeliest to be torn.
     fn read_ids(&self) -> Known<(ClusterId, MemberId)> {
-        let newest = wal_files(&self.wal).map(|files| files.into_iter().max());
-        match newest {
-            Ok(Some(path)) => match File::open(&path).and_then(read_metadata) {
-                Ok(ids) => Known::Known(ids),
-                Err(cause) => Known::Unknown(format!("{}: {cause}", path.display())),
-            },
-            Ok(None) => Known::Unknown("no WAL".to_owned()),
-            Err(cause) => Known::Unknown(cause.to_string()),
+        let mut files = match wal_files(&self.wal) {
+            Ok(files) => files,
+            Err(cause) => return Known::Unknown(cause.to_string()),
+        };
+        files.sort();
+        let mut trouble = "no WAL".to_owned();
+        for path in files {
+            match File::open(&path).and_then(read_metadata) {
+                Ok(ids) => return Known::Known(ids),
+                Err(cause) => trouble = format!("{}: {cause}", path.display()),
+            }
         }
+        Known::Unknown(trouble)
+    }
+
+    /// How much is free where etcd writes.
+    pub fn room(&self) -> String {
+        let of = |what: &str, path: &Path| {
+            // Before its first start etcd has made none of them.
+            let there = path.ancestors().find(|dir| dir.is_dir()).unwrap_or(path);
+            match statvfs(there) {
+                Ok(volume) => {
+                    let mib = |blocks: u64| (blocks * volume.fragment_size()) >> 20;
+                    let (free, all) = (mib(volume.blocks_available()), mib(volume.blocks()));
+                    format!("{what} ({}) has {free} of {all} MiB free", path.display())
+                }
+                Err(cause) => format!("{what} ({}): {cause}", path.display()),
+            }
+        };
+        format!("{}, {}", of("the data", &self.data), of("the WAL", &self.wal))
     }
 
     /// Moves all of etcd's entries into `quarantine-<stamp>/` beside them. Entries that were moved by an earlier, broken
@@ -226,7 +249,10 @@ const METADATA_TYPE: u64 = 1;
 
 /// Reads the cluster and member id from the head of a WAL file. Every file starts with a CRC record and the metadata record
 /// (etcd, `wal.Create`, `WAL.cut`); a record is a 64-bit length, whose upper byte is padding, and a protobuf (`walpb.Record`).
+///
+/// A wrong id would condemn good data as another cluster's, so the record's own CRC is checked; it goes on from the one before.
 fn read_metadata(mut file: impl Read) -> io::Result<(ClusterId, MemberId)> {
+    let mut before = 0;
     for _ in 0..2 {
         let mut length = [0; 8];
         file.read_exact(&mut length)?;
@@ -242,13 +268,25 @@ fn read_metadata(mut file: impl Read) -> io::Result<(ClusterId, MemberId)> {
         if fields.varint(1) == Some(METADATA_TYPE) {
             // etcdserverpb.Metadata: NodeID = 1, ClusterID = 2.
             let metadata = Fields(fields.bytes(3).unwrap_or_default());
+            if fields.varint(2) != Some(u64::from(crc32c(before, metadata.0))) {
+                return Err(io::Error::other("the WAL's metadata record has another checksum"));
+            }
             return match (metadata.varint(2), metadata.varint(1)) {
                 (Some(cluster), Some(member)) => Ok((ClusterId(cluster), MemberId(member))),
                 _ => Err(io::Error::other("the WAL's metadata record lacks an id")),
             };
         }
+        before = fields.varint(2).unwrap_or_default() as u32;
     }
     Err(io::Error::other("the WAL's head holds no metadata record"))
+}
+
+/// CRC-32C (RFC 3720, B.4), going on from that of what came before; a few bytes, so without a table.
+fn crc32c(before: u32, bytes: &[u8]) -> u32 {
+    const CASTAGNOLI: u32 = 0x82f6_3b78;
+    !bytes.iter().fold(!before, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { CASTAGNOLI } else { 0 })
+    })
 }
 
 /// The fields of a protobuf message, as far as a WAL's head uses them: varints and bytes.
@@ -350,10 +388,14 @@ mod tests {
         for end in 0..HEAD.len() {
             assert!(read_metadata(&HEAD[..end]).is_err(), "cut at {end}");
         }
-        for byte in 0..HEAD.len() {
+        let ids = read_metadata(HEAD).unwrap();
+        for bit in 0..HEAD.len() * 8 {
             let mut bad = HEAD.to_vec();
-            bad[byte] ^= 0xff;
-            let _never_panics = read_metadata(bad.as_slice());
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                read_metadata(bad.as_slice()).is_ok_and(|read| read == ids) || read_metadata(bad.as_slice()).is_err()
+            );
         }
+        assert_eq!(crc32c(0, b"123456789"), 0xe306_9283, "the check value of CRC-32C");
     }
 }
