@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +22,43 @@ const QUARANTINE: &str = "quarantine";
 /// What went wrong with our own files.
 #[derive(Debug)]
 pub enum Error {
-    Unwritable { path: PathBuf, cause: io::Error },
-    Unreadable { path: PathBuf, cause: String },
+    Unwritable {
+        path: PathBuf,
+        cause: io::Error,
+    },
+    Unreadable {
+        path: PathBuf,
+        cause: String,
+    },
+    /// Another supervisor works with it.
+    Busy {
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// Time, or an operator, mends it without a restart.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Busy { .. }) || self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Self::Unwritable { cause, .. } if full.contains(&cause.kind()))
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Busy { path } => write!(
+                f,
+                "another etcd-muster works with {}; nothing is touched; stop it, or give this one an ED_DATA of its own",
+                path.display()
+            ),
+            Self::Unwritable { path, cause } if self.is_full() => {
+                write!(f, "{} can't be written: {cause}; free some space on that volume", path.display())
+            }
             Self::Unwritable { path, cause } => write!(
                 f,
                 "{} can't be written: {cause}; make it a directory that uid {} may write (ED_DATA)",
@@ -69,6 +101,8 @@ pub struct Moving {
 pub struct Store {
     dir: PathBuf,
     ledger: Ledger,
+    /// Two that write one ledger would break each other's promises. `None`: this file system knows no locks.
+    _lock: Option<Flock<File>>,
 }
 
 impl Store {
@@ -86,12 +120,21 @@ impl Store {
             // etcd warns of anything wider.
             fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(unwritable)?;
         }
-        let mut store = Self { dir: dir.clone(), ledger: Ledger::default() };
+        // The directory itself is locked: on a full volume no file more can be made.
+        let lock = match Flock::lock(File::open(&dir).map_err(unwritable)?, FlockArg::LockExclusiveNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Busy { path: data.to_owned() }),
+            other => other.ok(),
+        };
+        let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), _lock: lock };
         match read(&dir.join(LEDGER))? {
             Some(ledger) => {
                 store.ledger = ledger;
                 // A rewrite shows now, not in the middle of a founding, that the directory can't be written.
-                store.save(store.ledger.clone())?;
+                match store.save(store.ledger.clone()) {
+                    // What was promised is there. A member with data runs on without another promise.
+                    Err(error) if error.is_full() => log::warn!("{error}"),
+                    other => other?,
+                }
             }
             None => store.save(Ledger { nonce: clock::random(), ..Ledger::default() })?,
         }

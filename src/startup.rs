@@ -23,6 +23,8 @@ use crate::status::server::{Place, SOCKET, serve};
 
 /// The first pause before the metadata service is asked again; it doubles up to `BOOTSTRAP_WAIT`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Between two tries to have our files for ourselves.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// With data and a known identity, a mute metadata service is waited for no longer than this.
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,13 +45,7 @@ pub struct Startup {
 /// A missing etcd, a data directory or a state file that can't be used.
 pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) -> Result<Startup, Failure> {
     let program = find_etcd(config)?;
-    let store = Store::open(&config.data).map_err(|error| {
-        let code = match error {
-            ledger::Error::Unwritable { .. } => Code::DataDirUnwritable,
-            ledger::Error::Unreadable { .. } => Code::StateUnreadable,
-        };
-        Failure::new(code, error)
-    })?;
+    let store = open_store(config, journal).await?;
     serve(journal, Place::Socket(config.data.join(MUSTER_DIR).join(SOCKET)));
     if let Some(listen) = config.status_listen {
         serve(journal, Place::Address(listen));
@@ -66,6 +62,32 @@ pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) ->
     let desk = Desk::new(store, identity::own_listing(config, &identity), data != DataDir::Fresh);
     let cloud = Cloud::new(config, imds, Some(&identity.region));
     Ok(Startup { identity, program, version, desk, cloud })
+}
+
+/// Our files; a full disk and another supervisor that works with them are waited for.
+async fn open_store(config: &Config, journal: &Journal) -> Result<Store, Failure> {
+    let mut said = String::new();
+    loop {
+        let error = match Store::open(&config.data) {
+            Ok(store) => return Ok(store),
+            Err(error) => error,
+        };
+        let line = format!("hold: {error}");
+        let code = match error {
+            _ if error.may_pass() => {
+                if said != line {
+                    log::warn!("{line}");
+                    journal.now(Label::hold("files_unusable"), &error.to_string());
+                    said = line;
+                }
+                clock::pause(LOCK_PAUSE).await;
+                continue;
+            }
+            ledger::Error::Unreadable { .. } => Code::StateUnreadable,
+            _ => Code::DataDirUnwritable,
+        };
+        return Err(Failure::new(code, error));
+    }
 }
 
 /// `ED_HOME/bin/etcd`, else on PATH.

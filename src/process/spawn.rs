@@ -48,11 +48,20 @@ impl Output {
     ///
     /// # Errors
     /// The pipe's.
-    pub async fn finish(self) -> io::Result<String> {
+    pub async fn finish(mut self) -> io::Result<String> {
         self.reaper.wait(self.pid).await;
         let mut text = String::new();
-        self.stdout.map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut text))?;
+        self.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut text))?;
         Ok(text)
+    }
+}
+
+impl Drop for Output {
+    /// Nobody waits for it any more: a stop came first, and it may be one that hangs.
+    fn drop(&mut self) {
+        if !self.reaper.has_ended(self.pid) {
+            let _gone = kill(self.pid, Signal::SIGKILL);
+        }
     }
 }
 
@@ -123,6 +132,11 @@ impl Child {
     pub async fn last_words(&mut self) -> String {
         // A grandchild that still holds the pipe must not hold us up.
         let _ended = tokio::time::timeout(OUTPUT_PATIENCE, &mut self.passed_on).await;
+        self.tail()
+    }
+
+    /// The last of its output so far.
+    pub fn tail(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         String::from_utf8_lossy(&tail.iter().copied().collect::<Vec<u8>>()).into_owned()
     }
