@@ -7,10 +7,12 @@ use crate::clock;
 use crate::cluster::claim::{Claim, Establish, establish};
 use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend};
 use crate::cluster::label::Label;
+use crate::cluster::supervision::waits_for_a_lock;
 use crate::cluster::types::{ClusterId, MemberId};
 use crate::etcd::client::Client;
 use crate::etcd::ids;
 use crate::process::notify::Notify;
+use crate::process::spawn::Child;
 use crate::rollcall::server::Desk;
 use crate::status::journal::Journal;
 
@@ -36,6 +38,7 @@ pub struct Attendant<'a> {
     pub claim: &'a ClaimObject,
     pub notify: &'a Notify,
     pub journal: &'a Journal,
+    pub child: &'a Child,
     pub own_client_url: String,
     pub own_peer_url: String,
     /// Client URLs of the cluster's other members: a learner can't be asked to promote itself.
@@ -70,6 +73,8 @@ pub struct Progress {
     complained: String,
     /// Asked at rest.
     questions: u32,
+    /// Why it is not healthy, as it was last said.
+    ailment: String,
 }
 
 impl Attendant<'_> {
@@ -87,6 +92,9 @@ impl Attendant<'_> {
                 continue;
             }
             let running = self.look(progress).await;
+            if running.is_none() {
+                self.note_muteness(progress);
+            }
             if self.is_first_life && !progress.served && clock::now() - self.spawned_at >= serve_within {
                 log::warn!("etcd doesn't serve its peer port for {} s: it is started anew", serve_within.as_secs());
                 return Stop::Stuck;
@@ -225,28 +233,61 @@ impl Attendant<'_> {
         }
     }
 
-    /// Ready: a voter, with a leader, healthy by its own word. Said once a life, and when it is lost.
+    /// Ready: a voter, with a leader, healthy by its own word. Said once a life, and when it is lost. An alarm is no death: etcd
+    /// answers, and needs its operator, not its supervisor.
     async fn note_readiness(&self, progress: &mut Progress, member: MemberId) {
         let health = self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await;
-        let (ready, why) = match health {
-            Ok(Ok(())) => (true, String::new()),
-            Ok(Err(reason)) => (false, reason),
-            Err(error) => (false, error.to_string()),
+        let ailment = match health {
+            Ok(Ok(())) => None,
+            Ok(Err(reason)) => Some(self.alarms().await.unwrap_or(reason)),
+            Err(error) => Some(error.to_string()),
         };
-        if ready {
-            self.is_ready(member);
-        } else {
-            self.is_not_ready("unhealthy", &format!("member {member} is not healthy: {why}"));
+        match ailment {
+            None => {
+                self.is_ready(member);
+                if !progress.ready {
+                    let took = (clock::now() - self.spawned_at).as_millis();
+                    log::info!("member {member} is healthy and votes, {took} ms after etcd's start");
+                    self.notify.tell("READY=1");
+                    self.see_members().await;
+                }
+                progress.ready = true;
+                progress.ailment.clear();
+            }
+            Some(why) => self.note_ailment(progress, "unhealthy", format!("member {member} is not healthy: {why}")),
         }
-        if ready && !progress.ready {
-            let took = (clock::now() - self.spawned_at).as_millis();
-            log::info!("member {member} is healthy and votes, {took} ms after etcd's start");
-            self.notify.tell("READY=1");
-            self.see_members().await;
-        } else if !ready && progress.ready {
-            log::warn!("member {member} is not healthy: {why}");
+    }
+
+    /// What is wrong is said once, and again when it is something else.
+    fn note_ailment(&self, progress: &mut Progress, kind: &'static str, ailment: String) {
+        progress.ready = false;
+        self.is_not_ready(kind, &ailment);
+        if progress.ailment != ailment {
+            log::warn!("{ailment}");
+            progress.ailment = ailment;
         }
-        progress.ready = ready;
+    }
+
+    /// etcd runs and does not answer: it was healthy before and hangs, or it waits for a lock.
+    fn note_muteness(&self, progress: &mut Progress) {
+        if progress.ready || (!progress.served && waits_for_a_lock(&self.child.tail())) {
+            let (kind, why) = match progress.served {
+                true => ("silent", "etcd runs, but does not answer; nothing is changed while that lasts"),
+                false => (
+                    "locked",
+                    "hold: another process holds the data (etcd says: flocked by another process); nothing is touched; stop that \
+                     other etcd, and this one goes on",
+                ),
+            };
+            self.note_ailment(progress, kind, why.to_owned());
+        }
+    }
+
+    /// The alarms that are raised anywhere in the cluster, each with the way out.
+    async fn alarms(&self) -> Option<String> {
+        let alarms = self.etcd.alarms(&self.own_client_url, ANSWER_TIMEOUT).await.ok()?;
+        let named: Vec<_> = alarms.iter().map(|(member, alarm)| way_out(*member, alarm)).collect();
+        (!named.is_empty()).then(|| named.join("; "))
     }
 
     /// From the first quorum on the claim says so: fresh nodes then only join.
@@ -297,4 +338,20 @@ impl Attendant<'_> {
             }
         }
     }
+}
+
+/// What an alarm means and who ends it.
+pub fn way_out(member: MemberId, alarm: &str) -> String {
+    let way_out = match alarm {
+        "NOSPACE" => {
+            "its database has reached the quota, and the cluster takes no more writes; compact and defragment, or raise \
+             ETCD_QUOTA_BACKEND_BYTES; then `etcdctl alarm disarm`"
+        }
+        "CORRUPT" => {
+            "members hold different data; compare them (`etcdctl endpoint hashkv --cluster`), replace those in the minority, \
+             then `etcdctl alarm disarm`"
+        }
+        _ => "see etcd's documentation on alarms",
+    };
+    format!("alarm {alarm} of member {member}: {way_out}")
 }

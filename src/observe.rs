@@ -35,6 +35,7 @@ pub struct Own {
     pub listed: ListedMember,
     pub data: DataDir,
     pub yielded: bool,
+    pub condemned: Option<String>,
     pub ledger: Ledger,
     pub ending: Known<Option<Ending>>,
     pub since_own_removal: Option<Duration>,
@@ -126,6 +127,7 @@ impl Observer {
             me: Me { instance: me.clone(), listed: own.listed.clone() },
             data: own.data.clone(),
             yielded: own.yielded,
+            condemned: own.condemned.clone(),
             ledger: own.ledger.clone(),
             accepted_cluster: own.ledger.accepted.as_ref().map(|a| ids::cluster_id(&a.list)),
             chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),
@@ -180,21 +182,7 @@ impl Observer {
             };
             probes.spawn(async move { (id, probe.sight().await) });
         }
-        let mut sightings = BTreeMap::new();
-        while let Some(probed) = probes.join_next().await {
-            match probed {
-                Ok((id, sighting)) => {
-                    sightings.insert(id, sighting);
-                }
-                Err(error) => log::error!("a probe failed: {error}"),
-            }
-        }
-        // A probe that panicked said nothing: unknown, like silence.
-        for instance in roster.standing().filter(|i| i.id != *me) {
-            let nothing = || Sighting::Silent("the probe failed".to_owned());
-            sightings.entry(instance.id.clone()).or_insert_with(nothing);
-        }
-        sightings
+        gather(probes, roster.standing().map(|i| &i.id).filter(|id| *id != me)).await
     }
 
     fn note_silence(&mut self, id: &InstanceId, sighting: &Sighting) -> Option<Silence> {
@@ -311,6 +299,27 @@ impl Observer {
     }
 }
 
+/// What all probes saw. One that panicked takes nobody with it and said nothing: unknown, like silence.
+async fn gather<'a>(
+    mut probes: JoinSet<(InstanceId, Sighting)>,
+    asked: impl Iterator<Item = &'a InstanceId>,
+) -> BTreeMap<InstanceId, Sighting> {
+    let mut sightings = BTreeMap::new();
+    while let Some(probed) = probes.join_next().await {
+        match probed {
+            Ok((id, sighting)) => {
+                sightings.insert(id, sighting);
+            }
+            Err(error) => log::error!("a probe failed: {error}"),
+        }
+    }
+    for id in asked {
+        let nothing = || Sighting::Silent("the probe failed".to_owned());
+        sightings.entry(id.clone()).or_insert_with(nothing);
+    }
+    sightings
+}
+
 /// The instance a member belongs to: members are named by instance id; else the one at its address.
 pub fn owner(member: &Member, roster: &Roster) -> Option<InstanceId> {
     if member.name.starts_with("i-") {
@@ -401,5 +410,30 @@ fn unread(error: &client::Error) -> Sighting {
     match error.failure() {
         Some(Failure::Timeout(_) | Failure::Unreachable(_) | Failure::Refused) => Sighting::Silent(error.to_string()),
         _ => Sighting::Mismatch(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its etcd must not pay for a bug met while looking at another node.
+    #[test]
+    fn a_probe_that_panics_is_silence_and_takes_nobody_with_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let ids = ["i-a", "i-b"].map(|id| InstanceId(id.to_owned()));
+        let [a, b] = ids.clone();
+        let seen = runtime.block_on(async {
+            let mut probes = JoinSet::new();
+            let panics = a == b;
+            probes.spawn(async move { (a, Sighting::Refused) });
+            probes.spawn(async move {
+                assert!(panics, "a bug in a probe");
+                (b, Sighting::Refused)
+            });
+            gather(probes, ids.iter()).await
+        });
+        assert_eq!(seen[&ids[0]], Sighting::Refused);
+        assert_eq!(seen[&ids[1]], Sighting::Silent("the probe failed".to_owned()));
     }
 }

@@ -49,7 +49,15 @@ impl Reconciler<'_> {
         }
         let data = DataDir::Whole { ids: Known::Unknown("etcd has it open".to_owned()) };
         let (listed, ledger) = (self.listed.clone(), self.desk.ledger());
-        let own = Own { listed, data, yielded: false, ledger, ending: Known::Known(None), since_own_removal: None };
+        let own = Own {
+            listed,
+            data,
+            yielded: false,
+            condemned: None,
+            ledger,
+            ending: Known::Known(None),
+            since_own_removal: None,
+        };
         let view = self.observer.look(&own, |_| {}).await;
         if let Known::Unknown(cause) = &view.roster {
             return Some(format!("reconcile: EC2 can't be asked: {cause}; nobody is removed"));

@@ -462,6 +462,73 @@ fn data_is_moved_aside_only_on_its_own_clusters_word() {
 }
 
 #[test]
+fn damaged_data_is_moved_aside_only_for_a_cluster_that_can_give_it_again() {
+    let policy = policy(Some(3));
+    let mut v = with_data(LIVING);
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    let said = "walpb: crc mismatch".to_owned();
+    assert_eq!(decide(&policy, &v), Step::Resume, "nothing is condemned");
+    v.condemned = Some(said.clone());
+    let damaged = Step::Quarantine(Quarantine::Damaged { cluster: LIVING, member: member_id('a'), said });
+    assert_eq!(decide(&policy, &v), damaged);
+    for (elsewhere, why) in [
+        (etcd("abc", false), "no quorum is proven"),
+        (Sighting::Refused, "nobody answers"),
+        (Sighting::HasData { cluster: Some(LIVING), chosen: None }, "the others don't run"),
+        (etcd("ab", true), "one other voter of two is no quorum: a list that old proves nothing"),
+        (etcd("a", true), "a sole member's data is all there is"),
+    ] {
+        says(&mut v, 'b', elsewhere, NO_TIME);
+        assert_eq!(decide(&policy, &v), Step::Resume, "{why}");
+    }
+    says(&mut v, 'b', etcd("bc", true), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::RemovedWhileDown { .. })));
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    let Sighting::Etcd(mut other) = etcd("cd", true) else { panic!() };
+    other.cluster = ClusterId(0xc2);
+    says(&mut v, 'c', Sighting::Etcd(other), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume, "two clusters: which one is meant, only the operator knows");
+    v.data = DataDir::Whole { ids: Known::Known((ClusterId(0xbad), member_id('a'))) };
+    assert!(matches!(decide(&policy, &v), Step::Halt(_)), "another cluster's is foreign, damaged or not");
+}
+
+#[test]
+fn damaged_data_without_ids_is_whose_our_own_record_says() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    v.data = DataDir::Whole { ids: Known::Unknown("torn".into()) };
+    v.condemned = Some("cannot use none as id".into());
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume, "whose data it is, is unknown");
+    v.chosen_cluster = Some(LIVING);
+    assert_eq!(decide(&policy, &v), Step::Resume, "a list we were told, and never started");
+    v.ledger.founded = true;
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::Damaged { .. })));
+    v.ledger.joined = Some(Joined { cluster: ClusterId(0xbad), member: member_id('a'), spawned: true });
+    assert_eq!(decide(&policy, &v), Step::Resume, "we joined another one since");
+    v.ledger.joined = Some(Joined { cluster: LIVING, member: member_id('a'), spawned: true });
+    says(&mut v, 'b', etcd("bcd", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume, "it doesn't list us");
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    v.condemned = None;
+    assert_eq!(decide(&policy, &v), Step::Resume, "nothing is condemned");
+}
+
+/// The way back: its own old place is given up, and a learner takes it.
+#[test]
+fn whoever_moved_its_damaged_data_aside_gives_up_its_old_id() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    v.ledger.founded = true;
+    v.ledger.left_behind(None);
+    v.chosen_cluster = Some(LIVING);
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('a'), why: Removal::OwnOldId });
+    says(&mut v, 'b', etcd("bc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::AddSelf);
+}
+
+#[test]
 fn foreign_data_halts_unless_it_never_elected() {
     let policy = policy(Some(3));
     let mut v = with_data(ClusterId(0xbad));

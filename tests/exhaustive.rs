@@ -12,7 +12,7 @@ use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::decide;
 use etcd_muster::cluster::leaving::Ending;
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
-use etcd_muster::cluster::step::{Hold, Removal, Step};
+use etcd_muster::cluster::step::{Hold, Quarantine, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
 use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
 
@@ -283,6 +283,15 @@ fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u
                         check(policy, &mut v, count);
                     }
                 }
+                if matches!(data, DataDir::Whole { .. }) {
+                    // Condemned data, under the ledgers that differ in whose it may be.
+                    v.condemned = Some("walpb: crc mismatch".to_owned());
+                    for (ledger, accepted_cluster, chosen_cluster) in ledgers().split_off(4) {
+                        (v.ledger, v.accepted_cluster, v.chosen_cluster) = (ledger, accepted_cluster, chosen_cluster);
+                        check(policy, &mut v, count);
+                    }
+                    v.condemned = None;
+                }
                 if data != DataDir::Fresh {
                     let at_home = std::mem::replace(&mut v.me.listed.peer_urls[0], moved.clone());
                     check(policy, &mut v, count);
@@ -434,8 +443,24 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
         Step::Resume | Step::UpdateSelf { .. } => {
             held(matches!(v.data, DataDir::Whole { .. }), "resuming without data")?;
         }
-        Step::Quarantine(_) => {
+        Step::Quarantine(why) => {
             held(!is_fresh && !living.is_empty(), "moving data aside without a living cluster")?;
+            if let Quarantine::Damaged { cluster, member, .. } = why {
+                held(v.condemned.is_some(), "moving aside what etcd has not condemned")?;
+                let [etcd] = living.values().collect::<Vec<_>>()[..] else {
+                    return Err("damaged, and two clusters live");
+                };
+                held(etcd.cluster == *cluster, "damaged, and not the living cluster's")?;
+                held(etcd.members.iter().any(|m| m.id == *member && m.name == v.me.listed.name), "not listed there")?;
+                let voters = etcd.members.iter().filter(|m| !m.is_learner).count();
+                held(2 * (voters - 1) > voters, "the others are no quorum: ours may be the only copy")?;
+                let recorded = v.ledger.founded || v.ledger.joined.is_some();
+                match &v.data {
+                    DataDir::Whole { ids: Known::Known(ids) } => held(*ids == (*cluster, *member), "another's data")?,
+                    DataDir::Whole { ids: Known::Unknown(_) } => held(recorded, "whose data it is, is unknown")?,
+                    _ => return Err("damaged, and not even whole"),
+                }
+            }
         }
         Step::Halt(_) => held(!living.is_empty(), "halting without a living cluster")?,
         Step::Hold(_) => {

@@ -6,6 +6,7 @@ use super::claim;
 use super::cleaning;
 use super::founding;
 use super::leaving;
+use super::quorum::quorum;
 use super::step::{Halt, Hold, Quarantine, Removal, Step};
 use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, Roster, initial_cluster};
 use super::view::{DataDir, EtcdSeen, Policy, Sighting, View};
@@ -26,16 +27,18 @@ pub fn decide(policy: &Policy, view: &View) -> Step {
 /// We have data (section "Decision" 1).
 fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -> Step {
     // Without ids etcd itself must judge its WAL; it refuses a bad one and touches nothing.
-    let Known::Known((ours, member)) = *ids else { return Step::Resume };
+    let Known::Known((ours, member)) = *ids else { return unreadable_data(view) };
     let living = view.living_clusters();
     if let Some(etcd) = living.get(&ours) {
         return match etcd.members.iter().find(|m| m.id == member) {
             None => Step::Quarantine(Quarantine::RemovedWhileDown { cluster: ours, member }),
-            // Before 3.5.31/3.6.12 an update of a learner promotes it (etcd#21694).
-            Some(m) if !m.is_learner && !same_urls(&m.peer_urls, &view.me.listed.peer_urls) => {
-                Step::UpdateSelf { id: member }
-            }
-            Some(_) => Step::Resume,
+            Some(m) => give_up_damaged(view, etcd, m).unwrap_or_else(|| {
+                // Before 3.5.31/3.6.12 an update of a learner promotes it (etcd#21694).
+                match !m.is_learner && !same_urls(&m.peer_urls, &view.me.listed.peer_urls) {
+                    true => Step::UpdateSelf { id: member },
+                    false => Step::Resume,
+                }
+            }),
         };
     }
     match living.keys().next() {
@@ -43,6 +46,31 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
         Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
         Some(&living) => Step::Halt(Halt::ForeignData { ours, living }),
     }
+}
+
+/// Data whose ids are lost with its WAL's head: whose it is, only our own record on the same disk can tell.
+fn unreadable_data(view: &View) -> Step {
+    let ledger = &view.ledger;
+    let ours = ledger.joined.map(|j| j.cluster).or(view.chosen_cluster.filter(|_| ledger.founded));
+    let living = view.living_clusters();
+    let step = ours.and_then(|ours| living.get(&ours)).and_then(|etcd| {
+        let me = &view.me.listed;
+        let member = etcd.members.iter().find(|m| m.name == me.name && same_urls(&m.peer_urls, &me.peer_urls));
+        give_up_damaged(view, etcd, member?)
+    });
+    step.unwrap_or(Step::Resume)
+}
+
+/// What etcd ends over, life after life, is given up only for all of it: one cluster lives, it is ours, it lists us, and its
+/// other voters are a quorum, so that nothing is in our data alone.
+fn give_up_damaged(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
+    let said = view.condemned.clone()?;
+    let voters = etcd.members.iter().filter(|m| !m.is_learner);
+    let others = voters.clone().filter(|m| m.id != member.id).count();
+    if view.living_clusters().len() > 1 || others < quorum(voters.count()) {
+        return None;
+    }
+    Some(Step::Quarantine(Quarantine::Damaged { cluster: etcd.cluster, member: member.id, said }))
 }
 
 /// Data that never elected, by etcd's own word, under a list that can never have a quorum: nothing was ever written, and

@@ -116,6 +116,7 @@ impl Quarantine {
             Self::NeverElected { .. } => "never_elected",
             Self::Void { .. } => "void",
             Self::Partial { .. } => "partial",
+            Self::Damaged { .. } => "damaged",
         }
     }
 }

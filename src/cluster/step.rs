@@ -84,6 +84,8 @@ pub enum Quarantine {
     Void { ours: ClusterId },
     /// Half of the data is lost, and the cluster it belongs to lives.
     Partial { what: String },
+    /// By etcd's own word, life after life, the data is damaged, and its cluster lives without it.
+    Damaged { cluster: ClusterId, member: MemberId, said: String },
 }
 
 /// Why this node stays down.
@@ -273,6 +275,11 @@ impl fmt::Display for Quarantine {
                 "cluster {ours} never had a leader, and with most of its first members terminated it never can"
             ),
             Self::Partial { what } => write!(f, "{what}, and its cluster lives"),
+            Self::Damaged { cluster, member, said } => write!(
+                f,
+                "the data of member {member} is damaged (etcd said again and again: {said}), and cluster {cluster} has a \
+                 quorum without it; the data is moved aside, not deleted, and this node joins anew"
+            ),
         }
     }
 }

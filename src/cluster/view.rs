@@ -172,6 +172,8 @@ pub struct View {
     pub data: DataDir,
     /// Our etcd has just run with this data and said of it that it never elected (R5's yield).
     pub yielded: bool,
+    /// Life after life etcd has ended over this data: its words ([`super::supervision::Verdict::Condemned`]).
+    pub condemned: Option<String>,
     pub ledger: Ledger,
     /// What says that this instance is about to end for good, if anything does (`MUSTER_LEAVE`).
     pub ending: Known<Option<Ending>>,

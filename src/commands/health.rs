@@ -6,6 +6,7 @@ use argh::FromArgs;
 use serde_json::json;
 
 use super::own_url;
+use crate::attend;
 use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::exit::{Code, Failure};
@@ -32,7 +33,12 @@ impl Health {
         let etcd = Client::new(http::Client::new(Trust::public(None)));
         let reason = match etcd.health(&url, ANSWER_TIMEOUT).await {
             Ok(Ok(())) => None,
-            Ok(Err(reason)) => Some(reason),
+            Ok(Err(reason)) => {
+                // 3.4 gives no reason, and no release says whose alarm it is.
+                let alarms = etcd.alarms(&url, ANSWER_TIMEOUT).await.unwrap_or_default();
+                let named: Vec<_> = alarms.iter().map(|(member, alarm)| attend::way_out(*member, alarm)).collect();
+                Some(if named.is_empty() { reason } else { named.join("; ") })
+            }
             Err(error) => Some(error.to_string()),
         };
         if self.json {

@@ -35,6 +35,7 @@ impl Plan {
             listed: identity::own_listing(&config, &own),
             data,
             yielded: false,
+            condemned: None,
             ledger: ledger.unwrap_or_default(),
             ending: cloud.notices().recent().await,
             since_own_removal: None::<Duration>,

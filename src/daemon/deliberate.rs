@@ -118,6 +118,7 @@ impl Daemon {
             listed: identity::own_listing(&self.config, &self.identity),
             data: data.clone(),
             yielded: self.yielded,
+            condemned: self.condemned.map(str::to_owned),
             ledger: self.desk.ledger(),
             ending,
             since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
@@ -163,6 +164,8 @@ impl Daemon {
                 let void = matches!(why, Quarantine::Void { .. }).then_some(FirstStart::Founding);
                 self.actor.quarantine(&self.settings().paths, void).map(|stamp| {
                     log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
+                    // What comes next has a past of its own.
+                    (self.condemned, self.damaged_lives, self.short_lives) = (None, 0, 0);
                 })
             }
         };
@@ -265,6 +268,23 @@ impl Daemon {
             _ => self.config.bootstrap_wait,
         };
         self.pause_or_stir(pause.min(most.max(FIRST_PAUSE))).await;
+    }
+
+    /// Waits so long, but no longer than until a quorum can give again what is damaged here.
+    pub(super) async fn wait_for_a_replacement(&mut self, pause: Duration) {
+        let until = clock::now() + pause;
+        loop {
+            self.journal.beat();
+            let view = self.look().await;
+            if view.is_ok_and(|view| matches!(decide(self.observer.policy(), &view), Step::Quarantine(_))) {
+                return;
+            }
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return;
+            }
+            self.pause_or_stir(left.min(self.config.bootstrap_wait)).await;
+        }
     }
 
     async fn pause_or_stir(&mut self, pause: Duration) {

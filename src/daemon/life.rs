@@ -6,7 +6,9 @@ use super::{Daemon, Kind, Launch};
 use crate::attend::{Attendant, Progress, Stop};
 use crate::clock;
 use crate::cluster::label::Label;
-use crate::cluster::supervision::{Ended, LIFE_THAT_RESETS, Life, Verdict, verdict};
+use crate::cluster::supervision::{
+    Ended, LIFE_THAT_RESETS, LIVES_THAT_CONDEMN, Life, Verdict, is_full, refusal, verdict,
+};
 use crate::cluster::types::InstanceId;
 use crate::etcd::command::{Start, environment};
 use crate::etcd::data_dir::Paths;
@@ -46,13 +48,14 @@ impl Daemon {
         };
         log::info!("etcd runs as process {}", child.pid());
         self.journal.started(child.pid().as_raw());
-        let child = self.child.insert(child);
+        let child = &*self.child.insert(child);
         let attendant = Attendant {
             etcd: &self.etcd,
             desk: &self.desk,
             claim: &self.claim,
             notify: &self.notify,
             journal: &self.journal,
+            child,
             own_client_url: identity::own_client_url(&settings),
             own_peer_url: identity::own_peer_url(&settings),
             others: launch.others.clone(),
@@ -93,16 +96,21 @@ impl Daemon {
                 return Ok((None, String::new()));
             }
         };
-        let output = child.last_words().await;
+        let output = match &mut self.child {
+            Some(child) => child.last_words().await,
+            None => String::new(),
+        };
         self.child = None;
         self.journal.ended();
         if let Err(error) = self.actor.forget_what_never_began(&settings.paths) {
             log::error!("{error}");
         }
         let lasted = clock::now() - spawned_at;
-        let short_lives_before = self.short_lives;
+        let (short_lives_before, damaged_before) = (self.short_lives, self.damaged_lives);
+        let life = Life { ended, lasted, served: progress.served, short_lives_before, damaged_before };
         self.short_lives = if lasted < LIFE_THAT_RESETS { self.short_lives + 1 } else { 0 };
-        Ok((Some(Life { ended, lasted, served: progress.served, short_lives_before }), output))
+        self.damaged_lives = life.damaged(&output);
+        Ok((Some(life), output))
     }
 
     /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger.
@@ -125,22 +133,48 @@ impl Daemon {
             Ended::Exited(code) => format!("exited with {code}"),
             Ended::Signaled(signal) => format!("was ended by signal {signal}"),
         };
-        match verdict(life, output, clock::chance()) {
-            Verdict::Misconfigured => {
-                let line =
-                    output.lines().rev().find(|l| l.contains("failed to verify flags")).or(output.lines().next());
-                Err(Failure::new(
-                    Code::Config,
-                    format!("etcd refuses its settings: {}", line.unwrap_or_default().trim()),
-                ))
-            }
+        let how = format!("etcd {how} after {} ms", life.lasted.as_millis());
+        let verdict = verdict(life, output, clock::chance());
+        self.condemned = None;
+        match verdict {
+            Verdict::Misconfigured => Err(Failure::new(
+                Code::Config,
+                format!("etcd refuses its settings: {}", refusal(output).unwrap_or_default().trim()),
+            )),
             Verdict::Again(pause) => {
-                let (lasted, rest) = (life.lasted.as_millis(), pause.as_millis());
-                let line = format!("etcd {how} after {lasted} ms; deciding again in {rest} ms");
+                let why = match self.damaged_lives {
+                    0 if is_full(output) => {
+                        format!("; no space left on device: {}; free some", self.settings().paths.room())
+                    }
+                    0 => String::new(),
+                    lives => {
+                        format!("; it ended over its data ({lives} of {LIVES_THAT_CONDEMN} such lives condemn it)")
+                    }
+                };
+                let line = format!("{how}; deciding again in {} ms{why}", pause.as_millis());
                 log::warn!("{line}");
                 self.journal.now(Label { step: "wait", kind: "etcd_ended" }, &line);
+                self.notify.tell(&format!("STATUS={line}"));
                 let serving = self.serve().await?;
                 clock::pause(pause).await;
+                serving.close().await;
+                Ok(())
+            }
+            Verdict::Condemned { said, pause } => {
+                log::warn!("{how}; deciding again in {} ms, or when a quorum answers", pause.as_millis());
+                self.condemned = Some(said);
+                let Paths { data, wal, .. } = self.settings().paths;
+                let line = format!(
+                    "hold: the data is damaged, by etcd's word in {} lives on end: {said}; it stays where it is, and etcd is \
+                     started with it every minute; as soon as a quorum of its cluster without this member answers, this node \
+                     joins anew by itself; if there is none, restore {} and {} from a copy, or a snapshot",
+                    self.damaged_lives,
+                    data.display(),
+                    wal.display()
+                );
+                self.say(Label::hold("damaged_data"), &line);
+                let serving = self.serve().await?;
+                self.wait_for_a_replacement(pause).await;
                 serving.close().await;
                 Ok(())
             }

@@ -12,7 +12,7 @@ use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cluster::label::Label;
 use crate::cluster::step::Step;
-use crate::cluster::supervision::Ended;
+use crate::cluster::supervision::stop_code;
 use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
 use crate::cluster::view::{DataDir, View};
 use crate::config::Config;
@@ -94,6 +94,9 @@ struct Daemon {
     journal: Journal,
     child: Option<Child>,
     short_lives: u32,
+    /// Short lives on end that etcd ended over its data, and its words once they are so many that the data is condemned.
+    damaged_lives: u32,
+    condemned: Option<&'static str>,
     own_removed_at: Option<Instant>,
     /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
     yielded: bool,
@@ -136,6 +139,8 @@ impl Daemon {
             reaper,
             child: None,
             short_lives: 0,
+            damaged_lives: 0,
+            condemned: None,
             own_removed_at: None,
             yielded: false,
             complained: String::new(),
@@ -209,13 +214,13 @@ impl Daemon {
             let _best_effort = tokio::time::timeout(MOVE_LEADER_TIMEOUT, move_leadership(&self.etcd, &url)).await;
         }
         match child.stop(self.config.stop_timeout).await {
-            Ended::Exited(0) | Ended::Signaled(15) => {
+            ended if stop_code(ended) == 0 => {
                 log::info!("etcd stopped");
                 0
             }
             ended => {
                 log::warn!("etcd's stop ended as {ended:?}");
-                ended.exit_code()
+                stop_code(ended)
             }
         }
     }

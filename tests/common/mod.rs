@@ -115,6 +115,7 @@ pub fn view(me: char, names: &str) -> View {
         me: Me { instance: id(me), listed: listed(me) },
         data: DataDir::Fresh,
         yielded: false,
+        condemned: None,
         ledger: Ledger { nonce: u64::from(me), ..Ledger::default() },
         accepted_cluster: None,
         chosen_cluster: None,

@@ -89,6 +89,7 @@ impl World {
             me: Me { instance: id(NAMES[n]), listed: listed(NAMES[n]) },
             data,
             yielded: node.yielded,
+            condemned: None,
             ledger: node.ledger.clone(),
             accepted_cluster: node.ledger.accepted.as_ref().map(|a| Self::cluster_of_list(&a.list)),
             chosen_cluster: node.ledger.chosen.as_ref().map(Self::cluster_of_list),

@@ -127,6 +127,9 @@ fn attend_in_words(attend: Attend) -> String {
 fn verdict_in_words(life: &Life, output: &str) -> String {
     match (verdict(life, output, 0.0), verdict(life, output, 1.0)) {
         (Verdict::Again(least), Verdict::Again(most)) => format!("decide again in {least:?} to {most:?}"),
+        (Verdict::Condemned { said, pause: least }, Verdict::Condemned { pause: most, .. }) => {
+            format!("condemn the data ({said}): decide again when a quorum answers, or in {least:?} to {most:?}")
+        }
         _ => "stop: etcd can't work with these settings; no data is touched".to_owned(),
     }
 }

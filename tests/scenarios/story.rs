@@ -120,6 +120,7 @@ impl Story {
         }
         self.view.me.listed = listed(name);
         self.view.yielded = false;
+        self.view.condemned = None;
         let mut data = None;
         for part in parts.into_iter().skip(1) {
             let (text, cause) = aside(part);
@@ -130,6 +131,7 @@ impl Story {
                 ["with", "unreadable", "data"] => data = Some(DataDir::Whole { ids: Known::Unknown(cause) }),
                 ["with", "half", "of", "its", "data"] => data = Some(DataDir::Partial { what: cause }),
                 ["its", "etcd", "just", "yielded"] => self.view.yielded = true,
+                ["condemned"] => self.view.condemned = Some(cause),
                 ["at", "a", "new", "address"] => self.view.me.listed.peer_urls = vec![ELSEWHERE.to_owned()],
                 ["at", whose, "address"] => {
                     self.view.me.listed.peer_urls = listed(letter(whose.trim_end_matches("'s"))?).peer_urls;
@@ -198,7 +200,7 @@ impl Story {
     /// Our etcd's end.
     fn end(&mut self, value: &str) -> Parsed<()> {
         let (ended, lasted) = (Ended::Exited(0), Duration::ZERO);
-        let mut life = Life { ended, lasted, served: false, short_lives_before: 0 };
+        let mut life = Life { ended, lasted, served: false, short_lives_before: 0, damaged_before: 0 };
         let mut output = String::new();
         for part in split(value, ',') {
             match words(part).as_slice() {
@@ -207,6 +209,10 @@ impl Story {
                 ["says", quoted] => quoted.trim_matches('"').clone_into(&mut output),
                 ["after", "serving"] => life.served = true,
                 ["after", lives, "short", "lives"] => life.short_lives_before = number(lives)?,
+                ["after", lives, "short", "lives", "like", "it"] => {
+                    life.short_lives_before = number(lives)?;
+                    life.damaged_before = life.short_lives_before;
+                }
                 _ => return not_understood(part),
             }
         }
