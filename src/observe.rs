@@ -91,6 +91,13 @@ impl Observer {
         self.roster.as_ref().is_some_and(|(roster, _)| roster.find(id).is_some())
     }
 
+    /// Nobody looked for a while: whoever was silent before may have answered since, so silence counts from now on.
+    pub fn watch_anew(&mut self) {
+        self.silences.clear();
+        self.member_silences.clear();
+        self.roster_since = clock::now();
+    }
+
     /// Forget the roster: somebody called who isn't in it.
     pub fn expire_roster(&mut self) {
         if let Some((_, seen)) = &mut self.roster {

@@ -31,6 +31,7 @@ impl Reconciler<'_> {
     pub async fn every(&mut self, interval: Option<Duration>) -> Infallible {
         let Some(interval) = interval else { return std::future::pending().await };
         let mut said = String::new();
+        self.observer.watch_anew();
         loop {
             clock::pause(clock::jittered(interval)).await;
             let Some(line) = self.look().await else { continue };
@@ -43,10 +44,12 @@ impl Reconciler<'_> {
 
     /// One look; what there is to say about it.
     async fn look(&mut self) -> Option<String> {
-        let status = self.etcd.status(&self.own_client_url, ANSWER_TIMEOUT).await.ok()?;
-        if status.leader != Some(status.member) {
+        let status = self.etcd.status(&self.own_client_url, ANSWER_TIMEOUT).await.ok();
+        // Only the leader's supervisor looks, and only what it has watched without a gap counts.
+        let Some(status) = status.filter(|s| s.leader == Some(s.member)) else {
+            self.observer.watch_anew();
             return None;
-        }
+        };
         let data = DataDir::Whole { ids: Known::Unknown("etcd has it open".to_owned()) };
         let (listed, ledger) = (self.listed.clone(), self.desk.ledger());
         let own = Own {

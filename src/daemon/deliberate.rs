@@ -31,6 +31,7 @@ impl Daemon {
     pub(super) async fn deliberate(&mut self) -> Result<Launch, Failure> {
         let mut pause = FIRST_PAUSE;
         let mut shown = None;
+        self.observer.watch_anew();
         loop {
             let paths = self.settings().paths;
             let resumed = self.actor.finish_quarantine(&paths);
