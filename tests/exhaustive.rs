@@ -219,7 +219,7 @@ fn the_guarantees_hold_on_every_small_view() {
         total
     });
     let named: Vec<String> = NAMES.iter().zip(steps).map(|(name, n)| format!("{name} {n}")).collect();
-    println!("{views} views; steps: {}", named.join(", "));
+    report(&format!("{views} views; steps: {}", named.join(", ")));
     assert!(steps.iter().all(|n| *n > 0), "a step that is never taken is not tested: {}", named.join(", "));
 }
 

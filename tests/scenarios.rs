@@ -105,7 +105,7 @@ fn every_scenario_goes_as_it_is_written() {
             }
         }
     }
-    println!("{} scenarios, {total} decisions", files().len());
+    common::report(&format!("{} scenarios, {total} decisions", files().len()));
     assert!(!files().is_empty(), "no scenarios in {}", folder().display());
     assert!(broken.is_empty(), "{} broken:\n{}", broken.len(), broken.join("\n"));
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::time::Duration;
 
 use etcd_muster::cluster::claim::Claimed;
@@ -16,6 +17,11 @@ use etcd_muster::cluster::view::{Clean, DataDir, EtcdSeen, Fate, FreshSeen, Me, 
 pub const NOW: i64 = 1_800_000_000;
 /// The cluster that lives, where one does.
 pub const LIVING: ClusterId = ClusterId(0xc1);
+
+/// Prints a figure, also where the test passes: the runner holds back only what `println!` writes.
+pub fn report(figure: &str) {
+    writeln!(std::io::stdout(), "{figure}").unwrap();
+}
 
 /// The defaults, with that size.
 pub fn policy(size: Option<usize>) -> Policy {

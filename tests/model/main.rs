@@ -61,7 +61,7 @@ fn check(name: &str, rules: &Rules, worlds: &[World], budget: Budget, promise: P
         true => "the whole space".to_owned(),
         false => format!("bounded: all runs of {depth} events"),
     };
-    println!("{name}: {states} states ({space}), {healed} of them healed to the end");
+    common::report(&format!("{name}: {states} states ({space}), {healed} of them healed to the end"));
     if let Some(trace) = found.counterexample {
         panic!("{name}: {trace}");
     }
@@ -193,5 +193,5 @@ fn walk_all(name: &str, rules: fn(usize, usize) -> Rules, budget: Budget, promis
             panic!("{name}: {size} nodes, {broken}");
         }
     }
-    println!("{name}: seeds {first} to {last}, 120 events each, healed at the end");
+    common::report(&format!("{name}: seeds {first} to {last}, 120 events each, healed at the end"));
 }
