@@ -20,7 +20,7 @@ pub const LIVING: ClusterId = ClusterId(0xc1);
 
 /// Prints a figure, also where the test passes: the runner holds back only what `println!` writes.
 pub fn report(figure: &str) {
-    writeln!(std::io::stdout(), "{figure}").unwrap();
+    writeln!(std::io::stdout(), "{figure}").expect("a stdout");
 }
 
 /// The defaults, with that size.
