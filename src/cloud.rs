@@ -10,6 +10,7 @@ use crate::aws::ec2::{self, Described, Ec2};
 use crate::aws::endpoint;
 use crate::aws::imds::{self, Imds};
 use crate::aws::s3::{Endpoint, S3};
+use crate::aws::ssm::{self, Secret, Ssm};
 use crate::claim::ClaimObject;
 use crate::cluster::types::{InstanceId, Roster};
 use crate::config::{Config, MemberType};
@@ -28,6 +29,7 @@ const DEFAULT_REGION: &str = "eu-west-1";
 pub enum Error {
     Imds(imds::Error),
     Ec2(ec2::Error),
+    Ssm(ssm::Error),
 }
 
 impl fmt::Display for Error {
@@ -35,6 +37,7 @@ impl fmt::Display for Error {
         match self {
             Self::Imds(error) => write!(f, "{error}"),
             Self::Ec2(error) => write!(f, "{error}"),
+            Self::Ssm(error) => write!(f, "{error}"),
         }
     }
 }
@@ -45,10 +48,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let denied = match &error {
             Error::Imds(_) => false,
-            Error::Ec2(ec2::Error::Unanswered(caller::Error::Credentials(cause))) => {
+            Error::Ec2(ec2::Error::Unanswered(caller::Error::Credentials(cause)))
+            | Error::Ssm(ssm::Error::Unanswered(caller::Error::Credentials(cause))) => {
                 !matches!(cause, credentials::Error::Imds(_))
             }
             Error::Ec2(cause) => cause.is_denial(),
+            Error::Ssm(cause) => cause.is_denial(),
         };
         Self::new(if denied { Code::Denied } else { Code::Unavailable }, error)
     }
@@ -60,6 +65,7 @@ pub struct Cloud {
     imds: Arc<Imds>,
     caller: Arc<Caller>,
     ec2: Arc<Ec2>,
+    ssm: Ssm,
     claim: Arc<ClaimObject>,
     notices: Arc<Notices>,
     hooks: Arc<Hooks>,
@@ -89,7 +95,7 @@ impl Cloud {
     pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
         let http = Client::new(Trust::public(config.ca_bundle.clone()));
         let region = config.region.as_deref().or(region).unwrap_or(DEFAULT_REGION);
-        let query_api = |given: &Option<String>, service| {
+        let api = |given: &Option<String>, service| {
             given.clone().unwrap_or_else(|| endpoint(service, region, config.use_fips, config.use_dualstack))
         };
         let provider = Provider::new(config.credentials.clone(), http.clone());
@@ -98,12 +104,14 @@ impl Cloud {
         let s3_endpoint = config.s3_endpoint.clone().map_or_else(public_s3, Endpoint::Given);
         let imds = Arc::new(imds);
         let claim = ClaimObject::new(imds.clone(), S3::new(caller.clone(), s3_endpoint), config.claim.clone());
-        let ec2 = Arc::new(Ec2::new(caller.clone(), query_api(&config.ec2_endpoint, "ec2")));
-        let autoscaling = AutoScaling::new(caller.clone(), query_api(&config.autoscaling_endpoint, "autoscaling"));
+        let ec2 = Arc::new(Ec2::new(caller.clone(), api(&config.ec2_endpoint, "ec2")));
+        let ssm = Ssm::new(caller.clone(), api(&config.ssm_endpoint, "ssm"));
+        let autoscaling = AutoScaling::new(caller.clone(), api(&config.autoscaling_endpoint, "autoscaling"));
         let notices = Arc::new(Notices::new(imds.clone(), config.leave));
         let names = config.lifecycle_hooks.clone();
         let hooks = Hooks::new(imds.clone(), ec2.clone(), autoscaling, notices.clone(), names);
-        Self { imds, ec2, caller, tags: config.tags.clone(), claim: Arc::new(claim), notices, hooks: Arc::new(hooks) }
+        let tags = config.tags.clone();
+        Self { imds, ec2, ssm, caller, tags, claim: Arc::new(claim), notices, hooks: Arc::new(hooks) }
     }
 
     /// Every instance of the filter.
@@ -138,6 +146,14 @@ impl Cloud {
     /// [`Error::Ec2`].
     pub async fn is_impaired(&self, id: &InstanceId) -> Result<bool, Error> {
         self.ec2.is_impaired(&self.imds, id).await.map_err(Error::Ec2)
+    }
+
+    /// The value of a parameter in Parameter Store, decrypted.
+    ///
+    /// # Errors
+    /// [`Error::Ssm`].
+    pub async fn parameter(&self, name: &str) -> Result<Secret, Error> {
+        self.ssm.parameter(&self.imds, name).await.map_err(Error::Ssm)
     }
 
     /// The object `MUSTER_CLAIM` names; shared by those who read it and those who write it.

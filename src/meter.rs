@@ -10,11 +10,12 @@ pub enum Api {
     Ec2,
     S3,
     AutoScaling,
+    Ssm,
 }
 
 impl Api {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Imds, Self::Ec2, Self::S3, Self::AutoScaling];
+    pub const ALL: [Self; 5] = [Self::Imds, Self::Ec2, Self::S3, Self::AutoScaling, Self::Ssm];
 
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
@@ -23,13 +24,14 @@ impl Api {
             Self::Ec2 => "ec2",
             Self::S3 => "s3",
             Self::AutoScaling => "autoscaling",
+            Self::Ssm => "ssm",
         }
     }
 }
 
 /// The counts, shared by all who count and all who read.
 #[derive(Clone, Debug, Default)]
-pub struct Meters(Arc<[Meter; 4]>);
+pub struct Meters(Arc<[Meter; 5]>);
 
 #[derive(Debug, Default)]
 struct Meter {

@@ -13,8 +13,9 @@ use hyper::{Request, StatusCode};
 
 use super::caller::{self, Caller};
 use super::imds::Imds;
+use super::refusal::ApiError;
 use super::sigv4::Service;
-use super::xml::{ApiError, read_page};
+use super::xml::read_page;
 use super::{FORM, form};
 
 const API_VERSION: &str = "2011-01-01";

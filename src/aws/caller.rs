@@ -10,10 +10,15 @@ use hyper::header::DATE;
 
 use super::credentials::{self, Provider};
 use super::imds::Imds;
+use super::refusal::Outlook;
 use super::sigv4::{Scope, Service, sign_request};
 use crate::clock;
 use crate::http::{self, Client, Outgoing};
 use crate::meter::{Api, Meters};
+
+/// The SDKs' standard mode: three attempts, random times the lesser of 2^i and 20 s.
+const ATTEMPTS: u32 = 3;
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Why a call got no answer at all.
 #[derive(Debug)]
@@ -57,6 +62,16 @@ impl Caller {
         self.meters.calls(Api::Ec2) + self.meters.calls(Api::S3)
     }
 
+    /// The region that is called.
+    pub(super) fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The attempts of one call.
+    pub(super) fn attempts(&self, service: Service) -> Attempts<'_> {
+        Attempts { caller: self, service, made: 0, renewed: false }
+    }
+
     /// Counts an attempt that came to nothing.
     pub(super) fn failed(&self, service: Service) {
         self.meters.failed(service.api());
@@ -91,5 +106,41 @@ impl Caller {
             self.clock_offset.store(date - clock::epoch(), Ordering::Relaxed);
         }
         Ok(answer)
+    }
+}
+
+/// How often one call was tried.
+pub(super) struct Attempts<'a> {
+    caller: &'a Caller,
+    service: Service,
+    made: u32,
+    renewed: bool,
+}
+
+impl Attempts<'_> {
+    /// Returns when it is time for another attempt.
+    ///
+    /// # Errors
+    /// The error of the last one, if it was the last.
+    pub(super) async fn after<E: fmt::Display>(&mut self, error: E, outlook: Outlook) -> Result<(), E> {
+        self.made += 1;
+        if outlook != Outlook::Answered {
+            self.caller.failed(self.service);
+        }
+        if matches!(outlook, Outlook::Denied | Outlook::Stale) {
+            // Whoever mends the role or its policy need not restart us: the next call asks for credentials anew.
+            self.caller.forget_credentials();
+        }
+        if outlook == Outlook::Stale && !self.renewed {
+            self.renewed = true;
+            return Ok(());
+        }
+        if outlook != Outlook::Transient || self.made >= ATTEMPTS {
+            return Err(error);
+        }
+        let most = Duration::from_secs(1 << self.made.min(4)).min(LONGEST_PAUSE);
+        log::debug!("{error}; trying again");
+        clock::pause(most.mul_f64(clock::chance())).await;
+        Ok(())
     }
 }

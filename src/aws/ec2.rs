@@ -13,11 +13,11 @@ use tokio_util::io::StreamReader;
 
 use super::caller::{self, Caller};
 use super::imds::Imds;
+use super::refusal::{ApiError, Outlook};
 use super::sigv4::Service;
-pub use super::xml::{ApiError, Described};
+pub use super::xml::Described;
 use super::xml::{Page, read_page};
 use super::{FORM, form};
-use crate::clock;
 use crate::cluster::types::InstanceId;
 
 const API_VERSION: &str = "2016-11-15";
@@ -25,8 +25,6 @@ const API_VERSION: &str = "2016-11-15";
 const MAX_RESULTS: &str = "1000";
 /// A page of a thousand instances is some 5 MB.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The SDKs' standard mode: three attempts, random times the lesser of 2^i and 20 s.
-const ATTEMPTS: u32 = 3;
 /// An answer, not a failure: EC2 knows no instance of that id.
 const NOT_FOUND: &str = "InvalidInstanceID.NotFound";
 /// No account holds so many pages of a thousand; an endless list of tokens must end somewhere.
@@ -59,30 +57,17 @@ impl Error {
         }
     }
 
-    /// AWS knows us and says no, or doesn't know us (API reference, "Error codes").
+    /// AWS knows us and says no, or doesn't know us.
     pub fn is_denial(&self) -> bool {
-        const DENIALS: [&str; 7] = [
-            "UnauthorizedOperation",
-            "AccessDenied",
-            "AccessDeniedException",
-            "AuthFailure",
-            "SignatureDoesNotMatch",
-            "InvalidClientTokenId",
-            "ExpiredToken",
-        ];
-        self.code().is_some_and(|code| DENIALS.contains(&code))
+        matches!(self, Self::Api { error, .. } if error.is_denial())
     }
 
-    /// Worth another attempt at once: throttling and trouble on EC2's side (API reference, "Error codes").
-    fn is_transient(&self) -> bool {
+    fn outlook(&self) -> Outlook {
         match self {
-            Self::Unanswered(caller::Error::Http(_)) | Self::Malformed { .. } => true,
-            Self::Api { status, error, .. } => {
-                status.is_server_error()
-                    || error.code.starts_with("Throttling")
-                    || ["RequestLimitExceeded", "SlowDown", "EC2ThrottledException"].contains(&error.code.as_str())
-            }
-            _ => false,
+            Self::Unanswered(caller::Error::Http(_)) | Self::Malformed { .. } => Outlook::Transient,
+            Self::Api { error, .. } if error.code == NOT_FOUND => Outlook::Answered,
+            Self::Api { status, error, .. } => error.outlook(*status),
+            Self::Unanswered(_) | Self::RepeatedToken(_) => Outlook::Final,
         }
     }
 }
@@ -92,21 +77,14 @@ impl fmt::Display for Error {
         match self {
             Self::Unanswered(error) => write!(f, "{error}"),
             Self::Api { action, status, error } => {
-                write!(f, "ec2:{action}: {} ({status}): {}", error.code, error.message)?;
-                match error.code.as_str() {
-                    "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => write!(
+                write!(f, "ec2:{action}: {} ({status}): {}{}", error.code, error.message, error.hint())?;
+                match error.is_forbidden() {
+                    true => write!(
                         f,
                         "; the role's policy must allow it: {{\"Effect\":\"Allow\",\"Action\":\"ec2:{action}\",\
                          \"Resource\":\"*\"}}"
                     ),
-                    "AuthFailure" | "SignatureDoesNotMatch" | "InvalidClientTokenId" => {
-                        f.write_str("; check the access key and the secret, or use the instance's role")
-                    }
-                    "RequestExpired" => f.write_str("; the clock is off by more than EC2 allows, set it right"),
-                    "ExpiredToken" | "ExpiredTokenException" => {
-                        f.write_str("; the session token has run out, renew it")
-                    }
-                    _ => Ok(()),
+                    false => Ok(()),
                 }
             }
             Self::Malformed { endpoint, cause } => write!(f, "{endpoint}: {cause}"),
@@ -186,37 +164,15 @@ impl Ec2 {
     }
 
     async fn call(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
-        let mut attempt = 0;
-        let mut renewed = false;
+        let mut attempts = self.caller.attempts(Service::Ec2);
         loop {
-            let error = match self.attempt(imds, action, query).await {
+            match self.attempt(imds, action, query).await {
                 Ok(page) => return Ok(page),
-                Err(error) => error,
-            };
-            attempt += 1;
-            if error.code() != Some(NOT_FOUND) {
-                self.caller.failed(Service::Ec2);
+                Err(error) => {
+                    let outlook = error.outlook();
+                    attempts.after(error, outlook).await?;
+                }
             }
-            if error.is_denial() {
-                // Whoever mends the role or its policy need not restart us: the next call asks for credentials anew.
-                self.caller.forget_credentials();
-            }
-            // Once each: sign again by AWS's clock (learnt from the failed answer), or with new credentials.
-            let renewable = matches!(
-                error.code(),
-                Some("RequestExpired" | "ExpiredToken" | "ExpiredTokenException" | "RequestTimeTooSkewed")
-            );
-            if renewable && !renewed {
-                renewed = true;
-                self.caller.forget_credentials();
-                continue;
-            }
-            if !error.is_transient() || attempt >= ATTEMPTS {
-                return Err(error);
-            }
-            let most = Duration::from_secs(1 << attempt.min(4)).min(Duration::from_secs(20));
-            log::debug!("ec2:{action}: {error}; trying again");
-            clock::pause(most.mul_f64(clock::chance())).await;
         }
     }
 

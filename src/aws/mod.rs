@@ -1,12 +1,14 @@
-//! AWS: who we are (IMDS), with what right (credentials), what EC2 says, one object in S3, and a lifecycle hook.
+//! AWS: who we are (IMDS), with what right (credentials), what EC2 says, one object in S3, a lifecycle hook, and a parameter.
 
 pub mod autoscaling;
 pub mod caller;
 pub mod credentials;
 pub mod ec2;
 pub mod imds;
+mod refusal;
 pub mod s3;
 mod sigv4;
+pub mod ssm;
 mod xml;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -25,7 +27,16 @@ fn form(action: &str, version: &str, query: &[(String, String)]) -> String {
     pairs.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect::<Vec<_>>().join("&")
 }
 
-/// The public endpoint of a service's Query API in a region (AWS General Reference, "Service endpoints"). In GovCloud the
+/// The part of AWS a region is in, as ARNs name it.
+fn partition(region: &str) -> &'static str {
+    match region {
+        _ if region.starts_with("cn-") => "aws-cn",
+        _ if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    }
+}
+
+/// The public endpoint of a service's API in a region (AWS General Reference, "Service endpoints"). In GovCloud the
 /// usual name is the FIPS one.
 pub fn endpoint(service: &str, region: &str, fips: bool, dualstack: bool) -> String {
     let fips = if fips && (dualstack || !region.starts_with("us-gov-")) { "-fips" } else { "" };
@@ -51,6 +62,8 @@ mod tests {
         assert_eq!(autoscaling("eu-west-1", true, false), "https://autoscaling-fips.eu-west-1.amazonaws.com/");
         assert_eq!(autoscaling("us-gov-west-1", true, false), "https://autoscaling.us-gov-west-1.amazonaws.com/");
         assert_eq!(autoscaling("us-gov-west-1", true, true), "https://autoscaling-fips.us-gov-west-1.api.aws/");
+        assert_eq!(endpoint("ssm", "eu-west-1", false, false), "https://ssm.eu-west-1.amazonaws.com/");
+        assert_eq!(endpoint("ssm", "us-gov-west-1", true, false), "https://ssm.us-gov-west-1.amazonaws.com/");
         let china = "https://autoscaling.cn-north-1.api.amazonwebservices.com.cn/";
         assert_eq!(autoscaling("cn-north-1", false, true), china);
     }

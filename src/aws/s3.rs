@@ -15,8 +15,9 @@ use percent_encoding::utf8_percent_encode;
 use super::RESERVED;
 use super::caller::{self, Caller};
 use super::imds::Imds;
+use super::refusal::ApiError;
 use super::sigv4::Service;
-use super::xml::{ApiError, read_page};
+use super::xml::read_page;
 
 /// An answer takes some tens of milliseconds; a service that takes longer is as good as out of sight.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -19,6 +19,7 @@ pub(super) enum Service {
     Ec2,
     S3,
     AutoScaling,
+    Ssm,
 }
 
 impl Service {
@@ -27,6 +28,7 @@ impl Service {
             Self::Ec2 => "ec2",
             Self::S3 => "s3",
             Self::AutoScaling => "autoscaling",
+            Self::Ssm => "ssm",
         }
     }
 
@@ -36,6 +38,7 @@ impl Service {
             Self::Ec2 => Api::Ec2,
             Self::S3 => Api::S3,
             Self::AutoScaling => Api::AutoScaling,
+            Self::Ssm => Api::Ssm,
         }
     }
 

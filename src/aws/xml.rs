@@ -10,6 +10,7 @@ use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesRef, Event};
 use tokio::io::AsyncBufRead;
 
+use super::refusal::ApiError;
 use crate::clock;
 use crate::cluster::types::{Instance, InstanceId, InstanceState};
 
@@ -28,13 +29,6 @@ pub(super) struct Page {
 pub struct Described {
     pub instance: Instance,
     pub tags: Vec<(String, String)>,
-}
-
-/// EC2's own error.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct ApiError {
-    pub code: String,
-    pub message: String,
 }
 
 /// Why a page can't be read.
