@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cluster::claim::{Claim, Establish, establish};
-use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend};
+use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend, has_moved};
 use crate::cluster::label::Label;
+use crate::cluster::step::Step;
 use crate::cluster::supervision::waits_for_a_lock;
-use crate::cluster::types::{ClusterId, MemberId};
+use crate::cluster::types::{ClusterId, Member, MemberId};
 use crate::etcd::client::Client;
 use crate::etcd::ids;
 use crate::process::notify::Notify;
@@ -27,8 +28,8 @@ const SERVE_WITHIN: Duration = Duration::from_secs(15);
 /// Every so many of those questions is the member list, which holds a read through the quorum as well.
 const MEMBERS_EVERY: u32 = 6;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Promotion may wait for the leader's own commit.
-const PROMOTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a change of our member, which may wait for the leader's own commit.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Looks after one life of etcd.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Attendant<'a> {
     pub child: &'a Child,
     pub own_client_url: String,
     pub own_peer_url: String,
+    /// Under which our member is to be listed.
+    pub advertised: Vec<String>,
     /// Client URLs of the cluster's other members: a learner can't be asked to promote itself.
     pub others: Vec<String>,
     pub spawned_at: Instant,
@@ -70,6 +73,10 @@ pub struct Progress {
     member: Option<MemberId>,
     /// Nothing is left to do about the claim.
     claim_is_settled: bool,
+    /// The others have our address.
+    address_is_settled: bool,
+    /// Why they haven't, as it was last said.
+    untold: String,
     complained: String,
     /// Asked at rest.
     questions: u32,
@@ -117,7 +124,7 @@ impl Attendant<'_> {
         progress.questions += 1;
         let well = if progress.questions == MEMBERS_EVERY {
             progress.questions = 0;
-            self.see_members().await
+            self.see_members(progress).await
         } else {
             matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(())))
         };
@@ -134,12 +141,39 @@ impl Attendant<'_> {
         self.tell("healthy", &format!("member {member} is healthy and votes"));
     }
 
-    async fn see_members(&self) -> bool {
-        let list = self.etcd.member_list(&self.own_client_url, ANSWER_TIMEOUT).await;
-        if let Ok(list) = &list {
-            self.journal.saw_members(&list.members);
+    async fn see_members(&self, progress: &mut Progress) -> bool {
+        let Ok(list) = self.etcd.member_list(&self.own_client_url, ANSWER_TIMEOUT).await else { return false };
+        self.journal.saw_members(&list.members);
+        if !progress.address_is_settled {
+            self.settle_address(progress, &list.members).await;
         }
-        list.is_ok()
+        true
+    }
+
+    /// Where no quorum answered our look (the moved member may have been the leader, or be the one that is missing) etcd was
+    /// started under its old address: it reaches the others, they don't reach it. Now there is a quorum to tell.
+    async fn settle_address(&self, progress: &mut Progress, members: &[Member]) {
+        let own = members.iter().find(|m| Some(m.id) == progress.member);
+        let Some(own) = own.filter(|own| has_moved(own, &self.advertised)) else {
+            progress.address_is_settled = own.is_some();
+            return;
+        };
+        let step = Step::UpdateSelf { id: own.id };
+        match self.etcd.member_update(&self.own_client_url, own.id, &self.advertised, CHANGE_TIMEOUT).await {
+            Ok(()) => {
+                log::info!("{step}; now it is listed at {}", self.advertised.join(","));
+                progress.address_is_settled = true;
+            }
+            Err(error) => {
+                let trouble = format!("{step}: {error}; the others can't reach it, and are told again");
+                if progress.untold != trouble {
+                    log::warn!("{trouble}");
+                    progress.untold = trouble;
+                }
+            }
+        }
+        // The list is soon looked at again.
+        progress.questions = MEMBERS_EVERY - 1;
     }
 
     /// Not ready, and why.
@@ -249,7 +283,7 @@ impl Attendant<'_> {
                     let took = (clock::now() - self.spawned_at).as_millis();
                     log::info!("member {member} is healthy and votes, {took} ms after etcd's start");
                     self.notify.tell("READY=1");
-                    self.see_members().await;
+                    self.see_members(progress).await;
                 }
                 progress.ready = true;
                 progress.ailment.clear();
@@ -327,7 +361,7 @@ impl Attendant<'_> {
 
     async fn promote(&self, member: MemberId) {
         for url in &self.others {
-            match self.etcd.member_promote(url, member, PROMOTE_TIMEOUT).await {
+            match self.etcd.member_promote(url, member, CHANGE_TIMEOUT).await {
                 Ok(()) => {
                     log::info!("member {member} is in sync and promoted to voter");
                     return;

@@ -32,13 +32,12 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
     if let Some(etcd) = living.get(&ours) {
         return match etcd.members.iter().find(|m| m.id == member) {
             None => Step::Quarantine(Quarantine::RemovedWhileDown { cluster: ours, member }),
-            Some(m) => give_up_damaged(view, etcd, m).unwrap_or_else(|| {
-                // Before 3.5.31/3.6.12 an update of a learner promotes it (etcd#21694).
-                match !m.is_learner && !same_urls(&m.peer_urls, &view.me.listed.peer_urls) {
+            Some(m) => {
+                give_up_damaged(view, etcd, m).unwrap_or_else(|| match has_moved(m, &view.me.listed.peer_urls) {
                     true => Step::UpdateSelf { id: member },
                     false => Step::Resume,
-                }
-            }),
+                })
+            }
         };
     }
     match living.keys().next() {
@@ -46,6 +45,12 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
         Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
         Some(&living) => Step::Halt(Halt::ForeignData { ours, living }),
     }
+}
+
+/// Our member is listed where we no longer are, and can be told so. Not a learner: before 3.5.31/3.6.12 an update promotes it
+/// (etcd#21694).
+pub fn has_moved(member: &Member, peer_urls: &[String]) -> bool {
+    !member.is_learner && !same_urls(&member.peer_urls, peer_urls)
 }
 
 /// Data whose ids are lost with its WAL's head: whose it is, only our own record on the same disk can tell.

@@ -49,6 +49,7 @@ impl Daemon {
         log::info!("etcd runs as process {}", child.pid());
         self.journal.started(child.pid().as_raw());
         let child = &*self.child.insert(child);
+        let listed = identity::own_listing(&self.config, &self.identity);
         let attendant = Attendant {
             etcd: &self.etcd,
             desk: &self.desk,
@@ -58,6 +59,7 @@ impl Daemon {
             child,
             own_client_url: identity::own_client_url(&settings),
             own_peer_url: identity::own_peer_url(&settings),
+            advertised: listed.peer_urls.clone(),
             others: launch.others.clone(),
             spawned_at,
             is_first_life: !matches!(launch.kind, Kind::Resume),
@@ -78,7 +80,7 @@ impl Daemon {
             actor: &self.actor,
             desk: &self.desk,
             own_client_url: identity::own_client_url(&settings),
-            listed: identity::own_listing(&self.config, &self.identity),
+            listed,
         };
         let ended = tokio::select! {
             ended = child.wait() => Ok(ended),

@@ -12,6 +12,8 @@ from fleet import (
     etcd_pid,
     form,
     launch,
+    lines,
+    mark,
     member_ids,
     said,
     start,
@@ -43,6 +45,12 @@ def move(lab, node, address: str) -> None:
         one.front.add(edited(show))
 
 
+def follower(lab, nodes):
+    """A member whose end costs the others no election."""
+    lab.wait(lambda: any(node.etcd.is_leader() for node in nodes), BOUND, "a leader")
+    return next(node for node in nodes if not node.etcd.is_leader())
+
+
 def learners(node) -> list[str]:
     return [member.id for member in node.etcd.members() if member.learner]
 
@@ -54,14 +62,38 @@ def learners(node) -> list[str]:
 def test_a_member_with_a_new_address_publishes_it_and_stays_the_same_member(lab):
     """Its log is good; only the others must learn where it is. Removing and adding it would copy everything again."""
     nodes = form(lab, 3, size=3)
-    moved = nodes[2]
-    before = member_ids(nodes[0])[moved.peer_url]
+    before = member_ids(nodes[0])
+    moved = follower(lab, nodes)  # so that the others keep their quorum, and are told before its etcd runs
+    member = before[moved.peer_url]
     moved.power_off()
     move(lab, moved, f"{lab.network}.99")
+    since = mark(moved)
     start(moved)
     wait_formed(lab, *nodes)
-    assert member_ids(nodes[0])[moved.peer_url] == before
-    assert said(moved, f"update self: member {before}")
+    assert member_ids(nodes[0])[moved.peer_url] == member
+    spoken = lines(moved, since)
+    told = spoken.index(f"update self: member {member} is listed under another peer URL")
+    assert told < spoken.index("resume: etcd has its data")
+
+
+@pytest.mark.core
+def test_a_member_that_moved_while_no_quorum_could_be_told_tells_it_once_there_is_one(lab):
+    """Without it there is no quorum, so it starts under its old address; from there it reaches the others, and they don't
+    reach it. So it is, too, where the leader moved and is back before the others have elected another."""
+    nodes = form(lab, 3, size=3)
+    before = member_ids(nodes[0])
+    moved, dead, stays = nodes
+    member = before[moved.peer_url]
+    dead.power_off()
+    moved.power_off()
+    move(lab, moved, f"{lab.network}.99")
+    since = mark(moved)
+    start(moved)
+    wait_said(lab, moved, f"update self: member {member}", "now it is listed at", moved.peer_url, since=since)
+    assert said(moved, "resume: etcd has its data", since=since)
+    start(dead)
+    wait_formed(lab, *nodes)
+    assert member_ids(stays)[moved.peer_url] == member
 
 
 # Replaced.
