@@ -35,6 +35,12 @@ pub fn stamp_of(moment: SystemTime) -> String {
     format!("{date}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
+/// Seconds since the epoch, as `2026-01-31T12:00:00Z`; as a number where that can't be written.
+pub fn rfc3339(epoch: i64) -> String {
+    let moment = OffsetDateTime::from_unix_timestamp(epoch).ok();
+    moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{epoch} s after 1970"))
+}
+
 /// Seconds since the epoch of an RFC 3339 time, as EC2's `launchTime` is.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
@@ -79,6 +85,8 @@ mod tests {
     fn dates_of_ec2_and_of_http() {
         assert_eq!(parse_rfc3339("2015-12-22T10:44:05.000Z"), Some(1_450_781_045));
         assert_eq!(parse_http_date("Tue, 22 Dec 2015 10:44:05 GMT"), Some(1_450_781_045));
+        assert_eq!(rfc3339(1_450_781_045), "2015-12-22T10:44:05Z");
+        assert_eq!(rfc3339(i64::MAX), "9223372036854775807 s after 1970");
         assert_eq!(parse_rfc3339("yesterday"), None);
         assert_eq!(parse_http_date(""), None);
     }

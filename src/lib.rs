@@ -23,6 +23,7 @@ pub mod logger;
 pub mod meter;
 pub mod notice;
 pub mod observe;
+pub mod pki;
 pub mod process;
 pub mod reconcile;
 pub mod rollcall;

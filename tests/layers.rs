@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("http.rs", &["aws", "etcd", "cluster", "config", "observe", "act", "daemon"], "transport knows no meaning"),
     ("tls.rs", &["aws", "etcd", "cluster", "config", "observe", "act", "daemon"], "transport knows no meaning"),
+    (
+        "pki",
+        &["http", "aws", "etcd", "cluster", "config", "cloud", "identity", "rollcall", "observe", "act", "daemon"],
+        "certificates are values and files, whoever uses them",
+    ),
     ("process", &["aws", "etcd", "config", "observe", "act", "daemon"], "PID 1's duties are the same for any child"),
     ("aws", &["etcd", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),
     ("etcd", &["aws", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),

@@ -1,0 +1,21 @@
+//! Certificates and keys: what is wrong with those in files, and how they are minted.
+//!
+//! What is verified (chains, names, usages) webpki verifies, the same code that verifies a peer. Where etcd's own verifier, Go's
+//! crypto/x509, is stricter, its rule is checked here, so that what passes here works there, too.
+
+pub mod certificate;
+mod der;
+pub mod fault;
+pub mod files;
+pub mod issuer;
+pub mod minted;
+mod pem;
+
+pub use certificate::Certificate;
+pub use fault::{Fault, Flaw};
+pub use files::{Ca, Pair, Want};
+pub use issuer::{Issuer, Leaf, ephemeral};
+pub use minted::{Minted, Standing, renew_at};
+
+#[cfg(test)]
+mod tests;
