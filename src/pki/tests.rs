@@ -591,7 +591,7 @@ fn a_leafs_life() {
 fn names_no_leaf_can_have() {
     let dir = Dir::new();
     let issuer = issuer(&dir, &made(ca_params("lab CA"), p256(), None)).unwrap();
-    for name in ["", "a b", "https://10.0.0.1", "a..b", "10.0.0.1:2379", "*", "fe80::1%eth0"] {
+    for name in ["", "a b", "https://10.0.0.1", "a..b", "10.0.0.1:2379", "*", "*.a b", "*.10.0.0.1", "fe80::1%eth0"] {
         let fault = mint(&issuer, &["localhost", name], NOW, DAY).unwrap_err();
         assert_eq!(
             dir.line(&fault),
