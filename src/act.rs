@@ -18,14 +18,14 @@ use crate::cluster::paxos::{
 use crate::cluster::step::Proposal;
 use crate::cluster::types::{InitialList, InstanceId, MemberId, Roster};
 use crate::cluster::view::{EtcdSeen, Sighting, View};
-use crate::etcd::client::{self, Client};
+use crate::config::Config;
+use crate::etcd::client;
 use crate::etcd::data_dir::{self, Paths};
-use crate::http;
 use crate::identity;
 use crate::ledger::{self, Moving};
+use crate::reach::Reach;
 use crate::rollcall::client::call;
 use crate::rollcall::server::Desk;
-use crate::tls::Trust;
 
 /// For a change of members: three milliseconds are usual; after a leader's death one hung for 40 s (measured).
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,20 +66,17 @@ impl From<ledger::Error> for Error {
 /// Carries out steps.
 #[derive(Debug)]
 pub struct Actor {
-    http: http::Client,
-    etcd: Client,
+    reach: Reach,
     claim: Arc<ClaimObject>,
     desk: Desk,
     me: InstanceId,
-    peer_port: u16,
-    call_timeout: Duration,
+    config: Config,
 }
 
 impl Actor {
     /// An actor that writes to that desk.
-    pub fn new(desk: Desk, claim: Arc<ClaimObject>, me: InstanceId, peer_port: u16, call_timeout: Duration) -> Self {
-        let http = http::Client::new(Trust::public(None));
-        Self { etcd: Client::new(http.clone()), http, claim, desk, me, peer_port, call_timeout }
+    pub fn new(config: Config, reach: Reach, desk: Desk, claim: Arc<ClaimObject>, me: InstanceId) -> Self {
+        Self { reach, claim, desk, me, config }
     }
 
     /// Phase 1 of a founding round.
@@ -124,8 +121,8 @@ impl Actor {
             }
             let is_fresh = view.peers.get(id).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
             if let Some(url) = self.peer_url(view.roster.known(), id).filter(|_| is_fresh) {
-                let (http, me, id, question) = (self.http.clone(), self.me.clone(), id.clone(), question.clone());
-                let within = self.call_timeout;
+                let (http, me, id) = (self.reach.rollcall.clone(), self.me.clone(), id.clone());
+                let (question, within) = (question.clone(), self.config.probe_timeout);
                 calls.spawn(async move { (id, call(&http, &url, &me, &question, within).await) });
             }
         }
@@ -143,7 +140,7 @@ impl Actor {
 
     fn peer_url(&self, roster: Option<&Roster>, id: &InstanceId) -> Option<String> {
         let address = roster?.find(id)?.address?;
-        Some(identity::url(&address.to_string(), self.peer_port))
+        Some(identity::peer_url(&self.config, &address.to_string()))
     }
 
     /// Offers a chosen list to the listed that can be reached (R4), waiting for nobody longer than a second.
@@ -152,7 +149,8 @@ impl Actor {
         for member in list.members.iter().filter(|m| m.instance != self.me) {
             let is_fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
             if let Some(url) = self.peer_url(view.roster.known(), &member.instance).filter(|_| is_fresh) {
-                let (http, me, chosen) = (self.http.clone(), self.me.clone(), Call::Chosen { list: list.clone() });
+                let (http, me) = (self.reach.rollcall.clone(), self.me.clone());
+                let chosen = Call::Chosen { list: list.clone() };
                 calls.spawn(async move { call(&http, &url, &me, &chosen, OFFER_TIMEOUT).await });
             }
         }
@@ -165,7 +163,7 @@ impl Actor {
         let url = before.and_then(|m| self.peer_url(view.roster.known(), &m.instance));
         let Some(url) = url else { return };
         let serves = async {
-            while self.etcd.version(&url, PACE_TIMEOUT).await.is_err() {
+            while self.reach.etcd.peer_version(&url, PACE_TIMEOUT).await.is_err() {
                 clock::pause(PACE_POLL).await;
             }
         };
@@ -196,7 +194,7 @@ impl Actor {
     /// # Errors
     /// etcd's; what is true shows in the next observation.
     pub async fn remove(&self, cluster: &EtcdSeen, id: MemberId) -> Result<(), Error> {
-        self.etcd.member_remove(&cluster.client_url, id, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
+        self.reach.etcd.member_remove(&cluster.client_url, id, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
     }
 
     /// Adds ourselves as a learner, and records our place before etcd could ever run there.
@@ -204,7 +202,7 @@ impl Actor {
     /// # Errors
     /// etcd's, or our ledger's.
     pub async fn add_self(&self, cluster: &EtcdSeen, peer_urls: &[String]) -> Result<MemberId, Error> {
-        let added = self.etcd.member_add_learner(&cluster.client_url, peer_urls, CHANGE_TIMEOUT).await;
+        let added = self.reach.etcd.member_add_learner(&cluster.client_url, peer_urls, CHANGE_TIMEOUT).await;
         let member = added.map_err(Error::Etcd)?;
         let joined = Joined { cluster: cluster.cluster, member, spawned: false };
         self.desk.amend(|ledger| ledger.joined = Some(joined))?;
@@ -216,7 +214,7 @@ impl Actor {
     /// # Errors
     /// etcd's.
     pub async fn update_self(&self, cluster: &EtcdSeen, id: MemberId, peer_urls: &[String]) -> Result<(), Error> {
-        self.etcd.member_update(&cluster.client_url, id, peer_urls, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
+        self.reach.etcd.member_update(&cluster.client_url, id, peer_urls, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
     }
 
     /// Moves the data aside. A crash in the middle is taken up again by [`Actor::finish_quarantine`].

@@ -10,7 +10,7 @@ use crate::cluster::label::Label;
 use crate::cluster::step::Step;
 use crate::cluster::supervision::waits_for_a_lock;
 use crate::cluster::types::{ClusterId, Member, MemberId};
-use crate::etcd::client::Client;
+use crate::etcd::client::{self, Client};
 use crate::etcd::ids;
 use crate::process::notify::Notify;
 use crate::process::spawn::Child;
@@ -189,10 +189,14 @@ impl Attendant<'_> {
     }
 
     async fn look(&self, progress: &mut Progress) -> Option<Running> {
-        let version = match self.etcd.version(&self.own_peer_url, ANSWER_TIMEOUT).await {
+        let version = match self.etcd.peer_version(&self.own_peer_url, ANSWER_TIMEOUT).await {
             Ok(version) => version,
             Err(error) => {
-                if progress.served {
+                if error.is_refusal() {
+                    progress.served = true;
+                    self.record_serving();
+                    self.note_refusal(progress, &error);
+                } else if progress.served {
                     self.is_not_ready("silent", &error.to_string());
                 }
                 return None;
@@ -202,12 +206,15 @@ impl Attendant<'_> {
         self.record_serving();
         let never_elected = version.is_undecided() && self.desk.ledger().never_elected;
         // The client port is mute until the first election: a status would only wait.
-        let status = match version.is_undecided() && !progress.ready {
-            true => tokio::time::timeout(LONGEST_POLL, self.etcd.status(&self.own_client_url, LONGEST_POLL))
-                .await
-                .ok()?
-                .ok(),
-            false => self.etcd.status(&self.own_client_url, ANSWER_TIMEOUT).await.ok(),
+        let patience = if version.is_undecided() && !progress.ready { LONGEST_POLL } else { ANSWER_TIMEOUT };
+        let status = match self.etcd.status(&self.own_client_url, patience).await {
+            Ok(status) => Some(status),
+            Err(error) => {
+                if error.is_refusal() {
+                    self.note_refusal(progress, &error);
+                }
+                None
+            }
         };
         let leader = status.as_ref().and_then(|s| s.leader);
         let is_learner = status.as_ref().is_some_and(|s| s.is_learner);
@@ -300,6 +307,11 @@ impl Attendant<'_> {
             log::warn!("{ailment}");
             progress.ailment = ailment;
         }
+    }
+
+    /// etcd answers, but not us: over a certificate or a user, which doesn't pass by itself.
+    fn note_refusal(&self, progress: &mut Progress, error: &client::Error) {
+        self.note_ailment(progress, "refused", format!("etcd runs, but can't be asked: {error}"));
     }
 
     /// etcd runs and does not answer: it was healthy before and hangs, or it waits for a lock.

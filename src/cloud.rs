@@ -65,11 +65,28 @@ pub struct Cloud {
     imds: Arc<Imds>,
     caller: Arc<Caller>,
     ec2: Arc<Ec2>,
-    ssm: Ssm,
+    ssm: Arc<Ssm>,
     claim: Arc<ClaimObject>,
     notices: Arc<Notices>,
     hooks: Arc<Hooks>,
     tags: Vec<(String, String)>,
+}
+
+/// Systems Manager's Parameter Store.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    imds: Arc<Imds>,
+    ssm: Arc<Ssm>,
+}
+
+impl Parameters {
+    /// A parameter's value, decrypted.
+    ///
+    /// # Errors
+    /// [`Error::Ssm`].
+    pub async fn fetch(&self, name: &str) -> Result<Secret, Error> {
+        self.ssm.parameter(&self.imds, name).await.map_err(Error::Ssm)
+    }
 }
 
 /// Our identity by the metadata service. Asked for once: none of it changes while an instance runs.
@@ -78,9 +95,10 @@ pub struct Cloud {
 /// [`Error::Imds`].
 pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Error> {
     let document = imds.fetch_identity().await.map_err(Error::Imds)?;
-    let hostname = match config.member_type {
-        MemberType::Host => imds.fetch_local_hostname().await.map_err(Error::Imds)?,
-        MemberType::Ip => None,
+    // A certificate is for the name as well.
+    let hostname = match config.member_type == MemberType::Host || config.minting.is_some() {
+        true => imds.fetch_local_hostname().await.map_err(Error::Imds)?,
+        false => None,
     };
     Ok(Identity { instance: document.instance_id, region: document.region, address: document.private_ip, hostname })
 }
@@ -105,7 +123,7 @@ impl Cloud {
         let imds = Arc::new(imds);
         let claim = ClaimObject::new(imds.clone(), S3::new(caller.clone(), s3_endpoint), config.claim.clone());
         let ec2 = Arc::new(Ec2::new(caller.clone(), api(&config.ec2_endpoint, "ec2")));
-        let ssm = Ssm::new(caller.clone(), api(&config.ssm_endpoint, "ssm"));
+        let ssm = Arc::new(Ssm::new(caller.clone(), api(&config.ssm_endpoint, "ssm")));
         let autoscaling = AutoScaling::new(caller.clone(), api(&config.autoscaling_endpoint, "autoscaling"));
         let notices = Arc::new(Notices::new(imds.clone(), config.leave));
         let names = config.lifecycle_hooks.clone();
@@ -148,12 +166,9 @@ impl Cloud {
         self.ec2.is_impaired(&self.imds, id).await.map_err(Error::Ec2)
     }
 
-    /// The value of a parameter in Parameter Store, decrypted.
-    ///
-    /// # Errors
-    /// [`Error::Ssm`].
-    pub async fn parameter(&self, name: &str) -> Result<Secret, Error> {
-        self.ssm.parameter(&self.imds, name).await.map_err(Error::Ssm)
+    /// Parameter Store, for whoever reads from it while others look at EC2.
+    pub fn parameters(&self) -> Parameters {
+        Parameters { imds: self.imds.clone(), ssm: self.ssm.clone() }
     }
 
     /// The object `MUSTER_CLAIM` names; shared by those who read it and those who write it.

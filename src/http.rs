@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::tls::Trust;
+use crate::tls::{self, Trust};
 
 /// The longest body `fetch` takes: a member list of hundreds of members is below 1 MiB.
 const MAX_BODY_BYTES: usize = 4 << 20;
@@ -110,7 +110,7 @@ impl Client {
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         *request.uri_mut() = path.parse().map_err(|e| Failure::Protocol(format!("path {path}: {e}")))?;
         if secure {
-            let stream = self.trust.connect(&host, stream).await.map_err(|e| Failure::Tls(e.to_string()))?;
+            let stream = self.trust.connect(&host, stream).await.map_err(|e| handshake_failure(&e))?;
             converse(Box::new(stream), request).await
         } else {
             converse(Box::new(stream), request).await
@@ -141,7 +141,10 @@ async fn read_whole(answer: Response<Incoming>) -> Result<Response<Bytes>, Failu
 
 async fn converse(stream: Box<dyn Stream>, request: Outgoing) -> Result<Response<Incoming>, Failure> {
     let broken = |e: hyper::Error| match e.is_closed() || e.is_incomplete_message() {
+        // With TLS 1.3 a server refuses our certificate after the handshake.
+        _ if let Some(cause) = tls::explain(&e) => Failure::Tls(cause),
         true => Failure::Unreachable("the connection was closed without an answer".to_owned()),
+        false if e.is_parse() => Failure::Protocol(format!("{e}; does it speak TLS?")),
         false => Failure::Protocol(e.to_string()),
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -169,6 +172,18 @@ fn target(uri: &Uri) -> Result<(String, u16, bool), Failure> {
 fn host_header(uri: &Uri) -> Result<HeaderValue, Failure> {
     let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
     HeaderValue::from_str(authority).map_err(|e| Failure::Protocol(format!("host {authority}: {e}")))
+}
+
+/// A connection that broke in the handshake is no more than a broken connection.
+fn handshake_failure(error: &io::Error) -> Failure {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match (error.kind(), tls::explain(error)) {
+        (_, Some(cause)) => Failure::Tls(cause),
+        (BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof, None) => {
+            Failure::Unreachable(format!("the connection broke in the TLS handshake: {error}"))
+        }
+        (_, None) => Failure::Tls(error.to_string()),
+    }
 }
 
 fn connect_failure(error: &io::Error) -> Failure {

@@ -15,13 +15,13 @@ use crate::cluster::paxos::Ledger;
 use crate::cluster::types::{ClusterId, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster};
 use crate::cluster::view::{DataDir, EtcdSeen, Fate, Me, Peer, Policy, Sighting, View};
 use crate::config::Config;
-use crate::etcd::client::{self, Client};
+use crate::etcd::client;
 use crate::etcd::command::Release;
 use crate::etcd::ids;
-use crate::http::{self, Failure};
+use crate::http::Failure;
 use crate::identity;
+use crate::reach::Reach;
 use crate::rollcall::client::{Answered, hello};
-use crate::tls::Trust;
 
 /// A roster this young serves the next look too: looks come in bursts while peers move, EC2's answer doesn't change so fast.
 const ROSTER_SERVES: Duration = Duration::from_secs(5);
@@ -47,8 +47,7 @@ pub struct Observer {
     config: Config,
     cloud: Cloud,
     claim: Arc<ClaimObject>,
-    http: http::Client,
-    etcd: Client,
+    reach: Reach,
     /// Tell peers who looks, so that they look too.
     announce: bool,
     roster: Option<(Roster, Instant)>,
@@ -65,14 +64,12 @@ struct Silence {
 
 impl Observer {
     /// An observer of that cloud. `announce`: whether peers shall notice its looks.
-    pub fn new(config: Config, cloud: Cloud, announce: bool) -> Self {
-        let http = http::Client::new(Trust::public(None));
+    pub fn new(config: Config, reach: Reach, cloud: Cloud, announce: bool) -> Self {
         Self {
-            etcd: Client::new(http.clone()),
             config,
             claim: cloud.claim(),
             cloud,
-            http,
+            reach,
             announce,
             roster: None,
             roster_since: clock::now(),
@@ -167,6 +164,7 @@ impl Observer {
         if self.roster.as_ref().is_none_or(|(last, _)| shown(last) != shown(&roster)) {
             self.roster_since = clock::now();
         }
+        self.reach.learn(&roster);
         self.roster = Some((roster.clone(), clock::now()));
         Known::Known(roster)
     }
@@ -180,10 +178,9 @@ impl Observer {
                 continue;
             };
             let probe = Probe {
-                http: self.http.clone(),
-                etcd: self.etcd.clone(),
-                peer_url: identity::url(&address.to_string(), self.config.peer_port),
-                client_url: identity::url(&address.to_string(), self.config.client_port),
+                reach: self.reach.clone(),
+                peer_url: identity::peer_url(&self.config, &address.to_string()),
+                client_url: identity::client_url(&self.config, &address.to_string()),
                 from: self.announce.then(|| me.clone()),
                 within: self.config.probe_timeout,
             };
@@ -273,7 +270,7 @@ impl Observer {
         }
         // Not in the roster: its address may still serve.
         for url in &member.peer_urls {
-            if let Ok(list) = self.etcd.peer_members(url, self.config.probe_timeout).await
+            if let Ok(list) = self.reach.etcd.peer_members(url, self.config.probe_timeout).await
                 && list.cluster == cluster
             {
                 return true;
@@ -346,8 +343,7 @@ pub fn owner(member: &Member, roster: &Roster) -> Option<InstanceId> {
 
 /// One peer, asked on both ports.
 struct Probe {
-    http: http::Client,
-    etcd: Client,
+    reach: Reach,
     peer_url: String,
     client_url: String,
     from: Option<InstanceId>,
@@ -356,7 +352,7 @@ struct Probe {
 
 impl Probe {
     async fn sight(&self) -> Sighting {
-        let seen = match hello(&self.http, &self.peer_url, self.from.as_ref(), self.within).await {
+        let seen = match hello(&self.reach.rollcall, &self.peer_url, self.from.as_ref(), self.within).await {
             Ok(Answered::Hello(hello)) => return (*hello).into(),
             Ok(Answered::Other) => return self.sight_etcd().await,
             Err(error) => match error.failure {
@@ -378,32 +374,35 @@ impl Probe {
 
     /// An etcd's peer port answers without a quorum, its client port only with one: so the peer port goes first.
     async fn sight_etcd(&self) -> Sighting {
-        let version = match self.etcd.version(&self.peer_url, self.within).await {
+        let version = match self.reach.etcd.peer_version(&self.peer_url, self.within).await {
             Ok(version) => version,
             Err(error) => return unread(&error),
         };
-        if !version.is_undecided()
-            && let Ok(list) = self.list_through_quorum(&version).await
-        {
-            return self.etcd_seen(list, false, true);
+        if !version.is_undecided() {
+            match self.list_through_quorum(&version).await {
+                Ok(list) => return self.etcd_seen(list, false, true),
+                // Whether it has a quorum is more than can be said.
+                Err(error) if error.is_refusal() => return Sighting::Mismatch(error.to_string()),
+                Err(_) => {}
+            }
         }
-        match self.etcd.peer_members(&self.peer_url, self.within).await {
+        match self.reach.etcd.peer_members(&self.peer_url, self.within).await {
             Ok(list) => self.etcd_seen(list, version.is_undecided(), false),
             Err(error) => unread(&error),
         }
     }
 
     async fn list_at_client_port(&self) -> Result<client::MemberList, client::Error> {
-        let version = self.etcd.version(&self.client_url, self.within).await?;
+        let version = self.reach.etcd.version(&self.client_url, self.within).await?;
         self.list_through_quorum(&version).await
     }
 
     async fn list_through_quorum(&self, version: &client::Version) -> Result<client::MemberList, client::Error> {
         // 3.4 answers a member list from what it has, so a read through the quorum goes first.
         if Release::parse(&version.etcdserver).is_none_or(|r| (r.major, r.minor) < (3, 5)) {
-            self.etcd.read_through_quorum(&self.client_url, self.within).await?;
+            self.reach.etcd.read_through_quorum(&self.client_url, self.within).await?;
         }
-        self.etcd.member_list(&self.client_url, self.within).await
+        self.reach.etcd.member_list(&self.client_url, self.within).await
     }
 
     fn etcd_seen(&self, list: client::MemberList, undecided: bool, has_quorum: bool) -> Sighting {

@@ -1,66 +1,375 @@
-//! Who is trusted, for which connection.
+//! Who is believed to be whom, for which connection, and what is shown of ourselves.
+//!
+//! What lies in files is read at every handshake, as etcd does: a renewed certificate counts from the next connection on.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, RootCertStore, ServerConfig, SignatureScheme,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-/// The certificates a client accepts; made when the first `https` URL is met, so that a plain node never pays for it.
+/// A certificate chain and its key, in PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Which servers are believed.
+#[derive(Clone, Debug)]
+pub enum Believed {
+    /// Those whose certificate leads to one of the certificates in these PEM files, or to a public root (Mozilla's, compiled in).
+    Signed { public: bool, by: Vec<PathBuf> },
+    /// etcd's automatic certificates: at these hosts only the one in this file; anybody at all others, for they have nothing that
+    /// could be verified.
+    Automatic { own_hosts: Vec<String>, own: PathBuf },
+    /// Anybody: what `--insecure` asks for.
+    Anybody,
+}
+
+/// By which other names a host may be certified: members are reached at addresses. Shared by all clones, and learnt as we go.
+#[derive(Clone, Default, Debug)]
+pub struct Names(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
+
+impl Names {
+    /// At `host` a certificate for any of these names will do from now on, too.
+    pub fn learn(&self, host: &str, names: Vec<String>) {
+        self.held().insert(host.to_owned(), names);
+    }
+
+    fn of(&self, host: &str) -> Vec<String> {
+        self.held().get(host).cloned().unwrap_or_default()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// How a client of TLS behaves.
 #[derive(Clone)]
 pub struct Trust {
-    /// PEM files whose certificates are trusted beside the public roots (`AWS_CA_BUNDLE`).
-    extra: Option<PathBuf>,
-    config: Arc<OnceLock<Arc<ClientConfig>>>,
+    believed: Believed,
+    shown: Option<KeyFiles>,
+    names: Names,
+    /// Public roots never change while we run, and are many.
+    public: Option<Arc<OnceLock<Arc<ClientConfig>>>>,
 }
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust").field("extra", &self.extra).finish_non_exhaustive()
+        f.debug_struct("Trust").field("believed", &self.believed).field("shown", &self.shown).finish_non_exhaustive()
     }
 }
 
 impl Trust {
-    /// The public roots (Mozilla's, compiled in), and those of a PEM file.
+    /// Believes these servers, by these names too, and shows them, if they ask, that certificate.
+    pub fn new(believed: Believed, shown: Option<KeyFiles>, names: Names) -> Self {
+        Self { believed, shown, names, public: None }
+    }
+
+    /// The public roots, and those of a PEM file.
     pub fn public(extra: Option<PathBuf>) -> Self {
-        Self { extra, config: Arc::default() }
+        let believed = Believed::Signed { public: true, by: extra.into_iter().collect() };
+        Self { believed, shown: None, names: Names::default(), public: Some(Arc::default()) }
     }
 
     /// A TLS handshake with `host`.
     ///
     /// # Errors
-    /// An unreadable PEM file, a host that is no name, a certificate that doesn't verify.
-    pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    /// An unreadable file, a host that is no name, a server that isn't believed or doesn't believe us; or the connection's own.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &str,
+        stream: S,
+    ) -> io::Result<client::TlsStream<S>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let config = match self.config.get() {
-            Some(config) => config.clone(),
-            None => {
-                let config = self.load()?;
-                self.config.get_or_init(|| config).clone()
-            }
-        };
-        TlsConnector::from(config).connect(name, stream).await
+        TlsConnector::from(self.config(host)?).connect(name, stream).await
     }
 
-    fn load(&self) -> io::Result<Arc<ClientConfig>> {
-        let mut roots = RootCertStore::empty();
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        if let Some(path) = &self.extra {
-            let named = |e: &dyn fmt::Display| io::Error::other(format!("{}: {e}", path.display()));
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|e| named(&e))? {
-                roots.add(certificate.map_err(|e| named(&e))?).map_err(|e| named(&e))?;
-            }
+    fn config(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
+        let Some(public) = &self.public else { return self.load(host) };
+        if let Some(config) = public.get() {
+            return Ok(config.clone());
         }
-        // aws-lc-rs, because etcd's automatic certificates are P-521, which ring can't verify.
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider);
+        let config = self.load(host)?;
+        Ok(public.get_or_init(|| config).clone())
+    }
+
+    fn load(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
+        let builder = ClientConfig::builder_with_provider(provider());
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+        let builder = builder.dangerous().with_custom_certificate_verifier(self.verifier(host)?);
+        let mut config = match &self.shown {
+            Some(KeyFiles { cert, key }) => builder.with_client_auth_cert(chain(cert)?, private_key(key)?),
+            None => Ok(builder.with_no_client_auth()),
+        }
+        .map_err(io::Error::other)?;
+        // Configurations live for one connection, or serve a call in minutes.
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    fn verifier(&self, host: &str) -> io::Result<Arc<dyn ServerCertVerifier>> {
+        let (public, by) = match &self.believed {
+            Believed::Signed { public, by } => (*public, by),
+            Believed::Automatic { own_hosts, own } if own_hosts.iter().any(|own| own == host) => {
+                let pinned = chain(own)?.into_iter().next();
+                return Ok(Arc::new(Unsigned { pinned, provider: provider() }));
+            }
+            Believed::Automatic { .. } | Believed::Anybody => {
+                return Ok(Arc::new(Unsigned { pinned: None, provider: provider() }));
+            }
+        };
+        let mut roots = RootCertStore::empty();
+        if public {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        for path in by {
+            add_roots(&mut roots, path)?;
+        }
+        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
+        let webpki = webpki.build().map_err(io::Error::other)?;
+        let also = self.names.of(host).into_iter().map(|name| ServerName::try_from(name).map_err(io::Error::other));
+        Ok(Arc::new(Signed { webpki, also: also.collect::<io::Result<_>>()? }))
+    }
+}
+
+/// What a server shows of itself, and whom it lets in.
+#[derive(Clone)]
+pub struct Acceptor {
+    key: ServerKey,
+    /// Clients must show a certificate that leads to one of these, and is in none of those lists.
+    clients: Option<PathBuf>,
+    revoked: Option<PathBuf>,
+}
+
+#[derive(Clone)]
+enum ServerKey {
+    Files(KeyFiles),
+    Memory(Arc<SingleCertAndKey>),
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+impl Acceptor {
+    /// Shows what is in these files; `clients`: the CA whose certificates callers must have, `revoked`: its revocation list.
+    pub fn of_files(files: KeyFiles, clients: Option<PathBuf>, revoked: Option<PathBuf>) -> Self {
+        Self { key: ServerKey::Files(files), clients, revoked }
+    }
+
+    /// Shows this certificate, and lets anybody in.
+    pub fn of_memory(certified: CertifiedKey) -> Self {
+        Self { key: ServerKey::Memory(Arc::new(certified.into())), clients: None, revoked: None }
+    }
+
+    /// A TLS handshake with whoever called.
+    ///
+    /// # Errors
+    /// An unreadable file, a caller that isn't let in or doesn't speak TLS; or the connection's own.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<server::TlsStream<S>> {
+        TlsAcceptor::from(Arc::new(self.load()?)).accept(stream).await
+    }
+
+    fn load(&self) -> io::Result<ServerConfig> {
+        let builder = ServerConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let builder = match &self.clients {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                add_roots(&mut roots, path)?;
+                let mut clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+                if let Some(path) = &self.revoked {
+                    let lists = CertificateRevocationListDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
+                    let lists: Result<Vec<_>, _> = lists.collect();
+                    // As etcd: only the certificate itself is looked up, and a list it isn't on doesn't forbid it.
+                    clients = clients.with_crls(lists.map_err(|e| at(path, &e))?);
+                    clients = clients.only_check_end_entity_revocation().allow_unknown_revocation_status();
+                }
+                builder.with_client_cert_verifier(clients.build().map_err(|e| at(path, &e))?)
+            }
+        };
+        let mut config = match &self.key {
+            ServerKey::Memory(certified) => builder.with_cert_resolver(certified.clone()),
+            ServerKey::Files(KeyFiles { cert, key }) => {
+                builder.with_single_cert(chain(cert)?, private_key(key)?).map_err(io::Error::other)?
+            }
+        };
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
+/// aws-lc-rs, because etcd's automatic certificates are P-521, which ring can't verify.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
+}
+
+fn at(path: &Path, cause: &dyn fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {cause}", path.display()))
+}
+
+fn chain(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| at(path, &e))?.collect();
+    match chain.map_err(|e| at(path, &e))? {
+        chain if chain.is_empty() => Err(at(path, &"holds no certificate in PEM")),
+        chain => Ok(chain),
+    }
+}
+
+fn private_key(path: &Path) -> io::Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_file(path).map_err(|e| at(path, &e))
+}
+
+fn add_roots(roots: &mut RootCertStore, path: &Path) -> io::Result<()> {
+    for certificate in chain(path)? {
+        roots.add(certificate).map_err(|e| at(path, &e))?;
+    }
+    Ok(())
+}
+
+/// What went wrong in a handshake, or after it by a TLS alert, in an operator's words; `None`: it was not TLS that failed.
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        if let Some(tls) = tls {
+            return Some(in_words(tls));
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn in_words(error: &rustls::Error) -> String {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer};
+    match error {
+        rustls::Error::InvalidCertificate(UnknownIssuer) => {
+            "its certificate is signed by nobody who is trusted here".to_owned()
+        }
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "its certificate has expired".to_owned(),
+        rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            "its certificate isn't valid yet; is a clock wrong?".to_owned()
+        }
+        rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
+            "its certificate isn't the one that our own etcd made".to_owned()
+        }
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "no TLS there; does it speak plain HTTP?".to_owned()
+        }
+        rustls::Error::AlertReceived(alert) => format!("it refused the handshake ({alert:?}): our certificate?"),
+        other => other.to_string(),
+    }
+}
+
+/// Leads to a root, and is for the host or another of its names.
+#[derive(Debug)]
+struct Signed {
+    webpki: Arc<WebPkiServerVerifier>,
+    also: Vec<ServerName<'static>>,
+}
+
+impl ServerCertVerifier for Signed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verify =
+            |name: &ServerName<'_>| self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp_response, now);
+        let by_host = verify(server_name);
+        self.also.iter().fold(by_host, |verified, name| verified.or_else(|first| verify(name).map_err(|_| first)))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+/// Is exactly the pinned one, or anything. That the server holds its key is verified all the same.
+#[derive(Debug)]
+struct Unsigned {
+    pinned: Option<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Unsigned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.pinned {
+            Some(pinned) if pinned != end_entity => {
+                Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -106,7 +106,14 @@ fn arn(name: &str, region: &str) -> String {
 }
 
 /// A parameter's value: never shown, for it may be a key.
+#[derive(Clone)]
 pub struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value)
+    }
+}
 
 impl Secret {
     /// The value itself.

@@ -1,51 +1,148 @@
 //! `health`: one line and an exit code, for a container's HEALTHCHECK.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::FromArgs;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use super::own_url;
+use super::own_etcd;
 use crate::attend;
 use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::exit::{Code, Failure};
 use crate::http;
-use crate::tls::Trust;
+use crate::tls::{Believed, KeyFiles, Names, Trust};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ask etcd on this node whether it is healthy. Exit code 0 or 1.
+/// Ask etcd on this node whether it is healthy. Exit code 0: all that were asked are; 1: one isn't. How to reach it is found by
+/// the same settings that `run` has; the flags mean what they mean to etcdctl and curl.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "health")]
 pub(super) struct Health {
     /// print JSON
     #[argh(switch)]
     json: bool,
-    /// ask at this client URL instead of this node's own
+    /// ask at this client URL instead of this node's own; may be repeated
     #[argh(option, arg_name = "URL")]
-    endpoint: Option<String>,
+    endpoint: Vec<String>,
+    /// ask every member of the cluster
+    #[argh(switch)]
+    cluster: bool,
+    /// believe servers whose certificate is signed by this CA
+    #[argh(option, arg_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// show this certificate
+    #[argh(option, arg_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// its key
+    #[argh(option, arg_name = "FILE")]
+    key: Option<PathBuf>,
+    /// believe any server
+    #[argh(switch)]
+    insecure: bool,
+}
+
+/// One member, and why it isn't healthy.
+struct Answer {
+    url: String,
+    reason: Option<String>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        json!({"endpoint": self.url, "healthy": self.reason.is_none(), "reason": self.reason})
+    }
+
+    fn line(&self) -> String {
+        format!("{}: {}", self.url, self.reason.as_deref().unwrap_or("healthy"))
+    }
 }
 
 impl Health {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
-        let url = self.endpoint.clone().unwrap_or_else(|| own_url(config));
-        let etcd = Client::new(http::Client::new(Trust::public(None)));
-        let reason = match etcd.health(&url, ANSWER_TIMEOUT).await {
-            Ok(Ok(())) => None,
-            Ok(Err(reason)) => {
-                // 3.4 gives no reason, and no release says whose alarm it is.
-                let alarms = etcd.alarms(&url, ANSWER_TIMEOUT).await.unwrap_or_default();
-                let named: Vec<_> = alarms.iter().map(|(member, alarm)| attend::way_out(*member, alarm)).collect();
-                Some(if named.is_empty() { reason } else { named.join("; ") })
-            }
-            Err(error) => Some(error.to_string()),
+        let (own_url, own_etcd) = own_etcd(config);
+        let etcd = match self.trust()? {
+            Some(trust) => own_etcd.under(http::Client::new(trust)),
+            None => own_etcd,
         };
-        if self.json {
-            println!("{}", json!({"endpoint": url, "healthy": reason.is_none(), "reason": reason}));
-        } else {
-            println!("{url}: {}", reason.as_deref().unwrap_or("healthy"));
+        let urls = match self.endpoint.is_empty() {
+            true => vec![own_url],
+            false => self.endpoint.clone(),
+        };
+        let urls = match self.cluster {
+            true => every_member(&etcd, &urls).await?,
+            false => urls,
+        };
+        let answers = ask_all(&etcd, urls).await;
+        match (self.json, answers.as_slice()) {
+            (true, [one]) if !self.cluster => println!("{}", one.json()),
+            (true, all) => println!("{}", Value::from_iter(all.iter().map(Answer::json))),
+            (false, all) => all.iter().for_each(|answer| println!("{}", answer.line())),
         }
-        Ok(if reason.is_none() { 0 } else { Code::Unhealthy as i32 })
+        let healthy = answers.iter().all(|answer| answer.reason.is_none());
+        Ok(if healthy { 0 } else { Code::Unhealthy as i32 })
+    }
+
+    /// What the flags say; `None`: nothing.
+    fn trust(&self) -> Result<Option<Trust>, Failure> {
+        let shown = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some(KeyFiles { cert: cert.clone(), key: key.clone() }),
+            // As curl: the key may be in the same file.
+            (Some(cert), None) => Some(KeyFiles { cert: cert.clone(), key: cert.clone() }),
+            (None, Some(key)) => {
+                let message = format!("--key {}: a certificate goes with it: --cert FILE", key.display());
+                return Err(Failure::new(Code::Usage, message));
+            }
+            (None, None) => None,
+        };
+        let believed = match (&self.cacert, self.insecure) {
+            (_, true) => Believed::Anybody,
+            (Some(ca), false) => Believed::Signed { public: false, by: vec![ca.clone()] },
+            (None, false) if shown.is_none() => return Ok(None),
+            (None, false) => Believed::Signed { public: true, by: Vec::new() },
+        };
+        Ok(Some(Trust::new(believed, shown, Names::default())))
+    }
+}
+
+async fn every_member(etcd: &Client, urls: &[String]) -> Result<Vec<String>, Failure> {
+    let mut tried = Vec::new();
+    for url in urls {
+        match etcd.member_list(url, ANSWER_TIMEOUT).await {
+            Ok(list) => {
+                // One that has no URL yet has never run: nothing can be asked of it.
+                return Ok(list.members.into_iter().filter_map(|m| m.client_urls.into_iter().next()).collect());
+            }
+            Err(error) => tried.push(error.to_string()),
+        }
+    }
+    Err(Failure::new(Code::Unhealthy, format!("no member lists the cluster: {}", tried.join("; "))))
+}
+
+async fn ask_all(etcd: &Client, urls: Vec<String>) -> Vec<Answer> {
+    let mut asked = JoinSet::new();
+    for (place, url) in urls.into_iter().enumerate() {
+        let etcd = etcd.clone();
+        asked.spawn(async move { (place, Answer { reason: ask(&etcd, &url).await, url }) });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// Why it isn't healthy.
+async fn ask(etcd: &Client, url: &str) -> Option<String> {
+    match etcd.health(url, ANSWER_TIMEOUT).await {
+        Ok(Ok(())) => None,
+        Ok(Err(reason)) => {
+            // 3.4 gives no reason, and no release says whose alarm it is.
+            let alarms = etcd.alarms(url, ANSWER_TIMEOUT).await.unwrap_or_default();
+            let named: Vec<_> = alarms.iter().map(|(member, alarm)| attend::way_out(*member, alarm)).collect();
+            Some(if named.is_empty() { reason } else { named.join("; ") })
+        }
+        Err(error) => Some(error.to_string()),
     }
 }

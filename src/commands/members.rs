@@ -13,11 +13,10 @@ use crate::cluster::types::{Instance, InstanceId, Known, Member, MemberId, Roste
 use crate::config::Config;
 use crate::etcd::client::{self, Client, MemberList};
 use crate::exit::{Code, Failure};
-use crate::http;
 use crate::identity;
 use crate::ledger::{Identity, Store};
 use crate::observe::owner;
-use crate::tls::Trust;
+use crate::reach::Reach;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// etcd's part is shown without AWS's: neither is waited for longer.
@@ -68,30 +67,33 @@ struct Row {
 
 impl Members {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
-        let etcd = Client::new(http::Client::new(Trust::public(None)));
         let mut notes = Vec::new();
         let (own, region) = find_self(config, &mut notes).await;
+        let reach = Reach::new(config, own.as_ref());
         let settings = own.map(|own| identity::settings(config, &own));
-        let here = |port| identity::url("127.0.0.1", port);
-        let own_client = settings.as_ref().map_or_else(|| here(config.client_port), identity::own_client_url);
-        let own_peer = settings.as_ref().map_or_else(|| here(config.peer_port), identity::own_peer_url);
+        let here = "127.0.0.1";
+        let own_client = settings.as_ref().map_or_else(|| identity::client_url(config, here), identity::own_client_url);
+        let own_peer = settings.as_ref().map_or_else(|| identity::peer_url(config, here), identity::own_peer_url);
         let first = self.endpoint.clone().unwrap_or(own_client);
-        let (fleet, list) = tokio::join!(ask_ec2(config, region), etcd.member_list(&first, ANSWER_TIMEOUT));
+        let (fleet, list) = tokio::join!(ask_ec2(config, region), reach.etcd.member_list(&first, ANSWER_TIMEOUT));
+        if let Known::Known(fleet) = &fleet {
+            reach.learn(&fleet.roster);
+        }
+        let etcd = reach.etcd;
         let mut tried = Vec::new();
         let mut found = list.map(|list| (first.clone(), list)).map_err(|error| tried.push(error.to_string())).ok();
         let no_fleet = Fleet::default();
         let addresses = || fleet.known().unwrap_or(&no_fleet).roster.standing().filter_map(|i| i.address);
         if found.is_none() {
             // From any node: if not here, then at one of those EC2 shows.
-            let urls =
-                addresses().map(|a| identity::url(&a.to_string(), config.client_port)).filter(|url| *url != first);
+            let urls = addresses().map(|a| identity::client_url(config, &a.to_string())).filter(|url| *url != first);
             found = ask_all(&etcd, urls.collect(), false, &mut tried).await;
         }
         let mut failure = None;
         if found.is_none() {
             let why = format!("no member lists the cluster:\n{}", tried.join("\n"));
             failure = Some(Failure::new(Code::Unavailable, why));
-            let urls = addresses().map(|a| identity::url(&a.to_string(), config.peer_port)).chain([own_peer]);
+            let urls = addresses().map(|a| identity::peer_url(config, &a.to_string())).chain([own_peer]);
             found = ask_all(&etcd, urls.collect(), true, &mut tried).await;
             if let Some((url, _)) = &found {
                 notes.push(format!("no quorum: this is the list as {url} has it, it may be out of date"));

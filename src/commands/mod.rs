@@ -2,6 +2,7 @@
 
 mod discover;
 mod env;
+mod etcdctl_env;
 mod health;
 mod members;
 mod plan;
@@ -14,11 +15,13 @@ use argh::FromArgs;
 
 use crate::cloud::{self, Cloud};
 use crate::config::{self, Config, VARIABLES};
+use crate::etcd::client::Client;
 use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::ledger::{Identity, Store};
 use crate::logger::Format;
 use crate::process::signals;
+use crate::reach::Reach;
 use crate::{daemon, logger};
 
 /// EC2 instances that carry a tag become one etcd cluster, and stay one. Settings are environment variables; each
@@ -42,6 +45,7 @@ enum Command {
     Status(status::Status),
     Health(health::Health),
     Env(env::Env),
+    EtcdctlEnv(etcdctl_env::EtcdctlEnv),
 }
 
 /// Supervise etcd on this instance: found or join the cluster of the tagged instances.
@@ -71,7 +75,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health or env (see --help)",
+            "no command: run, plan, discover, members, status, health, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -116,6 +120,7 @@ fn work(
         (Command::Members(members), _) => Box::pin(async move { members.run(&config).await }),
         (Command::Status(status), _) => Box::pin(async move { status.run(&config).await }),
         (Command::Health(health), _) => Box::pin(async move { health.run(&config).await }),
+        (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),
     }
 }
@@ -147,12 +152,13 @@ async fn find_cloud(config: &Config) -> Result<(Identity, Cloud), Failure> {
     Ok((identity, cloud))
 }
 
-/// Where this node's etcd serves: by what `run` left beside the data, so that no call to AWS is needed.
-fn own_url(config: &Config) -> String {
-    match Store::peek_identity(&config.data) {
-        Ok(Some(own)) => identity::own_client_url(&identity::settings(config, &own)),
-        _ => identity::url("127.0.0.1", config.client_port),
-    }
+/// Where this node's etcd serves clients, and a client of it: by what `run` left beside the data, so that no call to AWS is
+/// needed.
+fn own_etcd(config: &Config) -> (String, Client) {
+    let own = Store::peek_identity(&config.data).ok().flatten();
+    let settings = own.as_ref().map(|own| identity::settings(config, own));
+    let url = settings.as_ref().map_or_else(|| identity::client_url(config, "127.0.0.1"), identity::own_client_url);
+    (url, Reach::new(config, own.as_ref()).etcd)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::ledger::Store;
 use crate::observe::{Observer, Own};
+use crate::reach::Reach;
 
 /// Show every observation, and the step `run` would take now with its reason. Changes nothing.
 #[derive(FromArgs)]
@@ -40,7 +41,8 @@ impl Plan {
             ending: cloud.notices().recent().await,
             since_own_removal: None::<Duration>,
         };
-        let mut observer = Observer::new(config, cloud, false);
+        let reach = Reach::new(&config, Some(&own));
+        let mut observer = Observer::new(config, reach, cloud, false);
         let view = observer.look(&looking, |_| {}).await;
         let step = decide(observer.policy(), &view).to_string();
         match self.json {

@@ -5,16 +5,14 @@ use std::time::Duration;
 use argh::FromArgs;
 use serde_json::json;
 
-use super::own_url;
+use super::own_etcd;
 use crate::config::Config;
-use crate::etcd::client::Client;
 use crate::etcd::data_dir::MUSTER_DIR;
 use crate::exit::{Code, Failure};
 use crate::http;
 use crate::status::screen::{self, Asked};
 use crate::status::server::SOCKET;
 use crate::status::snapshot::Snapshot;
-use crate::tls::Trust;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -33,7 +31,7 @@ impl Status {
         let now = ask_supervisor(config).await.map_err(|cause| Failure::new(Code::Unavailable, cause))?;
         // The supervisor's own word may be ten seconds old.
         let asked = match now.etcd.pid {
-            Some(_) => Some(ask_etcd(&own_url(config)).await),
+            Some(_) => Some(ask_etcd(config).await),
             None => None,
         };
         let ready = now.ready && asked.as_ref().is_some_and(|asked| asked.trouble.is_none());
@@ -59,9 +57,9 @@ async fn ask_supervisor(config: &Config) -> Result<Snapshot, String> {
     serde_json::from_slice(answer.body()).map_err(|e| format!("{}: not a status: {e}", socket.display()))
 }
 
-async fn ask_etcd(url: &str) -> Asked {
-    let etcd = Client::new(http::Client::new(Trust::public(None)));
-    let (status, health) = tokio::join!(etcd.status(url, ANSWER_TIMEOUT), etcd.health(url, ANSWER_TIMEOUT));
+async fn ask_etcd(config: &Config) -> Asked {
+    let (url, etcd) = own_etcd(config);
+    let (status, health) = tokio::join!(etcd.status(&url, ANSWER_TIMEOUT), etcd.health(&url, ANSWER_TIMEOUT));
     let role = status.ok().map(|status| match status.leader {
         _ if status.is_learner => "learner",
         Some(leader) if leader == status.member => "leader",

@@ -1,5 +1,6 @@
 //! The settings: the only reader of the environment. All that is wrong is reported together.
 
+mod security;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::aws::s3::Object;
 use crate::cluster::view::{Clean, Policy};
 use crate::etcd::settings::{self, Kind};
 use crate::logger::Format;
+pub use security::{CaKey, Files, Minting, Origin, Security};
 use variables::RETIRED;
 pub use variables::VARIABLES;
 
@@ -66,6 +68,16 @@ pub struct Config {
     pub wal: PathBuf,
     /// `ETCD_*` that etcd knows.
     pub etcd: BTreeMap<String, String>,
+    /// The client port.
+    pub client: Security,
+    /// The peer port, and so the roll call.
+    pub peer: Security,
+    /// `Some`: a side's certificates are made here.
+    pub minting: Option<Minting>,
+    /// `MUSTER_PLAIN_LOOPBACK`: the client port speaks plain HTTP on loopback.
+    pub plain_loopback: bool,
+    /// `MUSTER_ETCD_USER` and its password's file, for an etcd with authentication on.
+    pub etcd_user: Option<(String, PathBuf)>,
     pub policy: Policy,
     /// `MUSTER_CLAIM`: the object itself.
     pub claim: Option<Object>,
@@ -116,7 +128,7 @@ pub fn log_format(env: &BTreeMap<String, String>) -> Format {
 /// # Errors
 /// All problems, not only the first.
 pub fn read(env: &BTreeMap<String, String>) -> Result<Config, Vec<Problem>> {
-    let mut reader = Reader { env, problems: Vec::new() };
+    let mut reader = Reader { env, given: given(env), problems: Vec::new() };
     let config = reader.config();
     match reader.problems.is_empty() {
         true => Ok(config),
@@ -126,13 +138,14 @@ pub fn read(env: &BTreeMap<String, String>) -> Result<Config, Vec<Problem>> {
 
 struct Reader<'a> {
     env: &'a BTreeMap<String, String>,
+    /// etcd's own variables, with `ETCD_OPTS` turned into variables over them.
+    given: BTreeMap<String, String>,
     problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
     fn config(&mut self) -> Config {
         self.refuse_misspelt();
-        self.refuse_tls();
         let tags = self.tags();
         let token_prefix = self.text("ETCD_INITIAL_CLUSTER_TOKEN").unwrap_or("etcd-muster").to_owned();
         let filter = tags.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
@@ -164,6 +177,8 @@ impl Reader<'_> {
         }
         let etcd = self.etcd_settings();
         let status_listen = self.status_listen([client_port, peer_port], &etcd);
+        let data = self.text("ETCD_DATA_DIR").map_or_else(|| self.path("ED_DATA", "/etcd/data"), PathBuf::from);
+        let (client, peer, minting) = self.security(&data);
         let types = [("host", MemberType::Host), ("ip", MemberType::Ip)];
         Config {
             tags,
@@ -186,9 +201,13 @@ impl Reader<'_> {
             member_type: self.choice("ETCD_MEMBER_TYPE", &types),
             home: self.path("ED_HOME", "/etcd"),
             search_path: self.text("PATH").unwrap_or_default().to_owned(),
-            data: self.text("ETCD_DATA_DIR").map_or_else(|| self.path("ED_DATA", "/etcd/data"), PathBuf::from),
+            data,
             wal: self.path("ED_WAL", "/etcd/wal"),
             etcd,
+            client,
+            peer,
+            plain_loopback: self.yes("MUSTER_PLAIN_LOOPBACK"),
+            etcd_user: self.etcd_user(),
             policy,
             claim,
             leave: self.choice("MUSTER_LEAVE", &[("no", false), ("on-terminate", true)]),
@@ -200,11 +219,35 @@ impl Reader<'_> {
             status_listen,
             log_level: self.choice("MUSTER_LOG", &LOG_LEVELS),
             log_format: self.choice("MUSTER_LOG_FORMAT", &LOG_FORMATS),
-            notices: RETIRED
-                .iter()
-                .filter(|name| self.text(name).is_some())
-                .map(|name| format!("{name} is no longer needed and does nothing; remove it"))
-                .collect(),
+            notices: self.notices(minting.is_some()),
+            minting,
+        }
+    }
+
+    fn notices(&self, mints: bool) -> Vec<String> {
+        let retired = RETIRED.iter().filter(|name| self.text(name).is_some());
+        let retired = retired.map(|name| format!("{name} is no longer needed and does nothing; remove it"));
+        let unused = self.text("MUSTER_CA_CERT").filter(|_| !mints).map(|_| {
+            "MUSTER_CA_CERT is set, but no certificate is made: set CLNT_SCHEMA=https or PEER_SCHEMA=https, on a side that has \
+             no other"
+                .to_owned()
+        });
+        retired.chain(unused).collect()
+    }
+
+    fn etcd_user(&mut self) -> Option<(String, PathBuf)> {
+        let (user, file) = ("MUSTER_ETCD_USER", "MUSTER_ETCD_PASSWORD_FILE");
+        match (self.text(user).map(str::to_owned), self.text(file).map(PathBuf::from)) {
+            (Some(user), Some(file)) => Some((user, file)),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.wrong(file, format!("is missing beside {user}; name the file that holds the password"));
+                None
+            }
+            (None, Some(_)) => {
+                self.wrong(user, format!("is missing beside {file}; name the user, as root"));
+                None
+            }
         }
     }
 
@@ -316,7 +359,7 @@ impl Reader<'_> {
         let default = Duration::from_secs(default_seconds);
         let Some(value) = self.text(name) else { return default };
         parse_duration(value).unwrap_or_else(|| {
-            self.wrong(name, "is not a duration; write 30, 30s, 5m or 500ms");
+            self.wrong(name, "is not a duration; write 30, 30s, 5m, 12h, 90d or 500ms");
             default
         })
     }
@@ -378,23 +421,15 @@ impl Reader<'_> {
         }
     }
 
-    /// etcd's own variables, with `ETCD_OPTS` turned into variables over them.
+    /// etcd's own settings: `ETCD_OPTS` wins over variables.
     fn etcd_settings(&mut self) -> BTreeMap<String, String> {
-        let mut given: BTreeMap<String, String> = BTreeMap::new();
-        let ours = |name: &str| VARIABLES.iter().any(|v| v.name == name) || RETIRED.contains(&name);
-        for (name, value) in self.env.iter().filter(|(name, _)| name.starts_with("ETCD_") && !ours(name)) {
-            given.insert(name.clone(), value.clone());
-        }
         for word in self.text("ETCD_OPTS").unwrap_or_default().to_owned().split_whitespace() {
-            match option_as_variable(word) {
-                Some((name, value)) => {
-                    given.insert(name, value);
-                }
-                None => self.wrong("ETCD_OPTS", format!("{word:?} is no --flag=value; write every flag so")),
+            if option_as_variable(word).is_none() {
+                self.wrong("ETCD_OPTS", format!("{word:?} is no --flag=value; write every flag so"));
             }
         }
         let mut passed = BTreeMap::new();
-        for (name, value) in given {
+        for (name, value) in self.given.clone() {
             match settings::kind(&name) {
                 Kind::Passed => {
                     passed.insert(name, value);
@@ -422,31 +457,6 @@ impl Reader<'_> {
             self.wrong(&name, format!("no such variable{}", hint.unwrap_or_default()));
         }
     }
-
-    /// Never plain where the operator asked for TLS.
-    fn refuse_tls(&mut self) {
-        const LATER: &str = "TLS towards members and clients is not in this version; unset it to run plain";
-        for name in ["CLNT_SCHEMA", "PEER_SCHEMA"] {
-            match self.text(name) {
-                None | Some("http") => {}
-                Some("https") => self.wrong(name, LATER),
-                Some(_) => self.wrong(name, "is none of http, https"),
-            }
-        }
-        let asked = ["ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"].into_iter().filter(|name| self.text(name) == Some("true"));
-        let files = ["CERT_FILE", "KEY_FILE", "TRUSTED_CA_FILE"];
-        let named = ["ETCD", "ETCD_PEER", "CLIENT", "PEER"]
-            .iter()
-            .flat_map(|side| files.iter().map(move |file| format!("{side}_{file}")))
-            .filter(|name| self.text(name).is_some());
-        for name in asked.map(str::to_owned).chain(named).collect::<Vec<_>>() {
-            self.wrong(&name, LATER);
-        }
-        let ssl = self.path("ED_SSL", "/etcd/ssl");
-        for file in ["client.crt", "peer.crt"].map(|file| ssl.join(file)).into_iter().filter(|file| file.exists()) {
-            self.problems.push(Problem(format!("{}: {LATER}, and move the file away", file.display())));
-        }
-    }
 }
 
 /// The claim's own name below its prefix.
@@ -455,7 +465,16 @@ const CLAIM: &str = "claim.json";
 /// Beyond this an etcd cluster only gets slower (etcd FAQ: seven at most, in general).
 const MAX_CLUSTER_SIZE: usize = 99;
 
-/// `30` (seconds), `30s`, `5m`, `500ms`.
+/// etcd's own variables, and the flags of `ETCD_OPTS` as variables over them.
+fn given(env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let ours = |name: &str| VARIABLES.iter().any(|v| v.name == name) || RETIRED.contains(&name);
+    let variables = env.iter().filter(|(name, _)| name.starts_with("ETCD_") && !ours(name));
+    let variables = variables.map(|(name, value)| (name.clone(), value.clone()));
+    let flags = env.get("ETCD_OPTS").map(String::as_str).unwrap_or_default().split_whitespace();
+    variables.chain(flags.filter_map(option_as_variable)).collect()
+}
+
+/// `30` (seconds), `30s`, `5m`, `12h`, `90d`, `500ms`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;
@@ -463,6 +482,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "" | "s" => Some(Duration::from_secs(number)),
         "ms" => Some(Duration::from_millis(number)),
         "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
+        "d" => Some(Duration::from_secs(number.checked_mul(24 * 3600)?)),
         _ => None,
     }
 }
@@ -540,13 +561,6 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_was_asked_for_is_never_answered_with_plain() {
-        for pair in [("CLNT_SCHEMA", "https"), ("ETCD_AUTO_TLS", "true"), ("PEER_CERT_FILE", "x.crt")] {
-            assert_eq!(problems(&[pair]).len(), 1, "{pair:?}");
-        }
-    }
-
-    #[test]
     fn a_claim_is_an_object_below_its_prefix() {
         let claim = |value| read(&env(&[("MUSTER_CLAIM", value)])).ok().map(|config| config.policy.claim.unwrap());
         assert_eq!(claim("s3://etcd-claims/prod/blue").as_deref(), Some("s3://etcd-claims/prod/blue/claim.json"));
@@ -590,6 +604,6 @@ mod tests {
             (of("30"), of("30s"), of("5m"), of("500ms")),
             (Some(30_000), Some(30_000), Some(300_000), Some(500))
         );
-        assert_eq!((of("-1"), of("1h"), of(""), of("s")), (None, None, None, None));
+        assert_eq!((of("-1"), of("1w"), of(""), of("s")), (None, None, None, None));
     }
 }

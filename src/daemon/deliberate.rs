@@ -33,6 +33,7 @@ impl Daemon {
         let mut shown = None;
         self.observer.watch_anew();
         loop {
+            self.keeper.tend().await;
             let paths = self.settings().paths;
             let resumed = self.actor.finish_quarantine(&paths);
             if let Err(error) = resumed.and_then(|()| self.actor.forget_what_never_began(&paths)) {

@@ -86,6 +86,7 @@ impl Daemon {
             ended = child.wait() => Ok(ended),
             stop = attendant.until_stop(&mut progress) => Err(stop),
             never = reconciler.every(self.config.reconcile) => match never {},
+            never = self.keeper.forever() => match never {},
             () = leaver.until_left() => Err(Stop::Left),
         };
         let ended = match ended {

@@ -20,8 +20,8 @@ use crate::etcd::client::Client;
 use crate::etcd::command::{Release, Settings};
 use crate::exit::{Code, Failure};
 use crate::hook::{Hooks, Transition};
-use crate::http;
 use crate::identity;
+use crate::keeper::Keeper;
 use crate::ledger::Identity;
 use crate::notice::Notices;
 use crate::observe::Observer;
@@ -29,10 +29,11 @@ use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
 use crate::process::spawn::{Child, Output};
+use crate::reach::{self, Reach};
 use crate::rollcall::server::{Desk, Serving, serve};
 use crate::startup::{self, Startup};
 use crate::status::journal::{Journal, gist};
-use crate::tls::Trust;
+use crate::tls::Acceptor;
 
 /// The first pause between looks; it doubles up to `BOOTSTRAP_WAIT` while nothing moves.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -60,7 +61,8 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
         () = stop.signal() => return Ok(0),
         found = startup::look_around(&config, &reaper, &journal) => found?,
     };
-    let mut daemon = Daemon::new(config, found, reaper, journal);
+    let acceptor = reach::acceptor(&config.peer).map_err(|cause| Failure::new(Code::System, cause))?;
+    let mut daemon = Daemon::new(config, found, acceptor, reaper, journal);
     let ended = tokio::select! {
         biased;
         () = stop.signal() => None,
@@ -83,6 +85,9 @@ struct Daemon {
     version: Option<Output>,
     release: Option<Release>,
     observer: Observer,
+    /// `None`: the roll call is plain.
+    acceptor: Option<Acceptor>,
+    keeper: Keeper,
     desk: Desk,
     claim: Arc<ClaimObject>,
     notices: Arc<Notices>,
@@ -117,17 +122,20 @@ enum Kind {
 }
 
 impl Daemon {
-    fn new(config: Config, found: Startup, reaper: Reaper, journal: Journal) -> Self {
+    fn new(config: Config, found: Startup, acceptor: Option<Acceptor>, reaper: Reaper, journal: Journal) -> Self {
         let Startup { identity, program, version, desk, cloud } = found;
         let me = InstanceId(identity.instance.clone());
+        let reach = Reach::new(&config, Some(&identity));
         let (claim, notices, hooks) = (cloud.claim(), cloud.notices(), cloud.hooks());
         Self {
-            actor: Actor::new(desk.clone(), claim.clone(), me, config.peer_port, config.probe_timeout),
-            observer: Observer::new(config.clone(), cloud, true),
+            acceptor,
+            keeper: Keeper::new(config.clone(), identity.clone(), cloud.parameters(), journal.clone()),
+            actor: Actor::new(config.clone(), reach.clone(), desk.clone(), claim.clone(), me),
+            observer: Observer::new(config.clone(), reach.clone(), cloud, true),
             claim,
             notices,
             hooks,
-            etcd: Client::new(http::Client::new(Trust::public(None))),
+            etcd: reach.etcd,
             notify: Notify::to(config.notify_socket.clone()),
             journal,
             config,
@@ -151,6 +159,7 @@ impl Daemon {
     async fn live(&mut self) -> Result<Never, Failure> {
         loop {
             let serving = self.serve().await?;
+            self.secure().await;
             let launch = self.deliberate().await?;
             serving.close().await;
             let (life, output) = self.run_etcd(&launch).await?;
@@ -177,7 +186,7 @@ impl Daemon {
         let addresses = addresses.map_err(|error| Failure::new(Code::Config, error))?;
         let mut pause = FIRST_PAUSE;
         loop {
-            match serve(&self.desk, &addresses).await {
+            match serve(&self.desk, &addresses, self.acceptor.as_ref()).await {
                 Ok(serving) => return Ok(serving),
                 Err(error) => self.say(
                     Label::hold("peer_port_in_use"),
@@ -186,6 +195,17 @@ impl Daemon {
                     ),
                 ),
             }
+            clock::pause(pause).await;
+            pause = (pause * 2).min(self.config.bootstrap_wait);
+        }
+    }
+
+    /// Waits until what etcd is to be started with is fit. The roll call is served meanwhile: a node in need of a certificate must
+    /// not look like one on which nothing runs.
+    async fn secure(&mut self) {
+        let mut pause = FIRST_PAUSE;
+        while let Err(cause) = self.keeper.prepare().await {
+            self.say(Label::hold("certificates"), &format!("hold: {cause}"));
             clock::pause(pause).await;
             pause = (pause * 2).min(self.config.bootstrap_wait);
         }

@@ -4,15 +4,18 @@
 //! `code` and `message` are read.)
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
+use hyper::header::AUTHORIZATION;
 use hyper::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+use super::login::Login;
 use crate::cluster::types::{ClusterId, Member, MemberId};
 use crate::http::{self, Failure};
 
@@ -31,12 +34,29 @@ pub enum Error {
         url: String,
         cause: String,
     },
+    /// etcd's authentication is on, and we have no user that it takes.
+    Login {
+        url: String,
+        cause: String,
+    },
 }
 
 impl Error {
     /// Whether the message holds that text.
     pub fn says(&self, text: &str) -> bool {
         matches!(self, Self::Api { message, .. } if message.contains(text))
+    }
+
+    /// Refused for want of a (valid) token: 16 is Unauthenticated; without any token it is "user name is empty", and after a
+    /// change of users "revision of auth store is old", both with code 3 (etcd's api/v3rpc/rpctypes/error.go).
+    fn wants_a_token(&self) -> bool {
+        let empty_or_old = self.says("user name is empty") || self.says("revision of auth store is old");
+        empty_or_old || matches!(self, Self::Api { code: 16, .. })
+    }
+
+    /// It is there, and we are at odds: over a certificate, a user, or what is spoken.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.failure(), Some(Failure::Tls(_) | Failure::Protocol(_))) || matches!(self, Self::Login { .. })
     }
 
     /// The transport's failure, where it is one.
@@ -54,6 +74,7 @@ impl fmt::Display for Error {
             Self::Http(error) => write!(f, "{error}"),
             Self::Api { url, code, message } => write!(f, "{url}: etcd says: {message} (code {code})"),
             Self::NotEtcd { url, cause } => write!(f, "{url}: not etcd's answer: {cause}"),
+            Self::Login { url, cause } => write!(f, "{url}: etcd's authentication is on: {cause}"),
         }
     }
 }
@@ -158,6 +179,11 @@ struct StatusAnswer {
 }
 
 #[derive(Deserialize)]
+struct TokenAnswer {
+    token: String,
+}
+
+#[derive(Deserialize)]
 struct AlarmAnswer {
     #[serde(default)]
     alarms: Vec<WireAlarm>,
@@ -193,13 +219,22 @@ fn u64_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Err
 /// A client of any etcd; each call names the URL it goes to.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: http::Client,
+    client_port: http::Client,
+    peer_port: http::Client,
+    login: Option<Arc<Login>>,
 }
 
 impl Client {
-    /// A client over that transport.
-    pub fn new(http: http::Client) -> Self {
-        Self { http }
+    /// A client over these transports: the two ports may be secured in different ways. `login`: for an etcd with
+    /// authentication on.
+    pub fn new(client_port: http::Client, peer_port: http::Client, login: Option<Login>) -> Self {
+        Self { client_port, peer_port, login: login.map(Arc::new) }
+    }
+
+    /// This client, with another way to client ports.
+    #[must_use]
+    pub fn under(self, client_port: http::Client) -> Self {
+        Self { client_port, ..self }
     }
 
     /// The member list. Linearizable from 3.5 on: an answer proves a quorum. 3.4 ignores the wish and answers from what it
@@ -318,7 +353,7 @@ impl Client {
             #[serde(default)]
             reason: String,
         }
-        let (url, answer) = self.get(url, "/health", within).await?;
+        let (url, answer) = get(&self.client_port, url, "/health", within).await?;
         let health: Health = parse(&url, answer.body())?;
         Ok(match health.health.as_str() {
             "true" => Ok(()),
@@ -327,16 +362,20 @@ impl Client {
         })
     }
 
-    /// `/version`, on either port.
+    /// `/version`, on the client port.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn version(&self, url: &str, within: Duration) -> Result<Version, Error> {
-        let (url, answer) = self.get(url, "/version", within).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(Error::NotEtcd { url, cause: format!("answers {}", answer.status()) });
-        }
-        parse(&url, answer.body())
+        version(&self.client_port, url, within).await
+    }
+
+    /// `/version`, on the peer port: answered without a quorum.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn peer_version(&self, url: &str, within: Duration) -> Result<Version, Error> {
+        version(&self.peer_port, url, within).await
     }
 
     /// The peer port's member list: local, without a quorum.
@@ -344,7 +383,7 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn peer_members(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
-        let (url, answer) = self.get(url, "/members", within).await?;
+        let (url, answer) = get(&self.peer_port, url, "/members", within).await?;
         let id = answer.headers().get("x-etcd-cluster-id").and_then(|v| v.to_str().ok());
         let Some(cluster) = id.and_then(|text| u64::from_str_radix(text, 16).ok()) else {
             return Err(Error::NotEtcd {
@@ -356,13 +395,8 @@ impl Client {
         Ok(MemberList { cluster: ClusterId(cluster), members: members.into_iter().map(Member::from).collect() })
     }
 
-    async fn get(&self, base: &str, path: &str, within: Duration) -> Result<(String, Response<Bytes>), Error> {
-        let url = format!("{}{path}", base.trim_end_matches('/'));
-        let request = Request::get(&url).body(Full::default()).map_err(|e| not_etcd(&url, &e))?;
-        let answer = self.http.fetch(request, within).await.map_err(Error::Http)?;
-        Ok((url, answer))
-    }
-
+    /// A call of the gateway, by the user that was given if etcd asks for one. A call that was refused for want of a token was
+    /// not carried out, so that it may be sent again.
     async fn post<T: DeserializeOwned>(
         &self,
         base: &str,
@@ -370,10 +404,41 @@ impl Client {
         query: &Value,
         within: Duration,
     ) -> Result<T, Error> {
+        let token = self.login.as_ref().and_then(|login| login.token());
+        let refused = match self.send(base, path, query, token.as_deref(), within).await {
+            Err(error) if error.wants_a_token() => error,
+            other => return other,
+        };
+        let cannot = |cause: String| Error::Login { url: base.to_owned(), cause };
+        let Some(login) = &self.login else {
+            return Err(cannot(format!("{refused}; set MUSTER_ETCD_USER and MUSTER_ETCD_PASSWORD_FILE")));
+        };
+        let credentials = login.credentials().map_err(cannot)?;
+        let answer = self.send::<TokenAnswer>(base, "/v3/auth/authenticate", &credentials, None, within).await;
+        let token = match answer {
+            Ok(answer) => login.keep(answer.token),
+            Err(error @ Error::Api { .. }) => return Err(cannot(format!("{login}: {error}"))),
+            Err(error) => return Err(error),
+        };
+        self.send(base, path, query, Some(&token), within).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        base: &str,
+        path: &str,
+        query: &Value,
+        token: Option<&str>,
+        within: Duration,
+    ) -> Result<T, Error> {
         let url = format!("{}{path}", base.trim_end_matches('/'));
-        let body = Full::new(Bytes::from(query.to_string()));
-        let request = Request::post(&url).header("content-type", "application/json").body(body);
-        let answer = self.http.fetch(request.map_err(|e| not_etcd(&url, &e))?, within).await.map_err(Error::Http)?;
+        let mut request = Request::post(&url).header("content-type", "application/json");
+        if let Some(token) = token {
+            // As it is: the gateway knows no "Bearer".
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request.body(Full::new(Bytes::from(query.to_string()))).map_err(|e| not_etcd(&url, &e))?;
+        let answer = self.client_port.fetch(request, within).await.map_err(Error::Http)?;
         if answer.status() == StatusCode::OK {
             return parse(&url, answer.body());
         }
@@ -382,6 +447,31 @@ impl Client {
         let message = if error.message.is_empty() { error.error } else { error.message };
         Err(Error::Api { url, code: error.code, message })
     }
+}
+
+async fn version(http: &http::Client, url: &str, within: Duration) -> Result<Version, Error> {
+    let (url, answer) = get(http, url, "/version", within).await?;
+    if answer.status() == StatusCode::OK {
+        return parse(&url, answer.body());
+    }
+    // What Go's server tells who speaks plain to it.
+    let cause = match answer.body().starts_with(b"Client sent an HTTP request to an HTTPS server") {
+        true => "it speaks TLS, and was asked in plain HTTP".to_owned(),
+        false => format!("answers {}", answer.status()),
+    };
+    Err(Error::NotEtcd { url, cause })
+}
+
+async fn get(
+    http: &http::Client,
+    base: &str,
+    path: &str,
+    within: Duration,
+) -> Result<(String, Response<Bytes>), Error> {
+    let url = format!("{}{path}", base.trim_end_matches('/'));
+    let request = Request::get(&url).body(Full::default()).map_err(|e| not_etcd(&url, &e))?;
+    let answer = http.fetch(request, within).await.map_err(Error::Http)?;
+    Ok((url, answer))
 }
 
 fn parse<T: DeserializeOwned>(url: &str, body: &[u8]) -> Result<T, Error> {

@@ -25,6 +25,8 @@ pub struct Settings {
     pub listen_client_urls: String,
     pub advertise_peer_urls: String,
     pub advertise_client_urls: String,
+    /// Certificates, keys and CAs, by etcd's variables.
+    pub security: Vec<(String, String)>,
     /// `ETCD_*` as the operator gave them (`ETCD_OPTS` included); they win.
     pub operator: BTreeMap<String, String>,
 }
@@ -69,6 +71,8 @@ pub fn environment(settings: &Settings, start: &Start<'_>, release: Option<Relea
     set("LISTEN_CLIENT_URLS", settings.listen_client_urls.clone());
     set("INITIAL_ADVERTISE_PEER_URLS", settings.advertise_peer_urls.clone());
     set("ADVERTISE_CLIENT_URLS", settings.advertise_client_urls.clone());
+    env.extend(settings.security.iter().cloned());
+    let mut set = |key: &str, value: String| env.insert(format!("ETCD_{key}"), value);
     // On 3.4 the old logger goes to journald when its parent is PID 1.
     set("LOGGER", "zap".to_owned());
     set("LOG_OUTPUTS", "stderr".to_owned());
@@ -118,6 +122,7 @@ mod tests {
             listen_client_urls: "http://10.0.0.1:2379".into(),
             advertise_peer_urls: "http://10.0.0.1:2380".into(),
             advertise_client_urls: "http://10.0.0.1:2379".into(),
+            security: vec![("ETCD_CERT_FILE".into(), "/ssl/client.crt".into())],
             operator: operator.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         }
     }
@@ -126,6 +131,7 @@ mod tests {
     fn the_operator_wins() {
         let env = environment(&settings(&[("ETCD_NAME", "mine"), ("ETCD_PRE_VOTE", "false")]), &Start::Resume, None);
         assert_eq!((env["ETCD_NAME"].as_str(), env["ETCD_PRE_VOTE"].as_str()), ("mine", "false"));
+        assert_eq!(env["ETCD_CERT_FILE"], "/ssl/client.crt");
         assert!(!env.contains_key("ETCD_INITIAL_CLUSTER_STATE"));
     }
 

@@ -4,4 +4,5 @@ pub mod client;
 pub mod command;
 pub mod data_dir;
 pub mod ids;
+pub mod login;
 pub mod settings;

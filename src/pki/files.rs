@@ -262,6 +262,16 @@ impl Ca {
     }
 }
 
+/// What the first certificate in a PEM file says.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn leaf_in(path: &Path) -> Result<Certificate, Fault> {
+    let place = path.display().to_string();
+    let (_, certificates) = read_certificates(&place, &pem::read_file(path)?)?;
+    certificates.into_iter().next().ok_or(Fault { place, flaw: Flaw::NoCertificate { holds_key: false } })
+}
+
 /// A moment inside the validity, both ends included (RFC 5280, section 4.1.2.5).
 pub(super) fn in_time(certificate: &Certificate, now: i64) -> Result<(), Flaw> {
     let subject = || certificate.subject.clone();

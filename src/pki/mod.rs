@@ -13,7 +13,7 @@ mod pem;
 
 pub use certificate::Certificate;
 pub use fault::{Fault, Flaw};
-pub use files::{Ca, Pair, Want};
+pub use files::{Ca, Pair, Want, leaf_in};
 pub use issuer::{Issuer, Leaf, ephemeral};
 pub use minted::{Minted, Standing, renew_at};
 

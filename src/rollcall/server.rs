@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -21,7 +21,9 @@ use super::{CALL_PATH, Envelope, FROM_HEADER, HELLO_PATH, Hello};
 use crate::cluster::paxos::{self, Answer, Ledger, Standing};
 use crate::cluster::types::{ClusterId, InitialList, InstanceId, ListedMember, Roster};
 use crate::cluster::view::Policy;
+use crate::http::Stream;
 use crate::ledger::{self, Store};
+use crate::tls::Acceptor;
 
 /// A list of a hundred members is some 20 KB.
 const MAX_CALL_BYTES: usize = 256 << 10;
@@ -168,34 +170,42 @@ impl Serving {
 ///
 /// # Errors
 /// The address that can't be bound, by name.
-pub async fn serve(desk: &Desk, addresses: &[SocketAddr]) -> io::Result<Serving> {
+pub async fn serve(desk: &Desk, addresses: &[SocketAddr], tls: Option<&Acceptor>) -> io::Result<Serving> {
     let mut tasks = JoinSet::new();
     for address in addresses {
         // tokio sets SO_REUSEADDR; without it etcd couldn't bind while our closed connections linger.
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))?;
-        tasks.spawn(accept(listener, desk.clone()));
+        tasks.spawn(accept(listener, desk.clone(), tls.cloned()));
     }
     Ok(Serving(tasks))
 }
 
-async fn accept(listener: TcpListener, desk: Desk) {
+async fn accept(listener: TcpListener, desk: Desk, tls: Option<Acceptor>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 let Ok((stream, _)) = accepted else { continue };
-                let desk = desk.clone();
-                connections.spawn(async move {
-                    let service = service_fn(move |request| respond(desk.clone(), request));
-                    let serve = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
-                    // A caller that stalls or breaks off is its own trouble.
-                    let _gone = tokio::time::timeout(CONNECTION_LIFE, serve).await;
-                });
+                let (desk, tls) = (desk.clone(), tls.clone());
+                // A caller that stalls or breaks off is its own trouble.
+                connections.spawn(async move { _ = tokio::time::timeout(CONNECTION_LIFE, converse(stream, desk, tls)).await });
             }
         }
     }
+}
+
+async fn converse(stream: TcpStream, desk: Desk, tls: Option<Acceptor>) {
+    let stream: Box<dyn Stream> = match tls {
+        None => Box::new(stream),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Box::new(stream),
+            Err(error) => return log::debug!("a caller of the roll call got no TLS: {error}"),
+        },
+    };
+    let service = service_fn(move |request| respond(desk.clone(), request));
+    _ = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn respond(desk: Desk, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::snapshot::{ApiCount, Decision, Etcd, Members, Moment, Snapshot, Who};
+use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Members, Moment, Snapshot, Who};
 use crate::clock;
 use crate::cluster::label::Label;
 use crate::cluster::types::{ClusterId, Member, MemberId};
@@ -40,6 +40,7 @@ struct State {
     ids: Option<(ClusterId, MemberId)>,
     role: Option<&'static str>,
     members: Option<(Members, Instant)>,
+    certificates: Vec<Certificate>,
     counts: BTreeMap<&'static str, u64>,
     failures: u64,
     past: VecDeque<Past>,
@@ -73,6 +74,7 @@ impl Journal {
             ids: None,
             role: None,
             members: None,
+            certificates: Vec::new(),
             counts: Label::DECISIONS.iter().map(|step| (*step, 0)).collect(),
             failures: 0,
             past: VecDeque::new(),
@@ -174,6 +176,11 @@ impl Journal {
         self.state().members = Some((members, clock::now()));
     }
 
+    /// Until when the ports' certificates are valid.
+    pub fn certificates(&self, certificates: Vec<Certificate>) {
+        self.state().certificates = certificates;
+    }
+
     /// A stop was asked for.
     pub fn stopping(&self) {
         self.now(Label { step: "stop", kind: "" }, "a stop was asked for");
@@ -222,6 +229,7 @@ impl State {
                 seconds_since_healthy: (now - self.healthy_at.unwrap_or(self.began.0)).as_secs(),
             },
             members: members.map(|(members, age)| Members { seconds_ago: age.as_secs(), ..members.clone() }),
+            certificates: self.certificates.clone(),
             api: Api::ALL.iter().map(|api| self.api_count(*api)).collect(),
             decisions_total: self.counts.iter().map(|(step, count)| ((*step).to_owned(), *count)).collect(),
             failures_total: self.failures,

@@ -44,6 +44,14 @@ pub fn render(now: &Snapshot) -> String {
     for api in &now.api {
         page.sample(&[("service", &api.service)], api.errors);
     }
+    let leaves = now.certificates.iter().map(|c| (&c.side, c.not_after));
+    page.expiries(
+        "etcd_muster_certificate_expiry_timestamp_seconds",
+        "Until when a port's certificate is valid.",
+        leaves,
+    );
+    let roots = now.certificates.iter().map(|c| (&c.side, c.ca_not_after));
+    page.expiries("etcd_muster_ca_expiry_timestamp_seconds", "Until when the CA of a port is valid.", roots);
     if let Some(members) = &now.members {
         page.family("etcd_muster_members", "gauge", "Members the cluster lists, as seen within the last minutes.");
         let states = [("voter", members.voters), ("learner", members.learners), ("unstarted", members.unstarted)];
@@ -59,6 +67,18 @@ struct Page(String);
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _infallible = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// In seconds since the epoch; what isn't known isn't shown.
+    fn expiries<'a>(&mut self, name: &str, help: &str, sides: impl Iterator<Item = (&'a String, Option<i64>)>) {
+        let known: Vec<_> = sides.filter_map(|(side, until)| Some((side, until?))).collect();
+        if known.is_empty() {
+            return;
+        }
+        self.family(name, "gauge", help);
+        for (side, until) in known {
+            self.sample(&[("side", side)], until);
+        }
     }
 
     /// A sample of the family above it.
@@ -77,7 +97,7 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::snapshot::{ApiCount, Members};
+    use crate::status::snapshot::{ApiCount, Certificate, Members};
 
     #[test]
     fn every_sample_stands_below_its_own_family() {
@@ -97,6 +117,12 @@ mod tests {
             assert!(page.lines().any(|l| l == line), "{line}:\n{page}");
         }
         assert!(!page.contains("etcd_muster_members"), "what isn't known isn't shown");
+        assert!(!page.contains("certificate_expiry"), "nor has a plain node a certificate");
+        now.certificates =
+            vec![Certificate { side: "client".to_owned(), not_after: Some(1_800_000_000), ca_not_after: None }];
+        let certified = render(&now);
+        assert!(certified.contains("etcd_muster_certificate_expiry_timestamp_seconds{side=\"client\"} 1800000000\n"));
+        assert!(!certified.contains("ca_expiry"));
         now.members = Some(Members { voters: 3, ..Members::default() });
         assert!(render(&now).contains("etcd_muster_members{state=\"voter\"} 3\n"));
     }

@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub etcd: Etcd,
     /// `None`: no member list was seen lately.
     pub members: Option<Members>,
+    /// Of each port that speaks TLS.
+    pub certificates: Vec<Certificate>,
     pub api: Vec<ApiCount>,
     pub decisions_total: BTreeMap<String, u64>,
     pub failures_total: u64,
@@ -71,6 +73,17 @@ pub struct Members {
     pub learners: usize,
     pub unstarted: usize,
     pub seconds_ago: u64,
+}
+
+/// Until when a port's certificate, and the CA beside it, are valid: seconds since the epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    /// client or peer.
+    pub side: String,
+    /// `None`: it can't be read.
+    pub not_after: Option<i64>,
+    pub ca_not_after: Option<i64>,
 }
 
 /// Calls of one of AWS's services.

@@ -1,0 +1,284 @@
+//! How etcd's two ports are secured: plain, files, etcd's automatic certificates, or certificates that we make.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Problem, Reader};
+use crate::etcd::data_dir::MUSTER_DIR;
+use crate::tls::KeyFiles;
+
+/// How one of etcd's ports is secured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Security {
+    Plain,
+    Files(Files),
+    /// etcd makes its own certificates: encrypted, but nobody is who he says he is.
+    Automatic,
+}
+
+impl Security {
+    /// The scheme of the port's URLs.
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Files(_) | Self::Automatic => "https",
+        }
+    }
+}
+
+/// A certificate in files, and what other certificates are measured by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Files {
+    pub pair: KeyFiles,
+    /// Verifies servers; without one only public roots do.
+    pub ca: Option<PathBuf>,
+    /// Clients must show a certificate of that CA.
+    pub demands: bool,
+    /// Certificates that are let in no more.
+    pub revoked: Option<PathBuf>,
+    pub origin: Origin,
+}
+
+/// Who has put the files there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// etcd's own variables name them.
+    Operator,
+    /// They lie in `ED_SSL`.
+    Folder,
+    /// We make them, by `MUSTER_CA_CERT` and `MUSTER_CA_KEY`.
+    Minted,
+}
+
+/// What certificates are made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Minting {
+    pub ca_cert: PathBuf,
+    pub ca_key: CaKey,
+    pub life: Duration,
+    /// Names and addresses beside the node's own.
+    pub extra_sans: Vec<String>,
+    /// Where they are kept.
+    pub dir: PathBuf,
+}
+
+/// Where the CA's key is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CaKey {
+    File(PathBuf),
+    /// The name of a parameter in AWS Systems Manager's Parameter Store.
+    Parameter(String),
+}
+
+/// One side's variables.
+struct Side {
+    schema: &'static str,
+    /// What etcd's own variables begin with.
+    etcd: &'static str,
+    /// What the original's variables begin with, and the files in `ED_SSL`.
+    ours: &'static str,
+    file: &'static str,
+    auto: &'static str,
+    auth: &'static str,
+    revoked: &'static str,
+}
+
+const CLIENT: Side = Side {
+    schema: "CLNT_SCHEMA",
+    etcd: "ETCD",
+    ours: "CLIENT",
+    file: "client",
+    auto: "ETCD_AUTO_TLS",
+    auth: "ETCD_CLIENT_CERT_AUTH",
+    revoked: "ETCD_CLIENT_CRL_FILE",
+};
+
+const PEER: Side = Side {
+    schema: "PEER_SCHEMA",
+    etcd: "ETCD_PEER",
+    ours: "PEER",
+    file: "peer",
+    auto: "ETCD_PEER_AUTO_TLS",
+    auth: "ETCD_PEER_CLIENT_CERT_AUTH",
+    revoked: "ETCD_PEER_CRL_FILE",
+};
+
+/// A leaf lives three months: long enough for any outage of whoever has the CA's key, short enough to be renewed in earnest.
+const LEAF_LIFE_SECONDS: u64 = 90 * 24 * 3600;
+
+impl Reader<'_> {
+    /// Both sides, the client's first, and what is minted for them, if anything is.
+    pub(super) fn security(&mut self, data: &Path) -> (Security, Security, Option<Minting>) {
+        let minting = self.minting(data);
+        let client = self.side(&CLIENT, minting.as_ref());
+        let peer = self.side(&PEER, minting.as_ref());
+        let is_minted = |side: &Security| matches!(side, Security::Files(files) if files.origin == Origin::Minted);
+        let used = is_minted(&client) || is_minted(&peer);
+        (client, peer, minting.filter(|_| used))
+    }
+
+    fn minting(&mut self, data: &Path) -> Option<Minting> {
+        let life = self.duration("MUSTER_LEAF_LIFE", LEAF_LIFE_SECONDS);
+        let extra_sans = self.extra_sans();
+        let cert = self.text("MUSTER_CA_CERT").map(PathBuf::from);
+        let key = self.text("MUSTER_CA_KEY").map(str::to_owned);
+        let (ca_cert, key) = match (cert, key) {
+            (Some(cert), Some(key)) => (cert, key),
+            (None, None) => return None,
+            (Some(_), None) => {
+                self.wrong("MUSTER_CA_KEY", "is missing beside MUSTER_CA_CERT; give a file, or ssm:/name");
+                return None;
+            }
+            (None, Some(_)) => {
+                self.wrong("MUSTER_CA_CERT", "is missing beside MUSTER_CA_KEY; give the CA's certificate");
+                return None;
+            }
+        };
+        // (Systems Manager API Reference, "GetParameter": the names.)
+        let is_name =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-:".contains(c));
+        let ca_key = match key.strip_prefix("ssm:") {
+            None => CaKey::File(PathBuf::from(key)),
+            Some(name) if is_name(name) => CaKey::Parameter(name.to_owned()),
+            Some(_) => {
+                self.wrong("MUSTER_CA_KEY", "names no parameter; write ssm:/name");
+                return None;
+            }
+        };
+        Some(Minting { ca_cert, ca_key, life, extra_sans, dir: data.join(MUSTER_DIR).join("tls") })
+    }
+
+    fn extra_sans(&mut self) -> Vec<String> {
+        const NAME: &str = "MUSTER_EXTRA_SANS";
+        let value = self.text(NAME).unwrap_or_default().to_owned();
+        let sans: Vec<String> =
+            value.split(',').map(|san| san.trim().to_owned()).filter(|san| !san.is_empty()).collect();
+        let is_name = |san: &str| san.chars().all(|c| c.is_ascii_alphanumeric() || ".-_*".contains(c));
+        if let Some(wrong) = sans.iter().find(|san| san.parse::<IpAddr>().is_err() && !is_name(san)) {
+            self.wrong(NAME, format!("{wrong:?} is neither a name nor an address; write etcd.example.com,10.0.0.9"));
+        }
+        sans
+    }
+
+    /// The first that matches: etcd's own variables, automatic, files in `ED_SSL`, minted, plain.
+    fn side(&mut self, side: &Side, minting: Option<&Minting>) -> Security {
+        let schema = self.choice(side.schema, &[("http", "http"), ("https", "https")]);
+        let schema = self.text(side.schema).map(|_| schema);
+        let (security, because) = match self.named_files(side).or_else(|| self.automatic(side)) {
+            Some(found) => found,
+            None => match self.folder_files(side) {
+                Some(found) => found,
+                None if schema == Some("https") => return self.minted(side, minting),
+                None => return Security::Plain,
+            },
+        };
+        if schema == Some("http") {
+            self.wrong(side.schema, format!("but {because}; unset one of them"));
+        }
+        security
+    }
+
+    fn minted(&mut self, side: &Side, minting: Option<&Minting>) -> Security {
+        let Some(minting) = minting else {
+            let (file, auto, ssl) = (side.file, side.auto, self.path("ED_SSL", "/etcd/ssl"));
+            self.wrong(
+                side.schema,
+                format!(
+                    "there is no certificate for it; put {file}.crt, {file}.key and {file}_ca.crt into {}, or set \
+                     MUSTER_CA_CERT and MUSTER_CA_KEY, or {auto}=true",
+                    ssl.display()
+                ),
+            );
+            return Security::Plain;
+        };
+        Security::Files(Files {
+            pair: KeyFiles { cert: minting.dir.join("leaf.crt"), key: minting.dir.join("leaf.key") },
+            ca: Some(minting.ca_cert.clone()),
+            demands: self.demands(side),
+            revoked: self.text(side.revoked).map(PathBuf::from),
+            origin: Origin::Minted,
+        })
+    }
+
+    fn named_files(&mut self, side: &Side) -> Option<(Security, String)> {
+        let variable = |file: &str| format!("{}_{file}", side.etcd);
+        let (cert, key) = (variable("CERT_FILE"), variable("KEY_FILE"));
+        let pair = match (self.etcd_text(&cert), self.etcd_text(&key)) {
+            (None, None) => return None,
+            (Some(cert), Some(key)) => KeyFiles { cert: cert.into(), key: key.into() },
+            (Some(_), None) => {
+                self.wrong(&key, format!("is missing beside {cert}"));
+                return None;
+            }
+            (None, Some(_)) => {
+                self.wrong(&cert, format!("is missing beside {key}"));
+                return None;
+            }
+        };
+        let ca = self.etcd_text(&variable("TRUSTED_CA_FILE")).map(PathBuf::from);
+        // Whatever it is told about client certificates: with a CA etcd demands them (transport.TLSInfo.ServerConfig).
+        let demands = ca.is_some();
+        let revoked = self.etcd_text(side.revoked).map(PathBuf::from);
+        let because = format!("{cert}={}", pair.cert.display());
+        Some((Security::Files(Files { pair, ca, demands, revoked, origin: Origin::Operator }), because))
+    }
+
+    fn automatic(&self, side: &Side) -> Option<(Security, String)> {
+        let value = self.etcd_text(side.auto)?;
+        // (Go's strconv.ParseBool.)
+        let is_true = ["1", "t", "T", "true", "TRUE", "True"].contains(&value.as_str());
+        is_true.then(|| (Security::Automatic, format!("{}={value}", side.auto)))
+    }
+
+    fn folder_files(&mut self, side: &Side) -> Option<(Security, String)> {
+        let ssl = self.path("ED_SSL", "/etcd/ssl");
+        let file = |name: &str, default: &str| {
+            let variable = format!("{}_{name}", side.ours);
+            let given = self.text(&variable).map(str::to_owned);
+            let is_given = given.is_some();
+            let path = ssl.join(given.unwrap_or_else(|| format!("{}{default}", side.file)));
+            (is_given || path.exists()).then_some(path)
+        };
+        let (cert, key, ca) = (file("CERT_FILE", ".crt"), file("KEY_FILE", ".key"), file("TRUSTED_CA_FILE", "_ca.crt"));
+        let Some(cert) = cert else {
+            // Half of a set is no wish for plain.
+            if let Some(lonely) = key.or(ca) {
+                let cert = ssl.join(format!("{}.crt", side.file));
+                self.problems.push(Problem(format!(
+                    "{}: there is no {} beside it; put the certificate there, or move this file away",
+                    lonely.display(),
+                    cert.display()
+                )));
+            }
+            return None;
+        };
+        if side.file == "peer" && ca.is_none() {
+            self.problems.push(Problem(format!(
+                "{}: there is no {} beside it, by which members verify each other; put the CA's certificate there",
+                cert.display(),
+                ssl.join("peer_ca.crt").display()
+            )));
+        }
+        let because = format!("{} is there", cert.display());
+        let files = Files {
+            demands: ca.is_some() && self.demands(side),
+            ca,
+            revoked: self.etcd_text(side.revoked).map(PathBuf::from),
+            pair: KeyFiles { key: key.unwrap_or_else(|| ssl.join(format!("{}.key", side.file))), cert },
+            origin: Origin::Folder,
+        };
+        Some((Security::Files(files), because))
+    }
+
+    /// With a CA, clients must show a certificate, unless the operator says otherwise. Among peers etcd knows no such choice.
+    fn demands(&self, side: &Side) -> bool {
+        let refused = ["0", "f", "F", "false", "FALSE", "False"];
+        side.file == "peer" || self.etcd_text(side.auth).is_none_or(|value| !refused.contains(&value.as_str()))
+    }
+
+    /// One of etcd's own settings; `ETCD_OPTS` wins over a variable.
+    fn etcd_text(&self, name: &str) -> Option<String> {
+        self.given.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+}

@@ -1,0 +1,71 @@
+//! The user of an etcd with authentication on (etcd documentation, "Role-based access control").
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+
+use serde_json::{Value, json};
+
+/// A user, and the token that etcd last gave it. etcd's tokens run out, and end with its process: a refused one is replaced.
+pub struct Login {
+    user: String,
+    /// Read anew for each token: who changes the password need not restart us.
+    password_file: PathBuf,
+    token: Mutex<Option<String>>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "user {} with the password in {}", self.user, self.password_file.display())
+    }
+}
+
+impl Login {
+    /// A user that hasn't logged in yet; the file's trailing line ends don't count.
+    pub fn new(user: String, password_file: PathBuf) -> Self {
+        Self { user, password_file, token: Mutex::default() }
+    }
+
+    pub(super) fn token(&self) -> Option<String> {
+        self.held().clone()
+    }
+
+    pub(super) fn keep(&self, token: String) -> String {
+        self.held().insert(token).clone()
+    }
+
+    /// What `/v3/auth/authenticate` wants.
+    ///
+    /// # Errors
+    /// The file's, with its path.
+    pub(super) fn credentials(&self) -> Result<Value, String> {
+        let read = fs::read_to_string(&self.password_file);
+        let text =
+            read.map_err(|cause| format!("MUSTER_ETCD_PASSWORD_FILE={}: {cause}", self.password_file.display()))?;
+        Ok(json!({"name": self.user, "password": text.trim_end_matches(['\r', '\n'])}))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<String>> {
+        self.token.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let login = Login::new("root".to_owned(), "/nonexistent".into());
+        login.keep("a-token".to_owned());
+        assert_eq!(format!("{login:?}"), "Login { user: \"root\", .. }");
+        assert!(login.credentials().unwrap_err().starts_with("MUSTER_ETCD_PASSWORD_FILE=/nonexistent: "));
+    }
+}

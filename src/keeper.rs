@@ -1,0 +1,285 @@
+//! The certificates of both ports: fit before etcd starts under them, made and renewed where that is ours to do, and watched
+//! while it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::aws::ssm::Secret;
+use crate::clock::{self, rfc3339};
+use crate::cloud::Parameters;
+use crate::config::{CaKey, Config, Files, Minting, Origin, Security};
+use crate::etcd::command::Settings;
+use crate::identity;
+use crate::ledger::Identity;
+use crate::pki::{self, Ca, Fault, Issuer, Minted, Pair, Standing, Want};
+use crate::status::journal::Journal;
+use crate::status::snapshot::Certificate;
+
+/// Between two looks at what is on disk.
+const ROUND: Duration = Duration::from_secs(60);
+/// Whoever has to renew something by hand hears of it so long ahead.
+const WARN_AHEAD_SECONDS: i64 = 30 * 24 * 3600;
+
+/// Keeps the certificates of one node.
+#[derive(Debug)]
+pub struct Keeper {
+    config: Config,
+    identity: Identity,
+    parameters: Parameters,
+    journal: Journal,
+    /// From Parameter Store; a file is read anew each time.
+    ca_key: Option<Secret>,
+    /// The CAs as etcd has read them, once, at its start: their digests.
+    roots: BTreeMap<PathBuf, String>,
+    said: BTreeSet<String>,
+    /// When the next round is due.
+    due: Instant,
+}
+
+impl Keeper {
+    /// A keeper for this instance.
+    pub fn new(config: Config, identity: Identity, parameters: Parameters, journal: Journal) -> Self {
+        let (roots, said) = (BTreeMap::new(), BTreeSet::new());
+        Self { config, identity, parameters, journal, ca_key: None, roots, said, due: clock::now() }
+    }
+
+    /// Makes ready all that etcd is about to be started with.
+    ///
+    /// # Errors
+    /// One line that names the file and what is wrong with it.
+    pub async fn prepare(&mut self) -> Result<(), String> {
+        let renewal = self.have_leaf().await?;
+        self.roots.clear();
+        for (side, security) in self.sides() {
+            match security {
+                Security::Plain => {}
+                Security::Files(files) => self.check(side, files).map_err(|fault| fault.to_string())?,
+                Security::Automatic => {
+                    self.renew_fixture(side)?;
+                    self.say_once(format!(
+                        "{side} port: automatic certificates can't be verified: what is sent is encrypted, but anyone who reaches \
+                         the port may pose as a member"
+                    ));
+                }
+            }
+        }
+        self.watch(renewal);
+        Ok(())
+    }
+
+    /// One round, if it is time: what is due is renewed, what has changed or will expire is said.
+    pub async fn tend(&mut self) {
+        if clock::now() < self.due {
+            return;
+        }
+        let renewal = self.have_leaf().await.unwrap_or_else(|cause| {
+            self.say_once(cause);
+            None
+        });
+        self.watch(renewal);
+    }
+
+    /// Round after round. Cancel-safe.
+    pub async fn forever(&mut self) -> Infallible {
+        loop {
+            self.tend().await;
+            clock::pause(self.due.saturating_duration_since(clock::now())).await;
+        }
+    }
+
+    fn sides(&self) -> [(&'static str, Security); 2] {
+        [("client", self.config.client.clone()), ("peer", self.config.peer.clone())]
+    }
+
+    fn settings(&self) -> Settings {
+        identity::settings(&self.config, &self.identity)
+    }
+
+    /// The hosts by which others reach a port: what its certificate must be for.
+    fn advertised(&self, side: &str) -> Vec<String> {
+        let settings = self.settings();
+        let (variable, computed) = match side {
+            "client" => ("ETCD_ADVERTISE_CLIENT_URLS", settings.advertise_client_urls),
+            _ => ("ETCD_INITIAL_ADVERTISE_PEER_URLS", settings.advertise_peer_urls),
+        };
+        identity::hosts(settings.operator.get(variable).unwrap_or(&computed))
+    }
+
+    fn listened(&self, side: &str) -> Vec<String> {
+        let settings = self.settings();
+        let (variable, computed) = match side {
+            "client" => ("ETCD_LISTEN_CLIENT_URLS", settings.listen_client_urls),
+            _ => ("ETCD_LISTEN_PEER_URLS", settings.listen_peer_urls),
+        };
+        identity::hosts(settings.operator.get(variable).unwrap_or(&computed))
+    }
+
+    /// Whether etcd can serve under these files, and others would believe it.
+    fn check(&mut self, side: &str, files: Files) -> Result<(), Fault> {
+        let pair = Pair::load(&files.pair.cert, &files.pair.key)?;
+        let ca = files.ca.as_deref().map(Ca::load).transpose()?;
+        let names = self.advertised(side);
+        pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names: &names, as_client: files.demands })?;
+        self.roots.extend(files.ca.zip(ca.map(|ca| ca.digest().to_owned())));
+        Ok(())
+    }
+
+    // Minted.
+
+    /// Sees to it that there is a leaf that is fit; when it is to be renewed, in seconds since the epoch. One that is merely due
+    /// serves on when no other can be made.
+    async fn have_leaf(&mut self) -> Result<Option<i64>, String> {
+        let Some(minting) = self.config.minting.clone() else { return Ok(None) };
+        let minted = Minted::at(minting.dir.clone());
+        let names = self.names(&minting);
+        let ca = Ca::load(&minting.ca_cert).map_err(|fault| fault.to_string())?;
+        let standing = minted.standing(&ca, &names, clock::epoch());
+        if let Standing::Good { renew_at } = standing {
+            return Ok(Some(renew_at));
+        }
+        match self.mint(&minting, &minted, &names).await {
+            Ok(made) => {
+                let (serial, until) = (&made.serial, rfc3339(made.not_after));
+                log::info!("certificate {serial} made for {}, valid until {until}", names.join(","));
+                Ok(Some(pki::renew_at(&made, &ca)))
+            }
+            Err(cause) if standing == Standing::Due => {
+                self.say_once(format!("the certificate can't be renewed, and is used until it expires: {cause}"));
+                Ok(None)
+            }
+            Err(cause) => Err(cause),
+        }
+    }
+
+    async fn mint(&mut self, minting: &Minting, minted: &Minted, names: &[String]) -> Result<pki::Certificate, String> {
+        let (ca_key, place) = self.find_ca_key(&minting.ca_key).await?;
+        let life = i64::try_from(minting.life.as_secs()).unwrap_or(i64::MAX);
+        let leaf = Issuer::load(&minting.ca_cert, ca_key.expose(), &place, clock::epoch()).and_then(|issuer| {
+            let leaf = issuer.mint(minted.key()?, names, &self.identity.instance, clock::epoch(), life)?;
+            minted.keep(&leaf)?;
+            Ok(leaf)
+        });
+        let leaf = leaf.map_err(|fault| fault.to_string())?;
+        // Only a good one is held: one that was mended is read anew.
+        self.ca_key = matches!(minting.ca_key, CaKey::Parameter(_)).then_some(ca_key);
+        Ok(leaf.certificate)
+    }
+
+    /// The CA's key, and where it comes from, in words.
+    async fn find_ca_key(&mut self, ca_key: &CaKey) -> Result<(Secret, String), String> {
+        let (place, key) = match ca_key {
+            CaKey::File(path) => {
+                (path.display().to_string(), fs::read_to_string(path).map(Secret::from).map_err(|e| e.to_string()))
+            }
+            CaKey::Parameter(name) => {
+                let key = match self.ca_key.take() {
+                    Some(held) => Ok(held),
+                    None => self.parameters.fetch(name).await.map_err(|e| e.to_string()),
+                };
+                (format!("ssm:{name}"), key)
+            }
+        };
+        key.map(|key| (key, place.clone())).map_err(|cause| format!("MUSTER_CA_KEY={place}: {cause}"))
+    }
+
+    /// Every name and address by which this node may be reached.
+    fn names(&self, minting: &Minting) -> Vec<String> {
+        let own = [Some(self.identity.address.to_string()), self.identity.hostname.clone()];
+        let loopback = ["localhost", "127.0.0.1", "::1"].map(|name| Some(name.to_owned()));
+        let advertised = ["client", "peer"].into_iter().flat_map(|side| self.advertised(side));
+        let all = own.into_iter().chain(loopback).flatten().chain(advertised).chain(minting.extra_sans.iter().cloned());
+        let mut seen = BTreeSet::new();
+        all.filter(|name| seen.insert(name.clone())).collect()
+    }
+
+    // Automatic.
+
+    fn fixture(&self, side: &str) -> PathBuf {
+        self.config.data.join("fixtures").join(side)
+    }
+
+    /// etcd makes its automatic certificate for a year and for the address of that day, and never again while the files are
+    /// there: before a start they are moved aside when they won't do.
+    fn renew_fixture(&mut self, side: &str) -> Result<(), String> {
+        let dir = self.fixture(side);
+        let cert = dir.join("cert.pem");
+        if !cert.exists() {
+            return Ok(());
+        }
+        let why = match pki::leaf_in(&cert) {
+            Err(fault) => fault.to_string(),
+            Ok(leaf) if leaf.not_after - clock::epoch() < WARN_AHEAD_SECONDS => {
+                format!("it is valid only until {}", rfc3339(leaf.not_after))
+            }
+            Ok(leaf) => match self.listened(side).iter().find(|host| !leaf.names.contains(host)) {
+                Some(host) => format!("it isn't for {host}"),
+                None => return Ok(()),
+            },
+        };
+        let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
+        let aside = dir.with_file_name(format!("{side}-{stamp}"));
+        fs::rename(&dir, &aside).map_err(|e| format!("{} can't be moved aside: {e}", dir.display()))?;
+        log::info!("the automatic {side} certificate now lies in {}, and etcd makes a new one: {why}", aside.display());
+        Ok(())
+    }
+
+    // Watching.
+
+    /// Says what has changed and what will expire, and notes when to look again.
+    fn watch(&mut self, renewal: Option<i64>) {
+        let mut seen = Vec::new();
+        for (side, security) in self.sides() {
+            let (cert, ca, is_minted) = match security {
+                Security::Plain => continue,
+                Security::Automatic => (self.fixture(side).join("cert.pem"), None, false),
+                Security::Files(files) => (files.pair.cert, files.ca, files.origin == Origin::Minted),
+            };
+            let not_after = pki::leaf_in(&cert).ok().map(|leaf| leaf.not_after);
+            if let Some(not_after) = not_after.filter(|_| !is_minted) {
+                self.warn_of(&cert, not_after);
+            }
+            let ca_not_after = ca.and_then(|path| self.watch_root(&path));
+            seen.push(Certificate { side: side.to_owned(), not_after, ca_not_after });
+        }
+        let until_renewal = renewal.map(|at| Duration::from_secs(u64::try_from(at - clock::epoch()).unwrap_or(0)));
+        // Never at once: a leaf of a few seconds must not keep us busy.
+        let pause = until_renewal.map_or(ROUND, |until| until.clamp(Duration::from_secs(1), ROUND));
+        self.due = clock::now() + pause;
+        self.journal.certificates(seen);
+    }
+
+    /// etcd reads a CA once, at its start. Until when it is valid.
+    fn watch_root(&mut self, path: &Path) -> Option<i64> {
+        let ca = match Ca::load(path) {
+            Ok(ca) => ca,
+            Err(fault) => {
+                self.say_once(fault.to_string());
+                return None;
+            }
+        };
+        if self.roots.get(path).is_some_and(|digest| digest != ca.digest()) {
+            self.say_once(format!(
+                "{} has changed, and etcd reads it only at its start: restart the members one by one (a rolling restart)",
+                path.display()
+            ));
+        }
+        self.warn_of(path, ca.not_after());
+        Some(ca.not_after())
+    }
+
+    fn warn_of(&mut self, path: &Path, not_after: i64) {
+        if not_after - clock::epoch() < WARN_AHEAD_SECONDS {
+            let until = rfc3339(not_after);
+            self.say_once(format!("{}: valid only until {until}; replace it before", path.display()));
+        }
+    }
+
+    fn say_once(&mut self, line: String) {
+        if self.said.insert(line.clone()) {
+            log::warn!("{line}");
+        }
+    }
+}

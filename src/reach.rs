@@ -1,0 +1,89 @@
+//! How members are reached, and how we let them reach us: each port under its own security.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use crate::clock;
+use crate::cluster::types::Roster;
+use crate::config::{Config, Files, Security};
+use crate::etcd::client::Client;
+use crate::etcd::login::Login;
+use crate::http;
+use crate::ledger::Identity;
+use crate::pki;
+use crate::tls::{Acceptor, Believed, Names, Trust};
+
+/// Clients of both ports.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// Of other supervisors, at the peer port.
+    pub rollcall: http::Client,
+    pub etcd: Client,
+    names: Names,
+}
+
+impl Reach {
+    /// As this node reaches members. `own`: who we are, where that is known.
+    pub fn new(config: &Config, own: Option<&Identity>) -> Self {
+        let own = own_hosts(own);
+        let names = Names::default();
+        // Our own certificate need not be for loopback.
+        own.iter().for_each(|host| names.learn(host, own.clone()));
+        let fixture = |side: &str| config.data.join("fixtures").join(side).join("cert.pem");
+        let trust = |security, side| http::Client::new(trust(security, fixture(side), &own, &names));
+        let (client, peer) = (trust(&config.client, "client"), trust(&config.peer, "peer"));
+        let login = config.etcd_user.clone().map(|(user, file)| Login::new(user, file));
+        Self { etcd: Client::new(client, peer.clone(), login), rollcall: peer, names }
+    }
+
+    /// At an instance's address a certificate for its private name will do, too.
+    pub fn learn(&self, roster: &Roster) {
+        for instance in roster.standing() {
+            if let (Some(address), Some(name)) =
+                (instance.address, instance.private_dns.as_ref().filter(|n| !n.is_empty()))
+            {
+                self.names.learn(&address.to_string(), vec![name.clone()]);
+            }
+        }
+    }
+}
+
+/// What the roll call shows of itself and demands of callers; `None`: it speaks plain. Automatic: a certificate of its own that
+/// nobody can verify, for etcd would take up whatever lay in its fixtures.
+///
+/// # Errors
+/// The key generator's.
+pub fn acceptor(security: &Security) -> Result<Option<Acceptor>, pki::Fault> {
+    Ok(match security {
+        Security::Plain => None,
+        Security::Files(Files { pair, ca, demands, revoked, .. }) => {
+            let clients = ca.clone().filter(|_| *demands);
+            Some(Acceptor::of_files(pair.clone(), clients, revoked.clone()))
+        }
+        Security::Automatic => Some(Acceptor::of_memory(pki::ephemeral(clock::epoch())?)),
+    })
+}
+
+/// Every name of this node by which its own ports may be reached.
+fn own_hosts(own: Option<&Identity>) -> Vec<String> {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(|a| a.to_string());
+    let told = own.into_iter().flat_map(|own| [Some(own.address.to_string()), own.hostname.clone()]).flatten();
+    told.chain(loopback).collect()
+}
+
+fn trust(security: &Security, fixture: PathBuf, own: &[String], names: &Names) -> Trust {
+    match security {
+        // A plain side meets https only where another member advertises it.
+        Security::Plain => Trust::public(None),
+        Security::Automatic => {
+            Trust::new(Believed::Automatic { own_hosts: own.to_vec(), own: fixture }, None, names.clone())
+        }
+        Security::Files(Files { pair, ca, .. }) => {
+            let believed = match ca {
+                Some(ca) => Believed::Signed { public: false, by: vec![ca.clone()] },
+                None => Believed::Signed { public: true, by: vec![pair.cert.clone()] },
+            };
+            Trust::new(believed, Some(pair.clone()), names.clone())
+        }
+    }
+}
