@@ -105,7 +105,8 @@ class Node:
         }
         if self.imds is not None and self.front is not None:
             variables["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = self.imds.url
-            variables["AWS_ENDPOINT_URL_EC2"] = variables["AWS_ENDPOINT_URL_S3"] = self.front.url
+            for service in ("EC2", "S3", "SSM"):
+                variables[f"AWS_ENDPOINT_URL_{service}"] = self.front.url
         return {**variables, **self.security.environment(self.directory), **self.env}
 
     # The process.

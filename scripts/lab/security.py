@@ -23,12 +23,14 @@ AUTOMATIC = {"client": "ETCD_AUTO_TLS", "peer": "ETCD_PEER_AUTO_TLS"}
 class Security:
     """`Security(client=FILES, peer=AUTO)`; what isn't named is plain.
 
-    Own files of each side come from a CA of its own; both sides' minted certificates from a third.
+    Own files of each side come from a CA of its own; both sides' minted certificates from a third, whose key is in a
+    file of each node, or where `ca_key` says.
     """
 
-    def __init__(self, client: str = PLAIN, peer: str = PLAIN):
+    def __init__(self, client: str = PLAIN, peer: str = PLAIN, ca_key: str | None = None):
         self.modes = {"client": client, "peer": peer}
         self.mints = MINTED in (client, peer)
+        self._ca_key = ca_key
         minting = Ca("minting CA") if self.mints else None
         own = {side: Ca(f"{side} CA") for side in SIDES if self.modes[side] == FILES}
         self._cas = {side: minting if self.modes[side] == MINTED else own.get(side) for side in SIDES}
@@ -70,18 +72,26 @@ class Security:
                 variables[SCHEMA[side]] = "https"
         if self.mints:
             variables["MUSTER_CA_CERT"] = str(node_directory / "ca.crt")
-            variables["MUSTER_CA_KEY"] = str(node_directory / "ca.key")
+            variables["MUSTER_CA_KEY"] = self._ca_key or str(node_directory / "ca.key")
         return variables
 
     def equip(self, node_directory: Path, *names: str) -> None:
-        """The files that `environment` counts on; own certificates are for these addresses and names."""
+        """The files that `environment` counts on, and none that would mean another mode.
+
+        Own certificates are for these addresses and names.
+        """
         for side, mode in self.modes.items():
+            own = (*own_files(node_directory, side), own_ca(node_directory, side))
             if mode == FILES:
-                self.issue(side, *names).write(*own_files(node_directory, side))
-                replace_file(own_ca(node_directory, side), self.ca(side).cert_pem())
-            elif mode == MINTED:
+                self.issue(side, *names).write(*own[:2])
+                replace_file(own[2], self.ca(side).cert_pem())
+            else:
+                for path in own:
+                    path.unlink(missing_ok=True)
+            if mode == MINTED:
                 replace_file(node_directory / "ca.crt", self.ca(side).cert_pem())
-                replace_file(node_directory / "ca.key", self.ca(side).key_pem())
+                if self._ca_key is None:
+                    replace_file(node_directory / "ca.key", self.ca(side).key_pem())
 
     def issue(self, side: str, *names: str) -> Pair:
         """A member's certificate; a member is a client of the others, and on one machine all come from loopback."""
