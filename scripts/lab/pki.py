@@ -85,7 +85,7 @@ class Ca:
     def issue(
         self,
         *names: str,
-        common_name: str = "lab",
+        common_name: str = "",
         usages: tuple[x509.ObjectIdentifier, ...] = (SERVER, CLIENT),
         key: str = "P-256",
         begin: timedelta = BEGIN,
@@ -93,7 +93,7 @@ class Ca:
     ) -> Pair:
         """A leaf for these addresses and DNS names, valid from now + `begin` to now + `end`."""
         made = KEYS[key]()
-        extensions = _leaf_extensions(names, usages)
+        extensions = _leaf_extensions(names, usages, is_named=bool(common_name))
         certificate = _certificate(common_name, made.public_key(), self.pair, self.pair.key, (begin, end), extensions)
         return Pair(certificate, made, self.chain)
 
@@ -161,7 +161,7 @@ def _certificate(
 
 
 def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
 
 
 def _ca_extensions(is_ca: bool) -> list[tuple[x509.ExtensionType, bool]]:
@@ -172,7 +172,7 @@ def _ca_extensions(is_ca: bool) -> list[tuple[x509.ExtensionType, bool]]:
 
 
 def _leaf_extensions(
-    names: tuple[str, ...], wanted: tuple[x509.ObjectIdentifier, ...]
+    names: tuple[str, ...], wanted: tuple[x509.ObjectIdentifier, ...], is_named: bool = True
 ) -> list[tuple[x509.ExtensionType, bool]]:
     extensions: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=False, path_length=None), True),
@@ -181,7 +181,8 @@ def _leaf_extensions(
     if wanted:
         extensions.append((x509.ExtendedKeyUsage(wanted), False))
     if names:
-        extensions.append((x509.SubjectAlternativeName([_general_name(name) for name in names]), False))
+        # Critical where nothing else names it (RFC 5280, 4.2.1.6).
+        extensions.append((x509.SubjectAlternativeName([_general_name(name) for name in names]), not is_named))
     return extensions
 
 

@@ -32,7 +32,7 @@ GET = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:2379/health
 
 @pytest.mark.parametrize("mode", [FILES, MINTED])
 def test_members_know_each_other_by_name_and_only_loopback_is_plain(binary, mode):
-    """Each comes from an address of its own, which its certificate must be for; a check on the machine itself is plain."""
+    """Each comes from its own address, which its certificate must be for; a check on the machine itself is plain."""
     trouble = netns.why_not()
     if trouble:
         pytest.skip(trouble)
