@@ -35,21 +35,26 @@ class Member:
 
 
 class EtcdClient:
-    """No retries and a short bound: what it says is what etcd says now. With `tls`, both ports are https."""
+    """No retries and a short bound: what it says is what etcd says now. A port with a context is https."""
 
     def __init__(
         self,
         address: str,
         client_port: int = CLIENT_PORT,
         peer_port: int = PEER_PORT,
-        tls: ssl.SSLContext | None = None,
         timeout: float = 2.0,
+        client_tls: ssl.SSLContext | None = None,
+        peer_tls: ssl.SSLContext | None = None,
     ):
         self.address = address
         self.client_port = client_port
         self.peer_port = peer_port
-        self.tls = tls
         self.timeout = timeout
+        self.client_tls = client_tls
+        self.peer_tls = peer_tls
+        # Of every request; a token goes here. By this one etcd knows what comes through its gateway, which else would be
+        # the user in its own certificate's CommonName (etcd's AuthInfoFromTLS).
+        self.headers = {"Accept": "*/*"}
 
     # The client port.
 
@@ -108,12 +113,13 @@ class EtcdClient:
         return body
 
     def request(self, method: str, path: str, port: int, body: bytes | None = None) -> tuple[int, bytes]:
-        if self.tls is None:
+        tls = self.peer_tls if port == self.peer_port else self.client_tls
+        if tls is None:
             connection = http.client.HTTPConnection(self.address, port, timeout=self.timeout)
         else:
-            connection = http.client.HTTPSConnection(self.address, port, timeout=self.timeout, context=self.tls)
+            connection = http.client.HTTPSConnection(self.address, port, timeout=self.timeout, context=tls)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, self.headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

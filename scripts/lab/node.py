@@ -22,11 +22,12 @@ from typing import Callable, TypeVar
 from lab import install
 from lab.ec2 import Ec2
 from lab.ec2_front import Ec2Front, Rule
-from lab.etcd import NOT_YET, PEER_PORT, EtcdClient
+from lab.etcd import CLIENT_PORT, NOT_YET, PEER_PORT, EtcdClient
 from lab.imds import PORT, Imds
 from lab.instance import Instance
 from lab.netns import Host, Hub
 from lab.process import Process
+from lab.security import Security
 
 Seen = TypeVar("Seen")
 
@@ -51,7 +52,6 @@ class Node:
         self.host = host  # the network namespace it runs in, if not this process's own
         self.directory = directory
         self.env = dict(env)  # what start() adds to, or sets instead of, the lab's own variables
-        self.etcd = EtcdClient(address)
         self.instance: Instance | None = None
         self.imds: Imds | None = None
         self.front: Ec2Front | None = None
@@ -64,12 +64,22 @@ class Node:
         self.log = directory / "log"
         self.log.touch()
         (self.home / "bin" / "etcd").symlink_to(etcd)
+        self.secure(Security())
 
     home = property(lambda self: self.directory / "home")
     data = property(lambda self: self.directory / "data")
     wal = property(lambda self: self.directory / "wal")
     ssl = property(lambda self: self.directory / "ssl")
-    peer_url = property(lambda self: f"http://{self.address}:{PEER_PORT}")
+    peer_url = property(lambda self: f"{self.security.scheme('peer')}://{self.address}:{PEER_PORT}")
+    client_url = property(lambda self: f"{self.security.scheme('client')}://{self.address}:{CLIENT_PORT}")
+
+    def secure(self, security: Security) -> None:
+        """Speak so from the next start on; own certificates are for the address and the name it has now."""
+        self.security = security
+        names = [self.address] if self.instance is None else [self.address, self.instance.private_dns]
+        security.equip(self.directory, *names)
+        client, peer = (security.client(side) for side in ("client", "peer"))
+        self.etcd = EtcdClient(self.address, client_tls=client, peer_tls=peer)
 
     def attach(self, instance: Instance, imds: Imds, front: Ec2Front) -> None:
         """Become this instance, in place of the one that this node was before, if any."""
@@ -95,8 +105,9 @@ class Node:
         }
         if self.imds is not None and self.front is not None:
             variables["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = self.imds.url
-            variables["AWS_ENDPOINT_URL_EC2"] = variables["AWS_ENDPOINT_URL_S3"] = self.front.url
-        return {**variables, **self.env}
+            for service in ("EC2", "S3", "SSM"):
+                variables[f"AWS_ENDPOINT_URL_{service}"] = self.front.url
+        return {**variables, **self.security.environment(self.directory), **self.env}
 
     # The process.
 
@@ -176,6 +187,7 @@ class Lab:
             raise FileNotFoundError(f"{self.etcd_binary}: run scripts/lab/install.py first")
         self.muster = muster.resolve() if muster is not None else None
         self.env = dict(env or {})  # for every node, e.g. MUSTER_CLUSTER_SIZE
+        self.security = Security()  # of every node that is added from now on
         self.nodes: list[Node] = []
         self.network = ""  # "127.x.y"
         self.directory = Path()
@@ -245,6 +257,7 @@ class Lab:
         self._cleanup.callback(node.power_off)
         if launch:
             self.launch(node, tags)
+        node.secure(self.security)
         return node
 
     def _host(self, address: str) -> Host | None:
@@ -316,16 +329,16 @@ class Lab:
 
 def static_list_arguments(node: Node, listed: list[Node], token: str = "lab") -> list[str]:
     """etcd's flags for a cluster whose list is written by hand: what the benchmark compares with."""
-    client_url = f"http://{node.address}:{node.etcd.client_port}"
     return [
         f"--name={node.address}",
-        f"--listen-client-urls={client_url}",
-        f"--advertise-client-urls={client_url}",
+        f"--listen-client-urls={node.client_url}",
+        f"--advertise-client-urls={node.client_url}",
         f"--listen-peer-urls={node.peer_url}",
         f"--initial-advertise-peer-urls={node.peer_url}",
         f"--initial-cluster={','.join(f'{one.address}={one.peer_url}' for one in listed)}",
         f"--initial-cluster-token={token}",
         "--initial-cluster-state=new",
+        *node.security.etcd_flags(node.directory),
     ]
 
 

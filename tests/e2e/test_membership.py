@@ -23,7 +23,6 @@ from fleet import (
 )
 from lab.ec2_faults import edited, shown_as
 from lab.ec2_front import Ec2Front
-from lab.etcd import EtcdClient
 from lab.imds import Imds
 
 MANY_JOINERS = 10
@@ -39,8 +38,9 @@ def move(lab, node, address: str) -> None:
                 shown.text = address
 
     node.detach()
-    node.address, node.etcd = address, EtcdClient(address)
+    node.address = address
     node.attach(instance, Imds(instance, lab.ec2.role_credentials), Ec2Front(lab.ec2.url, address))
+    node.secure(node.security)
     for one in lab.nodes:
         one.front.add(edited(show))
 
