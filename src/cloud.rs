@@ -111,12 +111,14 @@ pub fn metadata_service(config: &Config) -> Imds {
 impl Cloud {
     /// The cloud of this region, or of the default one.
     pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
-        let http = Client::new(Trust::public(config.ca_bundle.clone()));
+        // A container's credentials come from a link-local address, or the node itself: no proxy can reach that one.
+        let direct = Client::new(Trust::public(config.ca_files.clone()));
+        let http = direct.clone().through(config.proxy.clone());
         let region = config.region.as_deref().or(region).unwrap_or(DEFAULT_REGION);
         let api = |given: &Option<String>, service| {
             given.clone().unwrap_or_else(|| endpoint(service, region, config.use_fips, config.use_dualstack))
         };
-        let provider = Provider::new(config.credentials.clone(), http.clone());
+        let provider = Provider::new(config.credentials.clone(), direct);
         let caller = Arc::new(Caller::new(http, region.to_owned(), provider, imds.meters().clone()));
         let public_s3 = || Endpoint::public(region, config.use_fips, config.use_dualstack);
         let s3_endpoint = config.s3_endpoint.clone().map_or_else(public_s3, Endpoint::Given);

@@ -11,16 +11,22 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderValue};
-use hyper::{Request, Response, Uri};
+use hyper::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::proxy::Proxy;
 use crate::tls::{self, Trust};
 
 /// The longest body `fetch` takes: a member list of hundreds of members is below 1 MiB.
 const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// How long a proxy may take to connect us: less than the shortest deadline of those who call through one (5 s), so that what
+/// didn't answer can be named.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A request with a body that is at hand.
 pub type Outgoing = Request<Full<Bytes>>;
@@ -53,16 +59,21 @@ pub struct Error {
     pub failure: Failure,
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Unreachable(cause) => write!(f, "unreachable: {cause}"),
+            Self::Timeout(after) => write!(f, "no answer within {} ms", after.as_millis()),
+            Self::Tls(cause) => write!(f, "TLS: {cause}"),
+            Self::Protocol(cause) => write!(f, "not the expected HTTP: {cause}"),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.url)?;
-        match &self.failure {
-            Failure::Refused => f.write_str("connection refused"),
-            Failure::Unreachable(cause) => write!(f, "unreachable: {cause}"),
-            Failure::Timeout(after) => write!(f, "no answer within {} ms", after.as_millis()),
-            Failure::Tls(cause) => write!(f, "TLS: {cause}"),
-            Failure::Protocol(cause) => write!(f, "not the expected HTTP: {cause}"),
-        }
+        write!(f, "{}: {}", self.url, self.failure)
     }
 }
 
@@ -72,12 +83,18 @@ impl std::error::Error for Error {}
 #[derive(Clone, Debug)]
 pub struct Client {
     trust: Trust,
+    proxy: Option<Proxy>,
 }
 
 impl Client {
-    /// A client that trusts so for `https`.
+    /// A client that trusts so for `https`, and connects by itself.
     pub fn new(trust: Trust) -> Self {
-        Self { trust }
+        Self { trust, proxy: None }
+    }
+
+    /// The same, by way of a proxy where that one is for the URL's host.
+    pub fn through(self, proxy: Option<Proxy>) -> Self {
+        Self { proxy, ..self }
     }
 
     /// Sends and reads the whole answer, all within the deadline.
@@ -101,8 +118,11 @@ impl Client {
     async fn exchange(&self, mut request: Outgoing) -> Result<Response<Incoming>, Failure> {
         let uri = request.uri().clone();
         let (host, port, secure) = target(&uri)?;
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| connect_failure(&e))?;
-        stream.set_nodelay(true).map_err(|e| connect_failure(&e))?;
+        let proxy = self.proxy.as_ref().and_then(|proxy| proxy.intercept(&uri));
+        let stream = match &proxy {
+            Some(proxy) => tunnel(proxy, &uri, port).await?,
+            None => connect(&host, port).await?,
+        };
         if !request.headers().contains_key(HOST) {
             request.headers_mut().insert(HOST, host_header(&uri)?);
         }
@@ -110,10 +130,16 @@ impl Client {
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         *request.uri_mut() = path.parse().map_err(|e| Failure::Protocol(format!("path {path}: {e}")))?;
         if secure {
-            let stream = self.trust.connect(&host, stream).await.map_err(|e| handshake_failure(&e))?;
+            // It may be the proxy that speaks there, if it looks inside.
+            let way = proxy.as_ref().map_or(String::new(), |proxy| format!("; by way of proxy {}", shown(proxy)));
+            let stream = self.trust.connect(&host, stream).await.map_err(|e| match handshake_failure(&e) {
+                Failure::Tls(cause) => Failure::Tls(cause + &way),
+                Failure::Unreachable(cause) => Failure::Unreachable(cause + &way),
+                other => other,
+            })?;
             converse(Box::new(stream), request).await
         } else {
-            converse(Box::new(stream), request).await
+            converse(stream, request).await
         }
     }
 }
@@ -132,6 +158,54 @@ pub async fn fetch_at(socket: &Path, path: &str, within: Duration) -> Result<Res
     bounded(whole, socket.display().to_string(), within).await
 }
 
+async fn connect(host: &str, port: u16) -> Result<Box<dyn Stream>, Failure> {
+    let stream = TcpStream::connect((host, port)).await.map_err(|e| connect_failure(&e))?;
+    stream.set_nodelay(true).map_err(|e| connect_failure(&e))?;
+    Ok(Box::new(stream))
+}
+
+/// A connection by way of a proxy, which also looks the name up (RFC 9110, section 9.3.6, "CONNECT").
+async fn tunnel(proxy: &Intercept, uri: &Uri, port: u16) -> Result<Box<dyn Stream>, Failure> {
+    let host = uri.host().unwrap_or_default();
+    // Whatever goes wrong, what was asked for was not reached; a TLS failure is only what the host itself says.
+    let failed = |cause: &dyn fmt::Display, way_out: &str| {
+        Failure::Unreachable(format!("proxy {}: {cause}; {way_out}, or name {host} in NO_PROXY", shown(proxy)))
+    };
+    let answer = tokio::time::timeout(PROXY_TIMEOUT, ask_for_tunnel(proxy, &format!("{host}:{port}"))).await;
+    let answer = answer
+        .unwrap_or(Err(Failure::Timeout(PROXY_TIMEOUT)))
+        .map_err(|failure| failed(&failure, "set HTTPS_PROXY right"))?;
+    match answer.status() {
+        status if status.is_success() => {
+            let stream = hyper::upgrade::on(answer).await.map_err(|e| failed(&e, "set HTTPS_PROXY right"))?;
+            Ok(Box::new(TokioIo::new(stream)))
+        }
+        status @ StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(failed(
+            &format!("answers {status}"),
+            match proxy.basic_auth() {
+                Some(_) => "check the user and the password in HTTPS_PROXY",
+                None => "set HTTPS_PROXY to http://user:password@host:port",
+            },
+        )),
+        status => Err(failed(&format!("answers {status}"), &format!("have it allow {host}:{port}"))),
+    }
+}
+
+/// `http://host:port`; the password isn't in its URI.
+fn shown(proxy: &Intercept) -> String {
+    proxy.uri().to_string().trim_end_matches('/').to_owned()
+}
+
+async fn ask_for_tunnel(proxy: &Intercept, authority: &str) -> Result<Response<Incoming>, Failure> {
+    let (host, port, _) = target(proxy.uri())?;
+    let mut request = Request::connect(authority).header(HOST, authority);
+    if let Some(basic) = proxy.basic_auth() {
+        request = request.header(PROXY_AUTHORIZATION, basic);
+    }
+    let request = request.body(Full::default()).map_err(|e| Failure::Protocol(format!("host {authority}: {e}")))?;
+    converse(connect(&host, port).await?, request).await
+}
+
 async fn read_whole(answer: Response<Incoming>) -> Result<Response<Bytes>, Failure> {
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
@@ -148,8 +222,8 @@ async fn converse(stream: Box<dyn Stream>, request: Outgoing) -> Result<Response
         false => Failure::Protocol(e.to_string()),
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // Ends by itself when the sender and the body are dropped.
-    tokio::spawn(connection);
+    // Ends by itself when the sender and the body are dropped, or what a CONNECT upgraded it to.
+    tokio::spawn(connection.with_upgrades());
     sender.send_request(request).await.map_err(broken)
 }
 

@@ -26,6 +26,7 @@ pub mod notice;
 pub mod observe;
 pub mod pki;
 pub mod process;
+pub mod proxy;
 pub mod reach;
 pub mod reconcile;
 pub mod rollcall;

@@ -16,7 +16,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, RootCertStore, ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, PeerIncompatible,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -28,9 +29,18 @@ pub struct KeyFiles {
     pub key: PathBuf,
 }
 
+/// A file of further CAs in PEM, and the variable that names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CaFile {
+    pub variable: &'static str,
+    pub path: PathBuf,
+}
+
 /// Which servers are believed.
 #[derive(Clone, Debug)]
 pub enum Believed {
+    /// Those whose certificate leads to a public root, or to one of these files': what AWS shows.
+    Public { beside: Vec<CaFile> },
     /// Those whose certificate leads to one of the certificates in these PEM files, or to a public root (Mozilla's, compiled in).
     Signed { public: bool, by: Vec<PathBuf> },
     /// etcd's automatic certificates: at these hosts only the one in this file; anybody at all others, for they have nothing that
@@ -81,9 +91,11 @@ impl Trust {
         Self { believed, shown, names, public: None }
     }
 
-    /// The public roots, and those of a PEM file.
-    pub fn public(extra: Option<PathBuf>) -> Self {
-        let believed = Believed::Signed { public: true, by: extra.into_iter().collect() };
+    /// The public roots, and those of further files. The files are read when the first connection is made, and until they can
+    /// be read: an etcd with its data is to start whether or not AWS can be asked, so a bad file means no more than that, and
+    /// is had again when it is mended.
+    pub fn public(beside: impl IntoIterator<Item = CaFile>) -> Self {
+        let believed = Believed::Public { beside: beside.into_iter().collect() };
         Self { believed, shown: None, names: Names::default(), public: Some(Arc::default()) }
     }
 
@@ -97,7 +109,14 @@ impl Trust {
         stream: S,
     ) -> io::Result<client::TlsStream<S>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        TlsConnector::from(self.config(host)?).connect(name, stream).await
+        let connected = TlsConnector::from(self.config(host)?).connect(name, stream).await;
+        connected.map_err(|error| match &self.believed {
+            Believed::Public { .. } if is_by_unknown_issuer(&error) => {
+                let cause = explain(&error).unwrap_or_default();
+                io::Error::other(format!("{cause}; if that is a CA of your own, name its file in AWS_CA_BUNDLE"))
+            }
+            _ => error,
+        })
     }
 
     fn config(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
@@ -124,8 +143,22 @@ impl Trust {
     }
 
     fn verifier(&self, host: &str) -> io::Result<Arc<dyn ServerCertVerifier>> {
-        let (public, by) = match &self.believed {
-            Believed::Signed { public, by } => (*public, by),
+        let mut roots = RootCertStore::empty();
+        match &self.believed {
+            Believed::Public { beside } => {
+                roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+                for file in beside {
+                    file.add_to(&mut roots).map_err(|e| io::Error::other(format!("{}={e}", file.variable)))?;
+                }
+            }
+            Believed::Signed { public, by } => {
+                if *public {
+                    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+                }
+                for path in by {
+                    add_roots(&mut roots, path)?;
+                }
+            }
             Believed::Automatic { own_hosts, own } if own_hosts.iter().any(|own| own == host) => {
                 let pinned = chain(own)?.into_iter().next();
                 return Ok(Arc::new(Unsigned { pinned, provider: provider() }));
@@ -133,13 +166,6 @@ impl Trust {
             Believed::Automatic { .. } | Believed::Anybody => {
                 return Ok(Arc::new(Unsigned { pinned: None, provider: provider() }));
             }
-        };
-        let mut roots = RootCertStore::empty();
-        if public {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
-        for path in by {
-            add_roots(&mut roots, path)?;
         }
         let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
         let webpki = webpki.build().map_err(io::Error::other)?;
@@ -247,6 +273,33 @@ fn add_roots(roots: &mut RootCertStore, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+impl CaFile {
+    fn add_to(&self, roots: &mut RootCertStore) -> io::Result<()> {
+        let text = std::fs::read(&self.path).map_err(|e| at(&self.path, &e))?;
+        let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+        let certificates = certificates.map_err(|e| at(&self.path, &format!("is no PEM file: {e}")))?;
+        match certificates.len() {
+            0 if text.is_empty() => Err(at(&self.path, &"is empty")),
+            0 => Err(at(&self.path, &"holds no certificate in PEM")),
+            // Whole bundles of a distribution are named so: one odd certificate is no reason to trust none of them.
+            all => match roots.add_parsable_certificates(certificates) {
+                (0, _) => Err(at(&self.path, &format!("none of its {all} certificates can be read"))),
+                (_, 0) => Ok(()),
+                (_, odd) => {
+                    let (variable, path) = (self.variable, self.path.display());
+                    log::warn!("{variable}={path}: {odd} of its {all} certificates can't be read and aren't trusted");
+                    Ok(())
+                }
+            },
+        }
+    }
+}
+
+fn is_by_unknown_issuer(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)))
+}
+
 /// What went wrong in a handshake, or after it by a TLS alert, in an operator's words; `None`: it was not TLS that failed.
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut next = Some(error);
@@ -277,6 +330,10 @@ fn in_words(error: &rustls::Error) -> String {
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "no TLS there; does it speak plain HTTP?".to_owned()
         }
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+        | rustls::Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => "it speaks neither TLS 1.2 nor 1.3".to_owned(),
         rustls::Error::AlertReceived(alert) => format!("it refused the handshake ({alert:?}): our certificate?"),
         other => other.to_string(),
     }

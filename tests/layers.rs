@@ -16,6 +16,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ),
     ("reach.rs", &["aws", "observe", "act", "daemon", "cloud"], "how ports are reached, not what is said there"),
     ("keeper.rs", &["observe", "act", "daemon", "etcd::client"], "it keeps files, it talks to nobody but AWS"),
+    ("proxy.rs", &["aws", "etcd", "cluster", "config", "observe", "act", "daemon"], "transport knows no meaning"),
     ("process", &["aws", "etcd", "config", "observe", "act", "daemon"], "PID 1's duties are the same for any child"),
     ("aws", &["etcd", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),
     ("etcd", &["aws", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),

@@ -18,6 +18,8 @@ use crate::aws::s3::Object;
 use crate::cluster::view::{Clean, Policy};
 use crate::etcd::settings::{self, Kind};
 use crate::logger::Format;
+use crate::proxy::Proxy;
+use crate::tls::CaFile;
 pub use security::{CaKey, Files, Minting, Origin, Security};
 use variables::RETIRED;
 pub use variables::VARIABLES;
@@ -56,7 +58,10 @@ pub struct Config {
     pub ssm_endpoint: Option<String>,
     pub use_fips: bool,
     pub use_dualstack: bool,
-    pub ca_bundle: Option<PathBuf>,
+    /// `AWS_CA_BUNDLE`, `SSL_CERT_FILE`: whom to trust as AWS, beside the public roots.
+    pub ca_files: Vec<CaFile>,
+    /// `HTTPS_PROXY`, `NO_PROXY`: the way to AWS.
+    pub proxy: Option<Proxy>,
     pub client_port: u16,
     pub peer_port: u16,
     pub bootstrap_wait: Duration,
@@ -194,7 +199,8 @@ impl Reader<'_> {
             ssm_endpoint: self.url("AWS_ENDPOINT_URL_SSM").or_else(|| self.url("AWS_ENDPOINT_URL")),
             use_fips: self.yes("AWS_USE_FIPS_ENDPOINT"),
             use_dualstack: self.yes("AWS_USE_DUALSTACK_ENDPOINT"),
-            ca_bundle: self.text("AWS_CA_BUNDLE").map(PathBuf::from),
+            ca_files: self.ca_files(),
+            proxy: self.proxy(),
             client_port,
             peer_port,
             bootstrap_wait: self.duration("BOOTSTRAP_WAIT", 20),
@@ -392,6 +398,27 @@ impl Reader<'_> {
             Some(_) => Some(value),
             None => {
                 self.wrong(name, "is no URL; write http://host:port or https://host:port");
+                None
+            }
+        }
+    }
+
+    /// Whether they can be read shows when they are needed ([`crate::tls::Trust::public`]).
+    fn ca_files(&self) -> Vec<CaFile> {
+        let named = |variable| self.text(variable).map(|path| CaFile { variable, path: PathBuf::from(path) });
+        ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().filter_map(named).collect()
+    }
+
+    /// Lower case wins, as with curl and the AWS CLI.
+    fn proxy(&mut self) -> Option<Proxy> {
+        let (variable, url) = ["https_proxy", "HTTPS_PROXY"].iter().find_map(|name| Some((name, self.text(name)?)))?;
+        let except = ["no_proxy", "NO_PROXY"].iter().find_map(|name| self.text(name)).unwrap_or_default();
+        match Proxy::new(url, except) {
+            Ok(proxy) => Some(proxy),
+            Err(cause) => {
+                // Without the value: it may hold a password.
+                let write = "write http://host:port or http://user:password@host:port";
+                self.problems.push(Problem(format!("{variable}=…: {cause}; {write}")));
                 None
             }
         }
@@ -595,6 +622,23 @@ mod tests {
         }
         assert!(!read(&env(&[])).unwrap().leave, "leaving is asked for");
         assert_eq!(problems(&[("MUSTER_LEAVE", "yes")]), ["MUSTER_LEAVE=yes: is none of no, on-terminate"]);
+    }
+
+    #[test]
+    fn a_proxy_is_read_in_both_cases_and_never_shown_with_its_password() {
+        let proxy = |pairs: &[(&str, &str)]| format!("{:?}", read(&env(pairs)).unwrap().proxy);
+        assert_eq!(proxy(&[("HTTPS_PROXY", ""), ("HTTP_PROXY", "http://p:1")]), "None");
+        let both = [("HTTPS_PROXY", "http://upper:1"), ("https_proxy", "http://u:hunter2@lower:2")];
+        let shown = proxy(&both);
+        assert!(shown.contains("lower") && !shown.contains("upper") && !shown.contains("hunter2"), "{shown}");
+        let empty = [("HTTPS_PROXY", "http://upper:1"), ("https_proxy", "")];
+        assert!(proxy(&empty).contains("upper"), "empty is unset");
+        let wrong = problems(&[("https_proxy", "https://u:hunter2@p:3129")]);
+        assert_eq!(
+            wrong,
+            ["https_proxy=…: only a proxy that is spoken to over plain http is supported; write http://host:port or \
+              http://user:password@host:port"]
+        );
     }
 
     #[test]
