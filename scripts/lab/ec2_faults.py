@@ -37,13 +37,14 @@ def unavailable() -> Rule:
     return lambda call, proceed: Reply(500, page, content_type="text/html")
 
 
-def skewed_clock(offset: timedelta) -> Rule:
-    """EC2's clock is off by this much: RequestExpired until the caller signs with the time of the Date header."""
+def skewed_clock(offset: timedelta, refusal: Reply | None = None) -> Rule:
+    """AWS's clock is off by this much: RequestExpired (or this) until the caller signs with the time of the Date header."""
+    expired = refusal or error(400, "RequestExpired", "Request has expired.")
 
     def rule(call: Call, proceed: Next) -> Reply | None:
         now = datetime.now(timezone.utc) + offset
         if abs(_signed_at(call) - now) > SKEW_ALLOWED:
-            reply: Reply | None = error(400, "RequestExpired", "Request has expired.")
+            reply: Reply | None = expired
         else:
             reply = proceed()
         if reply is None:

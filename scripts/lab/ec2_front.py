@@ -1,4 +1,4 @@
-"""One node's way to EC2 and S3: passes every call through to moto unchanged, unless a rule says otherwise.
+"""One node's way to AWS: passes every call through to moto unchanged, unless a rule says otherwise.
 
 A rule is a function of the call and of what would come next (the rules added before it, then moto):
 
@@ -12,6 +12,7 @@ Rules that need no reply just don't ask for one. The Host header goes through as
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 import urllib.parse
 from collections import Counter
@@ -32,8 +33,9 @@ class Call:
 
     @property
     def action(self) -> str:
-        """The Query API's Action; S3's calls are told apart by method."""
-        return self.parameters.get("Action", self.request.method)
+        """The Query API's Action, or a JSON API's; S3's calls are told apart by method."""
+        target = self.request.header("X-Amz-Target") or self.request.method
+        return self.parameters.get("Action", target.rpartition(".")[2])
 
     def same_question(self) -> tuple[tuple[str, str], ...]:
         """What is asked, without who asks and when."""
@@ -61,14 +63,14 @@ class _Added:
 class Ec2Front:
     """`front.calls` counts by Action, whatever became of the call."""
 
-    def __init__(self, upstream: str, address: str = "127.0.0.1", port: int = 0):
+    def __init__(self, upstream: str, address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None):
         self.calls: Counter[str] = Counter()
         self._upstream = urllib.parse.urlsplit(upstream).netloc
         self._rules: list[_Added] = []
         self._guard = threading.Lock()
         self._last: dict[tuple[tuple[str, str], ...], Reply] = {}
         self._healed = threading.Event()
-        self._server = HttpServer(address, port, self._answer)
+        self._server = HttpServer(address, port, self._answer, tls)
 
     url = property(lambda self: self._server.url)
     address = property(lambda self: self._server.address)

@@ -7,6 +7,7 @@ and leaves open connections alive when it is closed: a metadata service that is 
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 import threading
 import traceback
@@ -37,6 +38,7 @@ class Reply:
     headers: list[tuple[str, str]] = field(default_factory=list)
     content_type: str = "text/plain"
     cut_after: int | None = None  # drop the connection after so many bytes of the body
+    takes_over: Callable[[socket.socket], None] | None = None  # has the connection after the head, until it returns
 
     def send(self, connection: socket.socket) -> None:
         head = self._head()
@@ -48,8 +50,9 @@ class Reply:
 
     def _head(self) -> bytes:
         phrase = HTTPStatus(self.status).phrase
-        lines = [f"HTTP/1.1 {self.status} {phrase}", f"Content-Type: {self.content_type}"]
-        lines += [f"Content-Length: {len(self.body)}"]
+        lines = [f"HTTP/1.1 {self.status} {phrase}"]
+        if self.takes_over is None:  # else what follows has no length
+            lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
@@ -59,12 +62,13 @@ Answer = Callable[[Request], Optional[Reply]]
 
 
 class HttpServer:
-    """Answers on one address and port until stopped; can be started again."""
+    """Answers on one address and port until stopped; can be started again. With `tls`, over that."""
 
-    def __init__(self, address: str, port: int, answer: Answer):
+    def __init__(self, address: str, port: int, answer: Answer, tls: ssl.SSLContext | None = None):
         self.address = address
         self.port = port  # 0: the kernel's choice, known once started
         self._answer = answer
+        self._tls = tls
         self._listener: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
         self._connections: set[socket.socket] = set()
@@ -72,7 +76,7 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://{self.address}:{self.port}"
 
     def start(self) -> HttpServer:
         if self._listener is not None:
@@ -109,12 +113,17 @@ class HttpServer:
             except OSError:
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                with suppress(OSError):  # the caller is gone already: what serves it finds out
+                    connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             with self._guard:
                 self._connections.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
+            if isinstance(connection, ssl.SSLSocket):
+                connection.do_handshake()
             with connection.makefile("rb") as stream:
                 while self._exchange(connection, stream):
                     pass
@@ -138,6 +147,9 @@ class HttpServer:
         if reply is None:
             return False
         reply.send(connection)
+        if reply.takes_over is not None:
+            reply.takes_over(connection)
+            return False
         return reply.cut_after is None and (request.header("Connection") or "").lower() != "close"
 
 

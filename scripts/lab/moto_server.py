@@ -1,18 +1,21 @@
 """moto's server on a free port of 127.0.0.1, printed on stdout, until stdin closes; run as a child by `lab.ec2`.
 
 Not `python -m moto.server`: that one can't choose a free port without a race, outlives a test run that is killed,
-answers the second request of a connection 40 ms late (Nagle), and two things EC2 does are missing from moto 5.2 and
-put right here, because the project depends on both.
+answers the second request of a connection 40 ms late (Nagle), and three things AWS does are missing from moto 5.2 and
+put right here, because the project depends on them.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 
+from moto.core.responses import BaseResponse
 from moto.core.utils import utcnow
 from moto.ec2.models.instances import Instance
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 
@@ -38,6 +41,30 @@ def let_terminated_instances_release_their_address() -> None:
     Instance.terminate = terminate_and_release
 
 
+# What the JSON services call what the others call otherwise.
+JSON_CODES = {
+    "AccessDenied": "AccessDeniedException",
+    "InvalidClientTokenId": "UnrecognizedClientException",
+    "SignatureDoesNotMatch": "InvalidSignatureException",
+}
+
+
+def let_json_services_refuse_in_json() -> None:
+    """A wrong signature and a missing right are 400 there, and JSON; moto has XML for all but S3."""
+    check = BaseResponse._authenticate_and_authorize_normal_action
+
+    def check_and_refuse(self: BaseResponse, resource: str = "*") -> None:
+        try:
+            check(self, resource)
+        except HTTPException as error:
+            if "X-Amz-Target" in self.headers:
+                error.code = 400
+                error.description = json.dumps({"__type": JSON_CODES[error.error_type], "message": error.message})
+            raise
+
+    BaseResponse._authenticate_and_authorize_normal_action = check_and_refuse
+
+
 class Handler(WSGIRequestHandler):
     disable_nagle_algorithm = True
 
@@ -45,6 +72,7 @@ class Handler(WSGIRequestHandler):
 def main() -> None:
     give_starts_a_new_launch_time()
     let_terminated_instances_release_their_address()
+    let_json_services_refuse_in_json()
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     print(server.port, flush=True)

@@ -1,0 +1,34 @@
+//! Reads one parameter as the supervisor does, and shows no more of its value than a digest: `parameter /name`.
+//! The end-to-end tests read real answers with it.
+
+use std::process::ExitCode;
+
+use aws_lc_rs::digest;
+use etcd_muster::cloud::{self, Cloud};
+use etcd_muster::exit::{self, Code, Failure};
+use etcd_muster::{config, logger};
+
+fn main() -> ExitCode {
+    ExitCode::from(u8::try_from(exit::conclude(read())).unwrap_or(u8::MAX))
+}
+
+fn read() -> Result<i32, Failure> {
+    let name = std::env::args().nth(1).ok_or_else(|| Failure::new(Code::Usage, "parameter NAME"))?;
+    let wrong = |problems: Vec<config::Problem>| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Failure::new(Code::Config, lines.join("\n"))
+    };
+    let config = config::read(&config::environment(&[])).map_err(wrong)?;
+    logger::start(config.log_level, config.log_format);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
+    let value = runtime.block_on(async {
+        let imds = cloud::metadata_service(&config);
+        let region = cloud::fetch_identity(&config, &imds).await?.region;
+        Cloud::new(&config, imds, Some(&region)).parameter(&name).await
+    })?;
+    let digest = digest::digest(&digest::SHA256, value.expose().as_bytes());
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("{value:?} {hex}");
+    Ok(0)
+}
