@@ -57,14 +57,17 @@ impl Keeper {
             match security {
                 Security::Plain => {}
                 Security::Files(files) => self.check(side, files).map_err(|fault| fault.to_string())?,
-                Security::Automatic => {
-                    self.renew_fixture(side)?;
-                    self.say_once(format!(
-                        "{side} port: automatic certificates can't be verified: what is sent is encrypted, but anyone who reaches \
-                         the port may pose as a member"
-                    ));
-                }
+                Security::Automatic => self.renew_fixture(side)?,
             }
+        }
+        let automatic = self.sides().into_iter().filter(|(_, security)| *security == Security::Automatic);
+        let automatic: Vec<_> = automatic.map(|(side, _)| side).collect();
+        if !automatic.is_empty() {
+            self.say_once(format!(
+                "{} port: automatic certificates of others can't be verified: what is sent is encrypted, but anyone who reaches the \
+                 port may pose as a member",
+                automatic.join(" and ")
+            ));
         }
         self.watch(renewal);
         Ok(())
@@ -138,6 +141,13 @@ impl Keeper {
         let ca = Ca::load(&minting.ca_cert).map_err(|fault| fault.to_string())?;
         let standing = minted.standing(&ca, &names, clock::epoch());
         if let Standing::Good { renew_at } = standing {
+            // Said while there is time to mend it; Parameter Store isn't asked before it has to be.
+            if let CaKey::File(path) = &minting.ca_key
+                && let Err(cause) = fs::metadata(path)
+            {
+                let until = rfc3339(renew_at);
+                self.say_once(format!("MUSTER_CA_KEY={}: {cause}; it is needed from {until} on", path.display()));
+            }
             return Ok(Some(renew_at));
         }
         match self.mint(&minting, &minted, &names).await {
@@ -211,8 +221,9 @@ impl Keeper {
         }
         let why = match pki::leaf_in(&cert) {
             Err(fault) => fault.to_string(),
+            Ok(leaf) if leaf.not_after < clock::epoch() => format!("it expired on {}", rfc3339(leaf.not_after)),
             Ok(leaf) if leaf.not_after - clock::epoch() < WARN_AHEAD_SECONDS => {
-                format!("it is valid only until {}", rfc3339(leaf.not_after))
+                format!("it expires on {}", rfc3339(leaf.not_after))
             }
             Ok(leaf) => match self.listened(side).iter().find(|host| !leaf.names.contains(host)) {
                 Some(host) => format!("it isn't for {host}"),
@@ -273,7 +284,7 @@ impl Keeper {
     fn warn_of(&mut self, path: &Path, not_after: i64) {
         if not_after - clock::epoch() < WARN_AHEAD_SECONDS {
             let until = rfc3339(not_after);
-            self.say_once(format!("{}: valid only until {until}; replace it before", path.display()));
+            self.say_once(format!("{}: expires on {until}; replace it before", path.display()));
         }
     }
 
