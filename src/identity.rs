@@ -95,7 +95,7 @@ fn security(config: &Config) -> Vec<(String, String)> {
                 (format!("{prefix}_KEY_FILE"), path(&files.pair.key)),
             ];
             // etcd demands client certificates wherever it is given a CA.
-            if let Some(ca) = files.ca.as_deref().filter(|_| files.demands) {
+            if let Some(ca) = files.ca.as_deref().filter(|_| files.demands.is_some()) {
                 told.extend([(format!("{prefix}_TRUSTED_CA_FILE"), path(ca)), (auth.to_owned(), "true".to_owned())]);
             }
             told

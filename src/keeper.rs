@@ -125,7 +125,7 @@ impl Keeper {
         let pair = Pair::load(&files.pair.cert, &files.pair.key)?;
         let ca = files.ca.as_deref().map(Ca::load).transpose()?;
         let names = self.advertised(side);
-        pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names: &names, as_client: files.demands })?;
+        pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names: &names, as_client: files.demands.is_some() })?;
         self.roots.extend(files.ca.zip(ca.map(|ca| ca.digest().to_owned())));
         Ok(())
     }

@@ -56,10 +56,7 @@ impl Reach {
 pub fn acceptor(security: &Security) -> Result<Option<Acceptor>, pki::Fault> {
     Ok(match security {
         Security::Plain => None,
-        Security::Files(Files { pair, ca, demands, revoked, .. }) => {
-            let clients = ca.clone().filter(|_| *demands);
-            Some(Acceptor::of_files(pair.clone(), clients, revoked.clone()))
-        }
+        Security::Files(Files { pair, demands, .. }) => Some(Acceptor::of_files(pair.clone(), demands.clone())),
         Security::Automatic => Some(Acceptor::of_memory(pki::ephemeral(clock::epoch())?)),
     })
 }

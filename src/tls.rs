@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, PeerIncompatible,
@@ -21,6 +21,8 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::pki::Certificate;
 
 /// A certificate chain and its key, in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -178,9 +180,40 @@ impl Trust {
 #[derive(Clone)]
 pub struct Acceptor {
     key: ServerKey,
-    /// Clients must show a certificate that leads to one of these, and is in none of those lists.
-    clients: Option<PathBuf>,
-    revoked: Option<PathBuf>,
+    demands: Option<Demands>,
+}
+
+/// What callers must show.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Demands {
+    /// A certificate that leads to one in this PEM file,
+    pub ca: PathBuf,
+    /// is on none of the lists in this one,
+    pub revoked: Option<PathBuf>,
+    /// has one of these common names, unless there are none (`--peer-cert-allowed-cn`),
+    pub common_names: Vec<String>,
+    /// and is for one of these hosts, likewise (`--peer-cert-allowed-hostname`).
+    pub hosts: Vec<String>,
+}
+
+impl Demands {
+    fn admit(&self, shown: Option<&[CertificateDer<'_>]>) -> io::Result<()> {
+        let refused = |cause: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, cause));
+        let Some(leaf) = shown.and_then(<[_]>::first) else { return refused("no certificate was shown".to_owned()) };
+        let subject = Certificate::read(leaf).map(|certificate| certificate.subject).unwrap_or_default();
+        if !self.common_names.is_empty() && !self.common_names.contains(&subject) {
+            return refused(format!("\"{subject}\" is not among the allowed: {}", self.common_names.join(", ")));
+        }
+        let is_for = |host: &String| {
+            let parsed = ParsedCertificate::try_from(leaf).ok();
+            let name = ServerName::try_from(host.as_str()).ok();
+            parsed.zip(name).is_some_and(|(parsed, name)| verify_server_name(&parsed, &name).is_ok())
+        };
+        if !self.hosts.is_empty() && !self.hosts.iter().any(is_for) {
+            return refused(format!("\"{subject}\" is for none of {}", self.hosts.join(", ")));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone)]
@@ -191,19 +224,19 @@ enum ServerKey {
 
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acceptor").field("clients", &self.clients).finish_non_exhaustive()
+        f.debug_struct("Acceptor").field("demands", &self.demands).finish_non_exhaustive()
     }
 }
 
 impl Acceptor {
-    /// Shows what is in these files; `clients`: the CA whose certificates callers must have, `revoked`: its revocation list.
-    pub fn of_files(files: KeyFiles, clients: Option<PathBuf>, revoked: Option<PathBuf>) -> Self {
-        Self { key: ServerKey::Files(files), clients, revoked }
+    /// Shows what is in these files.
+    pub fn of_files(files: KeyFiles, demands: Option<Demands>) -> Self {
+        Self { key: ServerKey::Files(files), demands }
     }
 
     /// Shows this certificate, and lets anybody in.
     pub fn of_memory(certified: CertifiedKey) -> Self {
-        Self { key: ServerKey::Memory(Arc::new(certified.into())), clients: None, revoked: None }
+        Self { key: ServerKey::Memory(Arc::new(certified.into())), demands: None }
     }
 
     /// A TLS handshake with whoever called.
@@ -211,26 +244,28 @@ impl Acceptor {
     /// # Errors
     /// An unreadable file, a caller that isn't let in or doesn't speak TLS; or the connection's own.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<server::TlsStream<S>> {
-        TlsAcceptor::from(Arc::new(self.load()?)).accept(stream).await
+        let stream = TlsAcceptor::from(Arc::new(self.load()?)).accept(stream).await?;
+        self.demands.as_ref().map_or(Ok(()), |demands| demands.admit(stream.get_ref().1.peer_certificates()))?;
+        Ok(stream)
     }
 
     fn load(&self) -> io::Result<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(provider());
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-        let builder = match &self.clients {
+        let builder = match &self.demands {
             None => builder.with_no_client_auth(),
-            Some(path) => {
+            Some(Demands { ca, revoked, .. }) => {
                 let mut roots = RootCertStore::empty();
-                add_roots(&mut roots, path)?;
+                add_roots(&mut roots, ca)?;
                 let mut clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-                if let Some(path) = &self.revoked {
+                if let Some(path) = revoked {
                     let lists = CertificateRevocationListDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
                     let lists: Result<Vec<_>, _> = lists.collect();
                     // As etcd: only the certificate itself is looked up, and a list it isn't on doesn't forbid it.
                     clients = clients.with_crls(lists.map_err(|e| at(path, &e))?);
                     clients = clients.only_check_end_entity_revocation().allow_unknown_revocation_status();
                 }
-                builder.with_client_cert_verifier(clients.build().map_err(|e| at(path, &e))?)
+                builder.with_client_cert_verifier(clients.build().map_err(|e| at(ca, &e))?)
             }
         };
         let mut config = match &self.key {
@@ -428,5 +463,29 @@ impl ServerCertVerifier for Unsigned {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_let_in_by_its_common_name_and_by_a_host_it_is_for() {
+        let mut params = rcgen::CertificateParams::new(["etcd.example.com".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "node-1");
+        let leaf = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone();
+        let admits = |common_names: &[&str], hosts: &[&str]| {
+            let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let demands =
+                Demands { ca: PathBuf::new(), revoked: None, common_names: own(common_names), hosts: own(hosts) };
+            demands.admit(Some(std::slice::from_ref(&leaf))).map_err(|e| e.to_string())
+        };
+        assert_eq!(admits(&[], &[]), Ok(()));
+        assert_eq!(admits(&["node-2", "node-1"], &["etcd.example.com"]), Ok(()));
+        assert_eq!(admits(&["node-2"], &[]), Err("\"node-1\" is not among the allowed: node-2".to_owned()));
+        assert_eq!(admits(&[], &["example.com"]), Err("\"node-1\" is for none of example.com".to_owned()));
+        let nobody = Demands { ca: PathBuf::new(), revoked: None, common_names: vec![], hosts: vec![] };
+        assert!(nobody.admit(None).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Problem, Reader};
 use crate::etcd::data_dir::MUSTER_DIR;
-use crate::tls::KeyFiles;
+use crate::tls::{Demands, KeyFiles};
 
 /// How one of etcd's ports is secured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,10 +33,8 @@ pub struct Files {
     pub pair: KeyFiles,
     /// Verifies servers; without one only public roots do.
     pub ca: Option<PathBuf>,
-    /// Clients must show a certificate of that CA.
-    pub demands: bool,
-    /// Certificates that are let in no more.
-    pub revoked: Option<PathBuf>,
+    /// What clients must show, if anything.
+    pub demands: Option<Demands>,
     pub origin: Origin,
 }
 
@@ -81,7 +79,10 @@ struct Side {
     file: &'static str,
     auto: &'static str,
     auth: &'static str,
+    /// Who else is not let in, by etcd's own variables.
     revoked: &'static str,
+    common_names: &'static str,
+    hosts: &'static str,
 }
 
 const CLIENT: Side = Side {
@@ -92,6 +93,8 @@ const CLIENT: Side = Side {
     auto: "ETCD_AUTO_TLS",
     auth: "ETCD_CLIENT_CERT_AUTH",
     revoked: "ETCD_CLIENT_CRL_FILE",
+    common_names: "",
+    hosts: "ETCD_CLIENT_CERT_ALLOWED_HOSTNAME",
 };
 
 const PEER: Side = Side {
@@ -102,6 +105,8 @@ const PEER: Side = Side {
     auto: "ETCD_PEER_AUTO_TLS",
     auth: "ETCD_PEER_CLIENT_CERT_AUTH",
     revoked: "ETCD_PEER_CRL_FILE",
+    common_names: "ETCD_PEER_CERT_ALLOWED_CN",
+    hosts: "ETCD_PEER_CERT_ALLOWED_HOSTNAME",
 };
 
 /// A leaf lives three months: long enough for any outage of whoever has the CA's key, short enough to be renewed in earnest.
@@ -195,8 +200,7 @@ impl Reader<'_> {
         Security::Files(Files {
             pair: KeyFiles { cert: minting.dir.join("leaf.crt"), key: minting.dir.join("leaf.key") },
             ca: Some(minting.ca_cert.clone()),
-            demands: self.demands(side),
-            revoked: self.text(side.revoked).map(PathBuf::from),
+            demands: self.demands(side, Some(&minting.ca_cert)),
             origin: Origin::Minted,
         })
     }
@@ -218,10 +222,9 @@ impl Reader<'_> {
         };
         let ca = self.etcd_text(&variable("TRUSTED_CA_FILE")).map(PathBuf::from);
         // Whatever it is told about client certificates: with a CA etcd demands them (transport.TLSInfo.ServerConfig).
-        let demands = ca.is_some();
-        let revoked = self.etcd_text(side.revoked).map(PathBuf::from);
+        let demands = ca.as_deref().map(|ca| self.demands_of(side, ca));
         let because = format!("{cert}={}", pair.cert.display());
-        Some((Security::Files(Files { pair, ca, demands, revoked, origin: Origin::Operator }), because))
+        Some((Security::Files(Files { pair, ca, demands, origin: Origin::Operator }), because))
     }
 
     fn automatic(&self, side: &Side) -> Option<(Security, String)> {
@@ -262,9 +265,8 @@ impl Reader<'_> {
         }
         let because = format!("{} is there", cert.display());
         let files = Files {
-            demands: ca.is_some() && self.demands(side),
+            demands: self.demands(side, ca.as_deref()),
             ca,
-            revoked: self.etcd_text(side.revoked).map(PathBuf::from),
             pair: KeyFiles { key: key.unwrap_or_else(|| ssl.join(format!("{}.key", side.file))), cert },
             origin: Origin::Folder,
         };
@@ -272,9 +274,24 @@ impl Reader<'_> {
     }
 
     /// With a CA, clients must show a certificate, unless the operator says otherwise. Among peers etcd knows no such choice.
-    fn demands(&self, side: &Side) -> bool {
+    fn demands(&self, side: &Side, ca: Option<&Path>) -> Option<Demands> {
         let refused = ["0", "f", "F", "false", "FALSE", "False"];
-        side.file == "peer" || self.etcd_text(side.auth).is_none_or(|value| !refused.contains(&value.as_str()))
+        let does =
+            side.file == "peer" || self.etcd_text(side.auth).is_none_or(|value| !refused.contains(&value.as_str()));
+        ca.filter(|_| does).map(|ca| self.demands_of(side, ca))
+    }
+
+    fn demands_of(&self, side: &Side, ca: &Path) -> Demands {
+        let list = |variable: &str| {
+            let value = self.etcd_text(variable).unwrap_or_default();
+            value.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+        };
+        Demands {
+            ca: ca.to_owned(),
+            revoked: self.etcd_text(side.revoked).map(PathBuf::from),
+            common_names: list(side.common_names),
+            hosts: list(side.hosts),
+        }
     }
 
     /// One of etcd's own settings; `ETCD_OPTS` wins over a variable.
