@@ -299,3 +299,130 @@ impl Reader<'_> {
         self.given.get(name).filter(|value| !value.is_empty()).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+    use crate::config::{Config, read};
+
+    /// An `ED_SSL` that holds these (empty) files, and the settings beside it.
+    struct Node(PathBuf);
+
+    impl Node {
+        fn with(name: &str, files: &[&str]) -> Self {
+            let ssl = std::env::temp_dir().join(format!("etcd-muster-ssl-{}-{name}", std::process::id()));
+            fs::create_dir_all(&ssl).unwrap();
+            files.iter().for_each(|file| fs::write(ssl.join(file), "").unwrap());
+            Self(ssl)
+        }
+
+        fn read(&self, settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+            let ssl = self.0.display().to_string();
+            let all = settings.iter().copied().chain([("ED_SSL", ssl.as_str())]);
+            let env: BTreeMap<_, _> = all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            read(&env).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+        }
+
+        /// Client and peer side, in a word each.
+        fn sides(&self, settings: &[(&str, &str)]) -> (String, String) {
+            let config = self.read(settings).unwrap();
+            let word = |security: &Security| match security {
+                Security::Plain => "plain".to_owned(),
+                Security::Automatic => "automatic".to_owned(),
+                Security::Files(files) => format!("{:?}", files.origin),
+            };
+            (word(&config.client), word(&config.peer))
+        }
+
+        fn problem(&self, settings: &[(&str, &str)]) -> String {
+            match self.read(settings) {
+                Err(problems) if problems.len() == 1 => problems[0].replace(&self.0.display().to_string(), "SSL"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    impl Drop for Node {
+        #[expect(clippy::disallowed_methods, reason = "the test's own scratch directory")]
+        fn drop(&mut self) {
+            let _gone = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const CA: [(&str, &str); 2] = [("MUSTER_CA_CERT", "/ca.crt"), ("MUSTER_CA_KEY", "ssm:/etcd/ca-key")];
+    const ALL: [&str; 6] = ["client.crt", "client.key", "client_ca.crt", "peer.crt", "peer.key", "peer_ca.crt"];
+
+    fn words(client: &str, peer: &str) -> (String, String) {
+        (client.to_owned(), peer.to_owned())
+    }
+
+    #[test]
+    fn the_first_that_matches_counts_for_each_side_by_itself() {
+        let (bare, full) = (Node::with("bare", &[]), Node::with("full", &ALL));
+        assert_eq!(bare.sides(&[]), words("plain", "plain"));
+        assert_eq!(bare.sides(&CA), words("plain", "plain"), "a CA alone asks for nothing");
+        assert_eq!(full.sides(&[]), words("Folder", "Folder"));
+        assert_eq!(full.sides(&[("ETCD_AUTO_TLS", "true")]), words("automatic", "Folder"));
+        assert_eq!(full.sides(&[("ETCD_OPTS", "--peer-auto-tls")]), words("Folder", "automatic"));
+        let named = [("ETCD_CERT_FILE", "/c"), ("ETCD_KEY_FILE", "/k"), ("ETCD_AUTO_TLS", "true")];
+        assert_eq!(full.sides(&named), words("Operator", "Folder"));
+        let minted = |side| [CA[0], CA[1], (side, "https")];
+        assert_eq!(bare.sides(&minted("CLNT_SCHEMA")), words("Minted", "plain"));
+        assert_eq!(bare.sides(&minted("PEER_SCHEMA")), words("plain", "Minted"));
+        assert_eq!(full.sides(&minted("PEER_SCHEMA")), words("Folder", "Folder"), "files win");
+        assert!(
+            bare.read(&CA).unwrap().minting.is_none() && bare.read(&minted("PEER_SCHEMA")).unwrap().minting.is_some()
+        );
+    }
+
+    #[test]
+    fn clients_are_asked_for_a_certificate_where_there_is_a_ca() {
+        let (full, served) = (Node::with("asks", &ALL), Node::with("serves", &ALL[..2]));
+        let demands = |node: &Node, settings: &[(&str, &str)]| {
+            let config = node.read(settings).unwrap();
+            let of = |security: &Security| matches!(security, Security::Files(Files { demands: Some(_), .. }));
+            (of(&config.client), of(&config.peer))
+        };
+        assert_eq!(demands(&full, &[]), (true, true));
+        assert_eq!(demands(&served, &[]), (false, false));
+        assert_eq!(demands(&full, &[("ETCD_CLIENT_CERT_AUTH", "false")]), (false, true));
+        assert_eq!(
+            demands(&full, &[("ETCD_PEER_CLIENT_CERT_AUTH", "false")]),
+            (true, true),
+            "etcd knows no such choice"
+        );
+        let Security::Files(Files { ca, .. }) = full.read(&[("ETCD_CLIENT_CERT_AUTH", "false")]).unwrap().client else {
+            panic!("no files");
+        };
+        assert!(ca.is_some(), "it still verifies servers");
+    }
+
+    #[test]
+    fn contradictions_are_problems_that_name_both_sides() {
+        let (bare, full) = (Node::with("none", &[]), Node::with("both", &ALL));
+        let plain = full.problem(&[("CLNT_SCHEMA", "http")]);
+        assert_eq!(plain, "CLNT_SCHEMA=http: but SSL/client.crt is there; unset one of them");
+        let plain = bare.problem(&[("PEER_SCHEMA", "http"), ("ETCD_PEER_AUTO_TLS", "true")]);
+        assert_eq!(plain, "PEER_SCHEMA=http: but ETCD_PEER_AUTO_TLS=true; unset one of them");
+        assert!(
+            bare.problem(&[("CLNT_SCHEMA", "https")])
+                .starts_with("CLNT_SCHEMA=https: there is no certificate for it; put")
+        );
+        assert!(Node::with("lonely", &["client_ca.crt"]).problem(&[]).contains("there is no SSL/client.crt beside it"));
+        assert!(
+            Node::with("peer", &["peer.crt", "peer.key"])
+                .problem(&[])
+                .contains("there is no SSL/peer_ca.crt beside it")
+        );
+        assert!(
+            bare.problem(&[("ETCD_KEY_FILE", "/k")]).starts_with("ETCD_CERT_FILE=: is missing beside ETCD_KEY_FILE")
+        );
+        assert!(bare.problem(&CA[..1]).starts_with("MUSTER_CA_KEY=: is missing beside MUSTER_CA_CERT"));
+        assert!(bare.problem(&[CA[0], ("MUSTER_CA_KEY", "ssm:")]).contains("names no parameter"));
+        assert!(bare.problem(&[("MUSTER_EXTRA_SANS", "a b")]).contains("neither a name nor an address"));
+        assert!(bare.problem(&[("MUSTER_ETCD_USER", "root")]).starts_with("MUSTER_ETCD_PASSWORD_FILE=: is missing"));
+    }
+}

@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 from fleet import (
     BOUND,
     command,
@@ -35,6 +34,8 @@ from lab.ec2_front import Ec2Front, Rule
 from lab.http_server import HttpServer, Reply
 from lab.instance import REGION, ROLE
 from lab.pki import Ca, Pair
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 UNAVAILABLE, DENIED, CONFIG = 69, 77, 78
 EC2 = f"ec2.{REGION}.amazonaws.com"

@@ -1,0 +1,214 @@
+//! What comes of a connection between two nodes that are secured alike, or not: real handshakes on loopback. A handshake that fails
+//! is told from a host on which nothing runs, whatever it fails over.
+
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_muster::http::{self, Failure};
+use etcd_muster::pki::{Issuer, Minted};
+use etcd_muster::tls::{Acceptor, Believed, Demands, KeyFiles, Names, Trust};
+use http_body_util::Full;
+use hyper::Request;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const WITHIN: Duration = Duration::from_secs(10);
+/// When everything here is made: in 2023, for rustls reads the wall clock.
+const NOW: i64 = 1_700_000_000;
+const DAY: i64 = 86400;
+const YEARS: i64 = 40 * 365 * DAY;
+const HOST: &str = "127.0.0.1";
+
+/// A directory of this test's own, and what is made in it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("etcd-muster-tls-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    /// A CA of that name; its certificate's file and its key.
+    fn ca(&self, name: &str) -> (PathBuf, String) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let path = self.0.join(format!("{name}.crt"));
+        fs::write(&path, params.self_signed(&key).unwrap().pem()).unwrap();
+        (path, key.serialize_pem())
+    }
+
+    /// A leaf of that CA for these names.
+    fn leaf(&self, name: &str, ca: &(PathBuf, String), names: &[&str], life: i64) -> KeyFiles {
+        let minted = Minted::at(self.0.join(name));
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let issuer = Issuer::load(&ca.0, &ca.1, "the CA's key", NOW).unwrap();
+        minted.keep(&issuer.mint(minted.key().unwrap(), &names, name, NOW, life).unwrap()).unwrap();
+        KeyFiles { cert: minted.certificate(), key: minted.key_file() }
+    }
+}
+
+impl Drop for Place {
+    #[expect(clippy::disallowed_methods, reason = "the test's own scratch directory")]
+    fn drop(&mut self) {
+        let _gone = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn demands(ca: &Path) -> Option<Demands> {
+    Some(Demands { ca: ca.to_owned(), revoked: None, common_names: Vec::new(), hosts: Vec::new() })
+}
+
+fn signed_by(ca: &Path) -> Believed {
+    Believed::Signed { public: false, by: vec![ca.to_owned()] }
+}
+
+/// What one caller meets at a server that shows this; `None`: it speaks plain.
+fn meet(acceptor: Option<Acceptor>, trust: &Trust, scheme: &str) -> Result<u16, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind((HOST, 0)).await.unwrap();
+        let url = format!("{scheme}://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            match acceptor {
+                None => answer(stream).await,
+                Some(acceptor) => {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        answer(stream).await;
+                    }
+                }
+            }
+        });
+        let request = Request::get(&url).body(Full::default()).unwrap();
+        let met = http::Client::new(trust.clone()).fetch(request, WITHIN).await;
+        server.await.unwrap();
+        met.map(|answer| answer.status().as_u16()).map_err(|error| error.failure)
+    })
+}
+
+async fn answer(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin) {
+    let mut head = [0; 4096];
+    let read = stream.read(&mut head).await.unwrap_or(0);
+    let reply: &[u8] = match head[..read].starts_with(b"GET ") {
+        true => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        // As any HTTP server to what it can't read.
+        false => b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    };
+    let _gone = stream.write_all(reply).await;
+    let _gone = stream.shutdown().await;
+}
+
+#[test]
+fn every_odd_pair_is_told_from_a_host_on_which_nothing_runs() {
+    let place = Place::new("pairs");
+    let (ours, theirs) = (place.ca("ours"), place.ca("theirs"));
+    let leaf = place.leaf("leaf", &ours, &[HOST], YEARS);
+    let of_others = place.leaf("of-others", &theirs, &[HOST], YEARS);
+    let expired = place.leaf("expired", &ours, &[HOST], DAY);
+    let elsewhere = place.leaf("elsewhere", &ours, &["10.9.9.9"], YEARS);
+    let trust = |shown: Option<&KeyFiles>| Trust::new(signed_by(&ours.0), shown.cloned(), Names::default());
+    let shows = |pair: &KeyFiles, demands| Some(Acceptor::of_files(pair.clone(), demands));
+    let missing = KeyFiles { cert: place.0.join("nothing.crt"), key: place.0.join("nothing.key") };
+
+    let good = trust(Some(&leaf));
+    assert_eq!(meet(shows(&leaf, demands(&ours.0)), &good, "https"), Ok(200));
+    assert_eq!(meet(None, &good, "http"), Ok(200));
+    let odd = [
+        ("another CA", meet(shows(&of_others, None), &good, "https"), "signed by nobody"),
+        ("expired", meet(shows(&expired, None), &good, "https"), "has expired"),
+        ("for another host", meet(shows(&elsewhere, None), &good, "https"), "not valid for"),
+        ("plain where TLS is expected", meet(None, &good, "https"), "no TLS there"),
+        ("TLS where plain is expected", meet(shows(&leaf, None), &good, "http"), "does it speak TLS?"),
+        ("no certificate of ours", meet(shows(&leaf, demands(&ours.0)), &trust(None), "https"), "our certificate?"),
+        ("ours of another CA", meet(shows(&leaf, demands(&theirs.0)), &good, "https"), "our certificate?"),
+        (
+            "no CA at all here",
+            meet(shows(&leaf, None), &Trust::new(signed_by(&missing.cert), None, Names::default()), "https"),
+            "nothing.crt",
+        ),
+    ];
+    for (what, met, words) in odd {
+        match met {
+            Err(Failure::Tls(cause) | Failure::Protocol(cause)) => assert!(cause.contains(words), "{what}: {cause}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    // It can't show anything, and so breaks off: somebody is there all the same.
+    assert!(matches!(meet(shows(&missing, None), &good, "https"), Err(Failure::Unreachable(_))));
+}
+
+#[test]
+fn nothing_listens_and_a_broken_handshake_are_two_things() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let fetch = |url: String| async move {
+        http::Client::new(Trust::public(None)).fetch(Request::get(&url).body(Full::default()).unwrap(), WITHIN).await
+    };
+    let refused = runtime.block_on(async {
+        let free = TcpListener::bind((HOST, 0)).await.unwrap().local_addr().unwrap();
+        fetch(format!("https://{free}/")).await.unwrap_err().failure
+    });
+    assert_eq!(refused, Failure::Refused);
+    let broken = runtime.block_on(async {
+        let listener = TcpListener::bind((HOST, 0)).await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { drop::<TcpStream>(listener.accept().await.unwrap().0) });
+        fetch(url).await.unwrap_err().failure
+    });
+    assert!(matches!(broken, Failure::Unreachable(_)), "{broken:?}");
+}
+
+#[test]
+fn a_member_is_believed_by_its_name_at_its_address_only_where_ec2_says_so() {
+    let place = Place::new("names");
+    let ca = place.ca("ours");
+    let by_name = place.leaf("by-name", &ca, &["ip-10-0-0-1.ec2.internal"], YEARS);
+    let names = Names::default();
+    let trust = Trust::new(signed_by(&ca.0), None, names.clone());
+    let shows = || Some(Acceptor::of_files(by_name.clone(), None));
+    names.learn("10.0.0.1", vec!["ip-10-0-0-1.ec2.internal".to_owned()]);
+    assert!(matches!(meet(shows(), &trust, "https"), Err(Failure::Tls(_))), "it is another host's name");
+    names.learn(HOST, vec!["ip-10-0-0-2.ec2.internal".to_owned()]);
+    assert!(matches!(meet(shows(), &trust, "https"), Err(Failure::Tls(_))));
+    names.learn(HOST, vec!["ip-10-0-0-1.ec2.internal".to_owned()]);
+    assert_eq!(meet(shows(), &trust, "https"), Ok(200));
+}
+
+#[test]
+fn an_automatic_certificate_is_pinned_at_home_and_anything_goes_abroad() {
+    let place = Place::new("automatic");
+    let ca = place.ca("any");
+    let (own, other) = (place.leaf("own", &ca, &["x"], YEARS), place.leaf("other", &ca, &["x"], YEARS));
+    let trust = |hosts: &[&str]| {
+        let own_hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Trust::new(Believed::Automatic { own_hosts, own: own.cert.clone() }, None, Names::default())
+    };
+    let shows = |pair: &KeyFiles| Some(Acceptor::of_files(pair.clone(), None));
+    assert_eq!(meet(shows(&own), &trust(&[HOST]), "https"), Ok(200));
+    let posing = meet(shows(&other), &trust(&[HOST]), "https");
+    assert!(
+        matches!(&posing, Err(Failure::Tls(cause)) if cause.contains("isn't the one that our own etcd made")),
+        "{posing:?}"
+    );
+    assert_eq!(meet(shows(&other), &trust(&["10.0.0.9"]), "https"), Ok(200));
+}
+
+#[test]
+fn a_renewed_certificate_counts_from_the_next_handshake_on() {
+    let place = Place::new("renewed");
+    let (old, new) = (place.ca("old"), place.ca("new"));
+    let pair = place.leaf("leaf", &old, &[HOST], YEARS);
+    let acceptor = Acceptor::of_files(pair.clone(), None);
+    let believes = |ca: &Path| Trust::new(signed_by(ca), None, Names::default());
+    assert_eq!(meet(Some(acceptor.clone()), &believes(&old.0), "https"), Ok(200));
+    place.leaf("leaf", &new, &[HOST], YEARS);
+    assert_eq!(meet(Some(acceptor.clone()), &believes(&new.0), "https"), Ok(200));
+    assert!(matches!(meet(Some(acceptor), &believes(&old.0), "https"), Err(Failure::Tls(_))));
+}
