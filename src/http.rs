@@ -42,8 +42,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub enum Failure {
     /// The host is up and nothing listens.
     Refused,
-    /// No name, no route, or the connection broke.
+    /// No name, or no route.
     Unreachable(String),
+    /// Somebody took the connection, and closed it without an answer: what etcd's TLS port does with plain HTTP.
+    Closed(String),
     /// Nothing within the deadline.
     Timeout(Duration),
     /// The TLS handshake failed.
@@ -64,6 +66,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Refused => f.write_str("connection refused"),
             Self::Unreachable(cause) => write!(f, "unreachable: {cause}"),
+            Self::Closed(cause) => write!(f, "the connection was closed without an answer: {cause}"),
             Self::Timeout(after) => write!(f, "no answer within {} ms", after.as_millis()),
             Self::Tls(cause) => write!(f, "TLS: {cause}"),
             Self::Protocol(cause) => write!(f, "not the expected HTTP: {cause}"),
@@ -217,7 +220,7 @@ async fn converse(stream: Box<dyn Stream>, request: Outgoing) -> Result<Response
     let broken = |e: hyper::Error| match e.is_closed() || e.is_incomplete_message() {
         // With TLS 1.3 a server refuses our certificate after the handshake.
         _ if let Some(cause) = tls::explain(&e) => Failure::Tls(cause),
-        true => Failure::Unreachable("the connection was closed without an answer".to_owned()),
+        true => Failure::Closed("does it speak TLS?".to_owned()),
         false if e.is_parse() => Failure::Protocol(format!("{e}; does it speak TLS?")),
         false => Failure::Protocol(e.to_string()),
     };
@@ -248,13 +251,12 @@ fn host_header(uri: &Uri) -> Result<HeaderValue, Failure> {
     HeaderValue::from_str(authority).map_err(|e| Failure::Protocol(format!("host {authority}: {e}")))
 }
 
-/// A connection that broke in the handshake is no more than a broken connection.
 fn handshake_failure(error: &io::Error) -> Failure {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     match (error.kind(), tls::explain(error)) {
         (_, Some(cause)) => Failure::Tls(cause),
         (BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof, None) => {
-            Failure::Unreachable(format!("the connection broke in the TLS handshake: {error}"))
+            Failure::Closed(format!("in the TLS handshake: {error}"))
         }
         (_, None) => Failure::Tls(error.to_string()),
     }

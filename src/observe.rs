@@ -358,7 +358,10 @@ impl Probe {
             Err(error) => match error.failure {
                 Failure::Refused => Sighting::Refused,
                 Failure::Timeout(_) | Failure::Unreachable(_) => Sighting::Silent(error.to_string()),
-                Failure::Tls(_) | Failure::Protocol(_) => return Sighting::Mismatch(error.to_string()),
+                // Somebody is there.
+                Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_) => {
+                    return Sighting::Mismatch(error.to_string());
+                }
             },
         };
         // The peer port may be firewalled: a cluster is a cluster on whichever port it is seen.

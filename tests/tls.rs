@@ -142,7 +142,7 @@ fn every_odd_pair_is_told_from_a_host_on_which_nothing_runs() {
         }
     }
     // It can't show anything, and so breaks off: somebody is there all the same.
-    assert!(matches!(meet(shows(&missing, None), &good, "https"), Err(Failure::Unreachable(_))));
+    assert!(matches!(meet(shows(&missing, None), &good, "https"), Err(Failure::Closed(_))));
 }
 
 #[test]
@@ -162,7 +162,18 @@ fn nothing_listens_and_a_broken_handshake_are_two_things() {
         tokio::spawn(async move { drop::<TcpStream>(listener.accept().await.unwrap().0) });
         fetch(url).await.unwrap_err().failure
     });
-    assert!(matches!(broken, Failure::Unreachable(_)), "{broken:?}");
+    assert!(matches!(broken, Failure::Closed(_)), "{broken:?}");
+    // What etcd's TLS port does with plain HTTP.
+    let closed = runtime.block_on(async {
+        let listener = TcpListener::bind((HOST, 0)).await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut stream = listener.accept().await.unwrap().0;
+            let _read = stream.read(&mut [0; 4096]).await;
+        });
+        fetch(url).await.unwrap_err().failure
+    });
+    assert!(matches!(closed, Failure::Closed(_)), "{closed:?}");
 }
 
 #[test]
