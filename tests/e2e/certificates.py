@@ -75,11 +75,11 @@ def turns_strangers_away(node: Node) -> None:
     assert node.etcd.get("plain") is None
 
 
-def etcdctl(lab: Lab, node: Node, *arguments: str) -> str:
+def etcdctl(lab: Lab, node: Node, *arguments: str, **env: str) -> str:
     """etcd's own client, told by `etcd-muster etcdctl-env` how to reach this node's etcd."""
     done = subprocess.run(
         ["sh", "-c", ETCDCTL, "sh", str(lab.muster), str(lab.etcd_binary.with_name("etcdctl")), *arguments],
-        env=node.environment(),
+        env={**node.environment(), **env},
         capture_output=True,
         text=True,
         timeout=COMMAND_BOUND,

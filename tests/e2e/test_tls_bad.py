@@ -352,10 +352,11 @@ def test_two_lost_disks_and_another_way_to_speak_never_make_a_second_cluster(lab
     """Redeployed without its certificates: a majority of fresh nodes, and a survivor with all that was ever written."""
     lab.security = Security(alike, alike)
     *wiped, survivor = form(lab, 3, size=3)
+    anew = Security(unlike, unlike)
     for node in wiped:
         node.power_off()
         node.wipe()
-        node.secure(Security(unlike, unlike))
+        node.secure(anew)
     since = mark(wiped[0])
     start(*wiped)
     for node in wiped:
