@@ -12,8 +12,10 @@ from fleet import (
     BOUND,
     command,
     complaint,
+    form,
     launch,
     lines,
+    mark,
     member_ids,
     rank,
     said,
@@ -23,6 +25,7 @@ from fleet import (
     wait_said,
 )
 from lab import pki
+from lab.ec2_faults import impaired
 from lab.node import Lab, Node
 from lab.pki import CLIENT, SERVER, Ca
 from lab.security import AUTO, AUTOMATIC, FILES, MINTED, PLAIN, SCHEMA, SIDES, Security, own_ca, own_files
@@ -162,9 +165,9 @@ BAD_FILES = {
     "empty certificate": (emptied(0), ["empty", "no certificate", "PEM"]),
     "empty key": (emptied(1), ["empty", "no private key", "no key", "PEM"]),
     "empty CA": (emptied(2), ["empty", "no certificate", "PEM"]),
-    "unreadable certificate": (directory_in_place_of(0), ["directory"]),
-    "unreadable key": (directory_in_place_of(1), ["directory"]),
-    "unreadable CA": (directory_in_place_of(2), ["directory"]),
+    "unreadable certificate": (directory_in_place_of(0), ["directory", "regular file"]),
+    "unreadable key": (directory_in_place_of(1), ["directory", "regular file"]),
+    "unreadable CA": (directory_in_place_of(2), ["directory", "regular file"]),
     "chain in the wrong order": (chain_in_the_wrong_order, ["order", "match", "first", "fit"]),
     "chain without its intermediate": (chain_without_its_intermediate, ["issuer", "CA", "chain", "signed"]),
     "not for clients": (issue(usages=(SERVER,)), ["client"]),
@@ -330,10 +333,34 @@ def test_who_cannot_speak_with_a_living_cluster_never_founds_beside_it(lab, what
     before = member_ids(living)
     odd.secure(Security(unlike, unlike))
     start(odd)
-    wait_mismatch(lab, odd, living)
+    # Nor is it dead because EC2 is in doubt about it: that counts for the silent only.
+    odd.front.add(impaired(living.instance.id))
+    assert "MUSTER_FOUND_ALONE" not in wait_mismatch(lab, odd, living)
     wait_looks(lab, odd, more=4)  # beyond the grace time
     assert no_etcd_ran(odd) and member_ids(living) == before
     odd.power_off()
     odd.secure(lab.security)
+    odd.front.clear()
+    rank(lab, odd, living)
     start(odd)
     assert wait_formed(lab, odd, living) == cluster
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("unlike", "alike"), [(PLAIN, FILES), (FILES, PLAIN), (AUTO, FILES)])
+def test_two_lost_disks_and_another_way_to_speak_never_make_a_second_cluster(lab, unlike, alike):
+    """Redeployed without its certificates: a majority of fresh nodes, and a survivor with all that was ever written."""
+    lab.security = Security(alike, alike)
+    *wiped, survivor = form(lab, 3, size=3)
+    anew = Security(unlike, unlike)
+    for node in wiped:
+        node.power_off()
+        node.wipe()
+        node.secure(anew)
+    since = mark(wiped[0])
+    start(*wiped)
+    for node in wiped:
+        wait_mismatch(lab, node, survivor)
+    wait_looks(lab, *wiped, more=8)  # beyond the grace time
+    assert not any(node.etcd_pids() for node in wiped)
+    assert not any(said(wiped[0], step, since=since) for step in ("propose: ", "chosen: ", "start new: "))
