@@ -192,10 +192,9 @@ impl Attendant<'_> {
         let version = match self.etcd.peer_version(&self.own_peer_url, ANSWER_TIMEOUT).await {
             Ok(version) => version,
             Err(error) => {
+                // No sign that it serves: its TLS port shakes hands before it has a WAL.
                 if error.is_refusal() {
-                    progress.served = true;
-                    self.record_serving();
-                    self.note_refusal(progress, &error);
+                    self.note_refusal(progress, &error).await;
                 } else if progress.served {
                     self.is_not_ready("silent", &error.to_string());
                 }
@@ -210,8 +209,9 @@ impl Attendant<'_> {
         let status = match self.etcd.status(&self.own_client_url, patience).await {
             Ok(status) => Some(status),
             Err(error) => {
-                if error.is_refusal() {
-                    self.note_refusal(progress, &error);
+                // A status needs neither a quorum nor a leader: whatever etcd itself has against it, it has against us.
+                if error.is_refusal() || matches!(error, client::Error::Api { .. }) {
+                    self.note_refusal(progress, &error).await;
                 }
                 None
             }
@@ -220,7 +220,9 @@ impl Attendant<'_> {
         let is_learner = status.as_ref().is_some_and(|s| s.is_learner);
         match &status {
             Some(status) => self.journal.is_member(status.cluster, status.member, is_learner),
-            None if progress.ready => self.is_not_ready("silent", "etcd's client port does not answer"),
+            None if progress.ready && progress.ailment.is_empty() => {
+                self.is_not_ready("silent", "etcd's client port does not answer");
+            }
             None => {}
         }
         match (&status, leader) {
@@ -309,9 +311,18 @@ impl Attendant<'_> {
         }
     }
 
-    /// etcd answers, but not us: over a certificate or a user, which doesn't pass by itself.
-    fn note_refusal(&self, progress: &mut Progress, error: &client::Error) {
-        self.note_ailment(progress, "refused", format!("etcd runs, but can't be asked: {error}"));
+    /// etcd answers, but not us: over a certificate or a user, which doesn't pass by itself. Who was ready stays so while etcd calls
+    /// itself healthy: authentication that was turned on without a user for us is no reason to send clients away.
+    async fn note_refusal(&self, progress: &mut Progress, error: &client::Error) {
+        let line = format!("etcd runs, but can't be asked: {error}");
+        let healthy = async { matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(()))) };
+        if !(progress.ready && healthy.await) {
+            return self.note_ailment(progress, "refused", line);
+        }
+        if progress.ailment != line {
+            log::warn!("{line}");
+            progress.ailment = line;
+        }
     }
 
     /// etcd runs and does not answer: it was healthy before and hangs, or it waits for a lock.

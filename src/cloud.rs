@@ -13,7 +13,7 @@ use crate::aws::s3::{Endpoint, S3};
 use crate::aws::ssm::{self, Secret, Ssm};
 use crate::claim::ClaimObject;
 use crate::cluster::types::{InstanceId, Roster};
-use crate::config::{Config, MemberType};
+use crate::config::{Config, MemberType, Security};
 use crate::exit::{Code, Failure};
 use crate::hook::Hooks;
 use crate::http::Client;
@@ -96,10 +96,11 @@ impl Parameters {
 pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Error> {
     let document = imds.fetch_identity().await.map_err(Error::Imds)?;
     // A certificate is for the name as well.
-    let hostname = match config.member_type == MemberType::Host || config.minting.is_some() {
-        true => imds.fetch_local_hostname().await.map_err(Error::Imds)?,
-        false => None,
-    };
+    let hostname =
+        match config.member_type == MemberType::Host || config.peer != Security::Plain || config.minting.is_some() {
+            true => imds.fetch_local_hostname().await.map_err(Error::Imds)?,
+            false => None,
+        };
     Ok(Identity { instance: document.instance_id, region: document.region, address: document.private_ip, hostname })
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,14 @@ use crate::etcd::command::Settings;
 use crate::identity;
 use crate::ledger::Identity;
 use crate::pki::{self, Ca, Fault, Issuer, Minted, Pair, Standing, Want};
-use crate::status::journal::Journal;
+use crate::status::journal::{Journal, gist};
 use crate::status::snapshot::Certificate;
+use crate::tls::Demands;
 
 /// Between two looks at what is on disk.
 const ROUND: Duration = Duration::from_secs(60);
+/// What lasts is said again after so long.
+const REMINDER: Duration = Duration::from_secs(24 * 3600);
 /// Whoever has to renew something by hand hears of it so long ahead.
 const WARN_AHEAD_SECONDS: i64 = 30 * 24 * 3600;
 
@@ -34,7 +38,11 @@ pub struct Keeper {
     ca_key: Option<Secret>,
     /// The CAs as etcd has read them, once, at its start: their digests.
     roots: BTreeMap<PathBuf, String>,
-    said: BTreeSet<String>,
+    /// What was said, without its figures, and when; what passes is forgotten.
+    said: BTreeMap<String, Instant>,
+    /// What would have been said this round.
+    round: BTreeSet<String>,
+    warned_of_automatic: bool,
     /// When the next round is due.
     due: Instant,
 }
@@ -42,8 +50,18 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper for this instance.
     pub fn new(config: Config, identity: Identity, parameters: Parameters, journal: Journal) -> Self {
-        let (roots, said) = (BTreeMap::new(), BTreeSet::new());
-        Self { config, identity, parameters, journal, ca_key: None, roots, said, due: clock::now() }
+        Self {
+            config,
+            identity,
+            parameters,
+            journal,
+            ca_key: None,
+            roots: BTreeMap::new(),
+            said: BTreeMap::new(),
+            round: BTreeSet::new(),
+            warned_of_automatic: false,
+            due: clock::now(),
+        }
     }
 
     /// Makes ready all that etcd is about to be started with.
@@ -51,23 +69,27 @@ impl Keeper {
     /// # Errors
     /// One line that names the file and what is wrong with it.
     pub async fn prepare(&mut self) -> Result<(), String> {
-        let renewal = self.have_leaf().await?;
         self.roots.clear();
+        let renewal = self.have_leaf(true).await?;
         for (side, security) in self.sides() {
             match security {
                 Security::Plain => {}
-                Security::Files(files) => self.check(side, files).map_err(|fault| fault.to_string())?,
+                Security::Files(files) => {
+                    files.demands.as_ref().map_or(Ok(()), Demands::check).map_err(|error| error.to_string())?;
+                    self.check(side, files).map_err(|fault| fault.to_string())?;
+                }
                 Security::Automatic => self.renew_fixture(side)?,
             }
         }
         let automatic = self.sides().into_iter().filter(|(_, security)| *security == Security::Automatic);
         let automatic: Vec<_> = automatic.map(|(side, _)| side).collect();
-        if !automatic.is_empty() {
-            self.say_once(format!(
+        if !automatic.is_empty() && !self.warned_of_automatic {
+            self.warned_of_automatic = true;
+            log::warn!(
                 "{} port: automatic certificates of others can't be verified: what is sent is encrypted, but anyone who reaches the \
                  port may pose as a member",
                 automatic.join(" and ")
-            ));
+            );
         }
         self.watch(renewal);
         Ok(())
@@ -78,7 +100,7 @@ impl Keeper {
         if clock::now() < self.due {
             return;
         }
-        let renewal = self.have_leaf().await.unwrap_or_else(|cause| {
+        let renewal = self.have_leaf(false).await.unwrap_or_else(|cause| {
             self.say_once(cause);
             None
         });
@@ -125,21 +147,49 @@ impl Keeper {
         let pair = Pair::load(&files.pair.cert, &files.pair.key)?;
         let ca = files.ca.as_deref().map(Ca::load).transpose()?;
         let names = self.advertised(side);
-        pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names: &names, as_client: files.demands.is_some() })?;
+        let as_client = files.demands.is_some();
+        pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names: &names, as_client })?;
+        if side == "peer" {
+            self.check_meeting_place(&pair);
+        }
         self.roots.extend(files.ca.zip(ca.map(|ca| ca.digest().to_owned())));
         Ok(())
+    }
+
+    /// Supervisors meet each other where EC2 shows them, whatever etcd advertises.
+    fn check_meeting_place(&mut self, pair: &Pair) {
+        let places = [Some(self.identity.address.to_string()), self.identity.hostname.clone()];
+        let places: Vec<String> = places.into_iter().flatten().collect();
+        let serves = |place: &String| {
+            let names = std::slice::from_ref(place);
+            pair.check(&Want { now: clock::epoch(), ca: None, names, as_client: false }).is_ok()
+        };
+        if !places.iter().any(serves) {
+            self.say_once(format!(
+                "the peer port's certificate is for none of {}: other supervisors can't found with this node; issue it for one of \
+                 them as well",
+                places.join(", ")
+            ));
+        }
     }
 
     // Minted.
 
     /// Sees to it that there is a leaf that is fit; when it is to be renewed, in seconds since the epoch. One that is merely due
-    /// serves on when no other can be made.
-    async fn have_leaf(&mut self) -> Result<Option<i64>, String> {
+    /// serves on when no other can be made, and never holds up a start.
+    async fn have_leaf(&mut self, at_start: bool) -> Result<Option<i64>, String> {
         let Some(minting) = self.config.minting.clone() else { return Ok(None) };
         let minted = Minted::at(minting.dir.clone());
         let names = self.names(&minting);
         let ca = Ca::load(&minting.ca_cert).map_err(|fault| fault.to_string())?;
+        // The etcds that run have read the CA that was there before: they wouldn't believe a leaf of the new one.
+        if self.roots.get(&minting.ca_cert).is_some_and(|read| read != ca.digest()) {
+            return Ok(None);
+        }
         let standing = minted.standing(&ca, &names, clock::epoch());
+        if at_start && standing == Standing::Due {
+            return Ok(Some(clock::epoch()));
+        }
         if let Standing::Good { renew_at } = standing {
             // Said while there is time to mend it; Parameter Store isn't asked before it has to be.
             if let CaKey::File(path) = &minting.ca_key
@@ -225,10 +275,13 @@ impl Keeper {
             Ok(leaf) if leaf.not_after - clock::epoch() < WARN_AHEAD_SECONDS => {
                 format!("it expires on {}", rfc3339(leaf.not_after))
             }
-            Ok(leaf) => match self.listened(side).iter().find(|host| !leaf.names.contains(host)) {
-                Some(host) => format!("it isn't for {host}"),
-                None => return Ok(()),
-            },
+            Ok(leaf) => {
+                match self.listened(side).iter().map(String::as_str).map(plain).find(|host| !leaf.names.contains(host))
+                {
+                    Some(host) => format!("it isn't for {host}"),
+                    None => return Ok(()),
+                }
+            }
         };
         let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
         let aside = dir.with_file_name(format!("{side}-{stamp}"));
@@ -260,6 +313,8 @@ impl Keeper {
         let pause = until_renewal.map_or(ROUND, |until| until.clamp(Duration::from_secs(1), ROUND));
         self.due = clock::now() + pause;
         self.journal.certificates(seen);
+        let round = std::mem::take(&mut self.round);
+        self.said.retain(|gist, _| round.contains(gist));
     }
 
     /// etcd reads a CA once, at its start. Until when it is valid.
@@ -288,9 +343,18 @@ impl Keeper {
         }
     }
 
+    /// Once a day, as long as it lasts.
     fn say_once(&mut self, line: String) {
-        if self.said.insert(line.clone()) {
+        let gist = gist(&line);
+        self.round.insert(gist.clone());
+        if self.said.get(&gist).is_none_or(|at| clock::now() - *at >= REMINDER) {
             log::warn!("{line}");
+            self.said.insert(gist, clock::now());
         }
     }
+}
+
+/// An address in its shortest form, as certificates have it.
+fn plain(host: &str) -> String {
+    host.parse::<IpAddr>().map_or_else(|_| host.to_owned(), |address| address.to_string())
 }

@@ -266,14 +266,14 @@ impl Observer {
         };
         let mut seen = view.peers.values().filter(|peer| is_peer(peer));
         if let Some(peer) = seen.next() {
-            return matches!(&peer.sighting, Sighting::Etcd(etcd) if etcd.cluster == cluster);
+            return is_alive(&peer.sighting, cluster);
         }
         // Not in the roster: its address may still serve.
         for url in &member.peer_urls {
-            if let Ok(list) = self.reach.etcd.peer_members(url, self.config.probe_timeout).await
-                && list.cluster == cluster
-            {
-                return true;
+            match self.reach.etcd.peer_members(url, self.config.probe_timeout).await {
+                Ok(list) if list.cluster == cluster => return true,
+                Err(error) if !matches!(unread(&error), Sighting::Silent(_)) => return true,
+                _ => {}
             }
         }
         false
@@ -367,9 +367,11 @@ impl Probe {
         // The peer port may be firewalled: a cluster is a cluster on whichever port it is seen.
         match self.list_at_client_port().await {
             Ok(list) => self.etcd_seen(list, false, true),
-            Err(error) if matches!(error.failure(), Some(Failure::Refused | Failure::Unreachable(_))) => seen,
+            Err(error) if matches!(error.failure(), Some(Failure::Refused)) => seen,
             Err(error) => match error.failure() {
-                Some(Failure::Timeout(_)) => Sighting::Silent(format!("client port: {error}")),
+                Some(Failure::Timeout(_) | Failure::Unreachable(_)) => {
+                    Sighting::Silent(format!("client port: {error}"))
+                }
                 _ => Sighting::Mismatch(format!("client port: {error}")),
             },
         }
@@ -414,6 +416,15 @@ impl Probe {
     }
 }
 
+/// Whether a member of that cluster is seen to live. That we don't understand each other is no sign of his death.
+fn is_alive(sighting: &Sighting, cluster: ClusterId) -> bool {
+    match sighting {
+        Sighting::Etcd(etcd) => etcd.cluster == cluster,
+        Sighting::Mismatch(_) => true,
+        Sighting::Refused | Sighting::Silent(_) | Sighting::Fresh(_) | Sighting::HasData { .. } => false,
+    }
+}
+
 /// An answer that can't be read is no sign of absence.
 fn unread(error: &client::Error) -> Sighting {
     match error.failure() {
@@ -425,6 +436,23 @@ fn unread(error: &client::Error) -> Sighting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With MUSTER_CLEAN=unhealthy five minutes of silence remove a member: an expired certificate must not.
+    #[test]
+    fn a_member_that_is_not_understood_is_not_dead() {
+        let error =
+            |failure| client::Error::Http(crate::http::Error { url: "https://10.0.0.1:2379".to_owned(), failure });
+        let text = || "a certificate".to_owned();
+        for failure in [Failure::Tls(text()), Failure::Protocol(text()), Failure::Closed(text())] {
+            assert!(is_alive(&unread(&error(failure.clone())), ClusterId(1)), "{failure:?}");
+        }
+        let login = client::Error::Login { url: text(), cause: text() };
+        assert!(is_alive(&unread(&login), ClusterId(1)));
+        for failure in [Failure::Refused, Failure::Timeout(Duration::ZERO), Failure::Unreachable(text())] {
+            assert!(!is_alive(&unread(&error(failure.clone())), ClusterId(1)), "{failure:?}");
+        }
+        assert!(!is_alive(&Sighting::HasData { cluster: Some(ClusterId(1)), chosen: None }, ClusterId(1)));
+    }
 
     /// Its etcd must not pay for a bug met while looking at another node.
     #[test]

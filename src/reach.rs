@@ -9,6 +9,7 @@ use crate::config::{Config, Files, Security};
 use crate::etcd::client::Client;
 use crate::etcd::login::Login;
 use crate::http;
+use crate::identity;
 use crate::ledger::Identity;
 use crate::pki;
 use crate::tls::{Acceptor, Believed, Names, Trust};
@@ -20,12 +21,13 @@ pub struct Reach {
     pub rollcall: http::Client,
     pub etcd: Client,
     names: Names,
+    own: Vec<String>,
 }
 
 impl Reach {
     /// As this node reaches members. `own`: who we are, where that is known.
     pub fn new(config: &Config, own: Option<&Identity>) -> Self {
-        let own = own_hosts(own);
+        let own = own_hosts(config, own);
         let names = Names::default();
         // Our own certificate need not be for loopback.
         own.iter().for_each(|host| names.learn(host, own.clone()));
@@ -33,16 +35,16 @@ impl Reach {
         let trust = |security, side| http::Client::new(trust(security, fixture(side), &own, &names));
         let (client, peer) = (trust(&config.client, "client"), trust(&config.peer, "peer"));
         let login = config.etcd_user.clone().map(|(user, file)| Login::new(user, file));
-        Self { etcd: Client::new(client, peer.clone(), login), rollcall: peer, names }
+        Self { etcd: Client::new(client, peer.clone(), login), rollcall: peer, names, own }
     }
 
     /// At an instance's address a certificate for its private name will do, too.
     pub fn learn(&self, roster: &Roster) {
         for instance in roster.standing() {
-            if let (Some(address), Some(name)) =
-                (instance.address, instance.private_dns.as_ref().filter(|n| !n.is_empty()))
-            {
-                self.names.learn(&address.to_string(), vec![name.clone()]);
+            let host = instance.address.map(|address| address.to_string());
+            if let Some(host) = host.filter(|host| !self.own.contains(host)) {
+                let name = instance.private_dns.clone().filter(|name| !name.is_empty());
+                self.names.learn(&host, name.into_iter().collect());
             }
         }
     }
@@ -61,26 +63,29 @@ pub fn acceptor(security: &Security) -> Result<Option<Acceptor>, pki::Fault> {
     })
 }
 
-/// Every name of this node by which its own ports may be reached.
-fn own_hosts(own: Option<&Identity>) -> Vec<String> {
+/// Every name of this node by which its own ports may be reached, or certified.
+fn own_hosts(config: &Config, own: Option<&Identity>) -> Vec<String> {
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(|a| a.to_string());
     let told = own.into_iter().flat_map(|own| [Some(own.address.to_string()), own.hostname.clone()]).flatten();
-    told.chain(loopback).collect()
+    let advertised = ["ETCD_ADVERTISE_CLIENT_URLS", "ETCD_INITIAL_ADVERTISE_PEER_URLS"];
+    let advertised =
+        advertised.into_iter().filter_map(|name| config.etcd.get(name)).flat_map(|urls| identity::hosts(urls));
+    told.chain(loopback).chain(advertised).collect()
 }
 
 fn trust(security: &Security, fixture: PathBuf, own: &[String], names: &Names) -> Trust {
     match security {
         // A plain side meets https only where another member advertises it.
         Security::Plain => Trust::public(None),
-        Security::Automatic => {
-            Trust::new(Believed::Automatic { own_hosts: own.to_vec(), own: fixture }, None, names.clone())
-        }
-        Security::Files(Files { pair, ca, .. }) => {
-            let believed = match ca {
-                Some(ca) => Believed::Signed { public: false, by: vec![ca.clone()] },
-                None => Believed::Signed { public: true, by: vec![pair.cert.clone()] },
-            };
+        Security::Automatic => Trust::new(Believed::Anybody, None, names.clone()).pinning(own.to_vec(), fixture),
+        Security::Files(Files { pair, ca: Some(ca), .. }) => {
+            let believed = Believed::Signed { public: false, by: vec![ca.clone()] };
             Trust::new(believed, Some(pair.clone()), names.clone())
+        }
+        // Only a public CA vouches for others; our own etcd is known by what lies here.
+        Security::Files(Files { pair, ca: None, .. }) => {
+            let believed = Believed::Signed { public: true, by: Vec::new() };
+            Trust::new(believed, Some(pair.clone()), names.clone()).pinning(own.to_vec(), pair.cert.clone())
         }
     }
 }

@@ -13,6 +13,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
@@ -45,10 +46,7 @@ pub enum Believed {
     Public { beside: Vec<CaFile> },
     /// Those whose certificate leads to one of the certificates in these PEM files, or to a public root (Mozilla's, compiled in).
     Signed { public: bool, by: Vec<PathBuf> },
-    /// etcd's automatic certificates: at these hosts only the one in this file; anybody at all others, for they have nothing that
-    /// could be verified.
-    Automatic { own_hosts: Vec<String>, own: PathBuf },
-    /// Anybody: what `--insecure` asks for.
+    /// Anybody: what `--insecure` asks for, and all that etcd's automatic certificates allow.
     Anybody,
 }
 
@@ -77,6 +75,8 @@ pub struct Trust {
     believed: Believed,
     shown: Option<KeyFiles>,
     names: Names,
+    /// At these hosts the first certificate in this file is believed, and no other.
+    pinned: Option<(Vec<String>, PathBuf)>,
     /// Public roots never change while we run, and are many.
     public: Option<Arc<OnceLock<Arc<ClientConfig>>>>,
 }
@@ -90,7 +90,13 @@ impl fmt::Debug for Trust {
 impl Trust {
     /// Believes these servers, by these names too, and shows them, if they ask, that certificate.
     pub fn new(believed: Believed, shown: Option<KeyFiles>, names: Names) -> Self {
-        Self { believed, shown, names, public: None }
+        Self { believed, shown, names, pinned: None, public: None }
+    }
+
+    /// At these hosts, which are our own, only the first certificate in that file is believed.
+    #[must_use]
+    pub fn pinning(self, hosts: Vec<String>, cert: PathBuf) -> Self {
+        Self { pinned: Some((hosts, cert)), ..self }
     }
 
     /// The public roots, and those of further files. The files are read when the first connection is made, and until they can
@@ -98,7 +104,7 @@ impl Trust {
     /// is had again when it is mended.
     pub fn public(beside: impl IntoIterator<Item = CaFile>) -> Self {
         let believed = Believed::Public { beside: beside.into_iter().collect() };
-        Self { believed, shown: None, names: Names::default(), public: Some(Arc::default()) }
+        Self { believed, shown: None, names: Names::default(), pinned: None, public: Some(Arc::default()) }
     }
 
     /// A TLS handshake with `host`.
@@ -145,6 +151,10 @@ impl Trust {
     }
 
     fn verifier(&self, host: &str) -> io::Result<Arc<dyn ServerCertVerifier>> {
+        if let Some((_, cert)) = self.pinned.as_ref().filter(|(hosts, _)| hosts.iter().any(|own| own == host)) {
+            let pinned = chain(cert)?.into_iter().next();
+            return Ok(Arc::new(Unsigned { pinned, provider: provider() }));
+        }
         let mut roots = RootCertStore::empty();
         match &self.believed {
             Believed::Public { beside } => {
@@ -161,13 +171,7 @@ impl Trust {
                     add_roots(&mut roots, path)?;
                 }
             }
-            Believed::Automatic { own_hosts, own } if own_hosts.iter().any(|own| own == host) => {
-                let pinned = chain(own)?.into_iter().next();
-                return Ok(Arc::new(Unsigned { pinned, provider: provider() }));
-            }
-            Believed::Automatic { .. } | Believed::Anybody => {
-                return Ok(Arc::new(Unsigned { pinned: None, provider: provider() }));
-            }
+            Believed::Anybody => return Ok(Arc::new(Unsigned { pinned: None, provider: provider() })),
         }
         let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
         let webpki = webpki.build().map_err(io::Error::other)?;
@@ -197,11 +201,39 @@ pub struct Demands {
 }
 
 impl Demands {
+    /// Whether callers can be measured by these files at all.
+    ///
+    /// # Errors
+    /// The file that can't be used, and why.
+    pub fn check(&self) -> io::Result<()> {
+        self.verifier().map(|_| ())
+    }
+
+    fn verifier(&self) -> io::Result<Arc<dyn ClientCertVerifier>> {
+        let mut roots = RootCertStore::empty();
+        add_roots(&mut roots, &self.ca)?;
+        let mut clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let mut measure = &self.ca;
+        if let Some(path) = &self.revoked {
+            measure = path;
+            let lists = CertificateRevocationListDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
+            let lists = lists.collect::<Result<Vec<_>, _>>().map_err(|e| at(path, &e))?;
+            if lists.is_empty() {
+                return Err(at(path, &"holds no revocation list in PEM"));
+            }
+            // As etcd: only the certificate itself is looked up, and a list it isn't on doesn't forbid it.
+            clients = clients.with_crls(lists).only_check_end_entity_revocation().allow_unknown_revocation_status();
+        }
+        clients.build().map_err(|e| at(measure, &e))
+    }
+
     fn admit(&self, shown: Option<&[CertificateDer<'_>]>) -> io::Result<()> {
         let refused = |cause: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, cause));
         let Some(leaf) = shown.and_then(<[_]>::first) else { return refused("no certificate was shown".to_owned()) };
-        let subject = Certificate::read(leaf).map(|certificate| certificate.subject).unwrap_or_default();
-        if !self.common_names.is_empty() && !self.common_names.contains(&subject) {
+        let Some(Certificate { subject, common_name, .. }) = Certificate::read(leaf) else {
+            return refused("a certificate that can't be read was shown".to_owned());
+        };
+        if !self.common_names.is_empty() && common_name.is_none_or(|name| !self.common_names.contains(&name)) {
             return refused(format!("\"{subject}\" is not among the allowed: {}", self.common_names.join(", ")));
         }
         let is_for = |host: &String| {
@@ -254,19 +286,7 @@ impl Acceptor {
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
         let builder = match &self.demands {
             None => builder.with_no_client_auth(),
-            Some(Demands { ca, revoked, .. }) => {
-                let mut roots = RootCertStore::empty();
-                add_roots(&mut roots, ca)?;
-                let mut clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-                if let Some(path) = revoked {
-                    let lists = CertificateRevocationListDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
-                    let lists: Result<Vec<_>, _> = lists.collect();
-                    // As etcd: only the certificate itself is looked up, and a list it isn't on doesn't forbid it.
-                    clients = clients.with_crls(lists.map_err(|e| at(path, &e))?);
-                    clients = clients.only_check_end_entity_revocation().allow_unknown_revocation_status();
-                }
-                builder.with_client_cert_verifier(clients.build().map_err(|e| at(ca, &e))?)
-            }
+            Some(demands) => builder.with_client_cert_verifier(demands.verifier()?),
         };
         let mut config = match &self.key {
             ServerKey::Memory(certified) => builder.with_cert_resolver(certified.clone()),
@@ -360,7 +380,7 @@ fn in_words(error: &rustls::Error) -> String {
             "its certificate isn't valid yet; is a clock wrong?".to_owned()
         }
         rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
-            "its certificate isn't the one that our own etcd made".to_owned()
+            "its certificate isn't the one that lies here".to_owned()
         }
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "no TLS there; does it speak plain HTTP?".to_owned()

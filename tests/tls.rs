@@ -199,13 +199,13 @@ fn an_automatic_certificate_is_pinned_at_home_and_anything_goes_abroad() {
     let (own, other) = (place.leaf("own", &ca, &["x"], YEARS), place.leaf("other", &ca, &["x"], YEARS));
     let trust = |hosts: &[&str]| {
         let own_hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        Trust::new(Believed::Automatic { own_hosts, own: own.cert.clone() }, None, Names::default())
+        Trust::new(Believed::Anybody, None, Names::default()).pinning(own_hosts, own.cert.clone())
     };
     let shows = |pair: &KeyFiles| Some(Acceptor::of_files(pair.clone(), None));
     assert_eq!(meet(shows(&own), &trust(&[HOST]), "https"), Ok(200));
     let posing = meet(shows(&other), &trust(&[HOST]), "https");
     assert!(
-        matches!(&posing, Err(Failure::Tls(cause)) if cause.contains("isn't the one that our own etcd made")),
+        matches!(&posing, Err(Failure::Tls(cause)) if cause.contains("isn't the one that lies here")),
         "{posing:?}"
     );
     assert_eq!(meet(shows(&other), &trust(&["10.0.0.9"]), "https"), Ok(200));

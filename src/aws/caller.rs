@@ -59,7 +59,7 @@ impl Caller {
 
     /// Calls made so far, retries included.
     pub fn calls(&self) -> u64 {
-        self.meters.calls(Api::Ec2) + self.meters.calls(Api::S3)
+        Api::ALL.into_iter().filter(|api| *api != Api::Imds).map(|api| self.meters.calls(api)).sum()
     }
 
     /// The region that is called.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use argh::FromArgs;
 
 use super::table;
-use crate::config::VARIABLES;
+use crate::config::{VARIABLES, is_secret};
 
 /// List every variable: its value here, its default, its meaning.
 #[derive(FromArgs)]
@@ -17,7 +17,11 @@ impl Env {
         let rows: Vec<Vec<String>> = VARIABLES
             .iter()
             .map(|v| {
-                let value = environment.get(v.name).map_or_else(|| "(unset)".to_owned(), Clone::clone);
+                let value = match environment.get(v.name) {
+                    None => "(unset)".to_owned(),
+                    Some(value) if is_secret(v.name, value) => "(a secret, not shown)".to_owned(),
+                    Some(value) => value.clone(),
+                };
                 let flag = v.flag().unwrap_or_default();
                 vec![v.name.to_owned(), flag, value, v.default.to_owned(), v.meaning.to_owned()]
             })

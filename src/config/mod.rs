@@ -20,7 +20,7 @@ use crate::etcd::settings::{self, Kind};
 use crate::logger::Format;
 use crate::proxy::Proxy;
 use crate::tls::CaFile;
-pub use security::{CaKey, Files, Minting, Origin, Security};
+pub use security::{CaKey, Files, Minting, Origin, Security, is_secret};
 use variables::RETIRED;
 pub use variables::VARIABLES;
 
@@ -184,6 +184,7 @@ impl Reader<'_> {
         let status_listen = self.status_listen([client_port, peer_port], &etcd);
         let data = self.text("ETCD_DATA_DIR").map_or_else(|| self.path("ED_DATA", "/etcd/data"), PathBuf::from);
         let (client, peer, minting) = self.security(&data);
+        let notices = self.notices(minting.is_some(), &client);
         let types = [("host", MemberType::Host), ("ip", MemberType::Ip)];
         Config {
             tags,
@@ -225,12 +226,12 @@ impl Reader<'_> {
             status_listen,
             log_level: self.choice("MUSTER_LOG", &LOG_LEVELS),
             log_format: self.choice("MUSTER_LOG_FORMAT", &LOG_FORMATS),
-            notices: self.notices(minting.is_some()),
+            notices,
             minting,
         }
     }
 
-    fn notices(&self, mints: bool) -> Vec<String> {
+    fn notices(&self, mints: bool, client: &Security) -> Vec<String> {
         let retired = RETIRED.iter().filter(|name| self.text(name).is_some());
         let retired = retired.map(|name| format!("{name} is no longer needed and does nothing; remove it"));
         let unused = self.text("MUSTER_CA_CERT").filter(|_| !mints).map(|_| {
@@ -238,11 +239,25 @@ impl Reader<'_> {
              no other"
                 .to_owned()
         });
-        retired.chain(unused).collect()
+        let overheard = match client {
+            Security::Files(_) => None,
+            Security::Plain => Some("unencrypted"),
+            Security::Automatic => Some("to whoever poses as a member, for automatic certificates can't be verified"),
+        };
+        let overheard = overheard.filter(|_| self.text("MUSTER_ETCD_USER").is_some());
+        let overheard =
+            overheard.map(|how| format!("MUSTER_ETCD_USER: its password goes over the network {how}; see README, TLS"));
+        retired.chain(unused).chain(overheard).collect()
     }
 
     fn etcd_user(&mut self) -> Option<(String, PathBuf)> {
         let (user, file) = ("MUSTER_ETCD_USER", "MUSTER_ETCD_PASSWORD_FILE");
+        if self.text(file).is_some_and(|value| is_secret(file, value)) {
+            self.problems.push(Problem(format!(
+                "{file}: is no absolute path (not shown); it names the file that holds the password, it isn't the password"
+            )));
+            return None;
+        }
         match (self.text(user).map(str::to_owned), self.text(file).map(PathBuf::from)) {
             (Some(user), Some(file)) => Some((user, file)),
             (None, None) => None,

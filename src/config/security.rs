@@ -112,6 +112,18 @@ const PEER: Side = Side {
 /// A leaf lives three months: long enough for any outage of whoever has the CA's key, short enough to be renewed in earnest.
 const LEAF_LIFE_SECONDS: u64 = 90 * 24 * 3600;
 
+/// What tests need; nobody renews faster in earnest.
+const SHORTEST_LEAF_LIFE: Duration = Duration::from_secs(5);
+
+/// A secret stands where its file's name is wanted: it must not be shown.
+pub fn is_secret(name: &str, value: &str) -> bool {
+    match name {
+        "MUSTER_CA_KEY" => value.contains("-----BEGIN") || value.contains('\n'),
+        "MUSTER_ETCD_PASSWORD_FILE" => !value.is_empty() && !value.starts_with('/'),
+        _ => false,
+    }
+}
+
 impl Reader<'_> {
     /// Both sides, the client's first, and what is minted for them, if anything is.
     pub(super) fn security(&mut self, data: &Path) -> (Security, Security, Option<Minting>) {
@@ -125,6 +137,9 @@ impl Reader<'_> {
 
     fn minting(&mut self, data: &Path) -> Option<Minting> {
         let life = self.duration("MUSTER_LEAF_LIFE", LEAF_LIFE_SECONDS);
+        if life < SHORTEST_LEAF_LIFE {
+            self.wrong("MUSTER_LEAF_LIFE", "is too short to be renewed in time; write 90d, at least 5s");
+        }
         let extra_sans = self.extra_sans();
         let cert = self.text("MUSTER_CA_CERT").map(PathBuf::from);
         let key = self.text("MUSTER_CA_KEY").map(str::to_owned);
@@ -140,6 +155,13 @@ impl Reader<'_> {
                 return None;
             }
         };
+        if is_secret("MUSTER_CA_KEY", &key) {
+            self.problems.push(Problem(
+                "MUSTER_CA_KEY: is the key itself (not shown); write it into a file, and name that, or ssm:/name"
+                    .to_owned(),
+            ));
+            return None;
+        }
         // (Systems Manager API Reference, "GetParameter": the names.)
         let is_name =
             |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-:".contains(c));
@@ -197,6 +219,9 @@ impl Reader<'_> {
             );
             return Security::Plain;
         };
+        if self.etcd_text(side.common_names).is_some() {
+            self.wrong(side.common_names, "certificates that are minted here have no common name; unset it");
+        }
         Security::Files(Files {
             pair: KeyFiles { cert: minting.dir.join("leaf.crt"), key: minting.dir.join("leaf.key") },
             ca: Some(minting.ca_cert.clone()),
@@ -208,8 +233,18 @@ impl Reader<'_> {
     fn named_files(&mut self, side: &Side) -> Option<(Security, String)> {
         let variable = |file: &str| format!("{}_{file}", side.etcd);
         let (cert, key) = (variable("CERT_FILE"), variable("KEY_FILE"));
+        let trusted = variable("TRUSTED_CA_FILE");
         let pair = match (self.etcd_text(&cert), self.etcd_text(&key)) {
-            (None, None) => return None,
+            (None, None) => {
+                if let Some(value) = self.etcd_text(&trusted) {
+                    let file = side.file;
+                    self.problems.push(Problem(format!(
+                        "{trusted}={value}: is set without {cert} and {key}, so that etcd and its supervisor would trust different \
+                         CAs; set those too, or put it into ED_SSL as {file}_ca.crt"
+                    )));
+                }
+                return None;
+            }
             (Some(cert), Some(key)) => KeyFiles { cert: cert.into(), key: key.into() },
             (Some(_), None) => {
                 self.wrong(&key, format!("is missing beside {cert}"));
@@ -220,7 +255,7 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let ca = self.etcd_text(&variable("TRUSTED_CA_FILE")).map(PathBuf::from);
+        let ca = self.etcd_text(&trusted).map(PathBuf::from);
         // Whatever it is told about client certificates: with a CA etcd demands them (transport.TLSInfo.ServerConfig).
         let demands = ca.as_deref().map(|ca| self.demands_of(side, ca));
         let because = format!("{cert}={}", pair.cert.display());
@@ -422,6 +457,12 @@ mod tests {
         );
         assert!(bare.problem(&CA[..1]).starts_with("MUSTER_CA_KEY=: is missing beside MUSTER_CA_CERT"));
         assert!(bare.problem(&[CA[0], ("MUSTER_CA_KEY", "ssm:")]).contains("names no parameter"));
+        let key = bare.problem(&[CA[0], ("MUSTER_CA_KEY", "-----BEGIN PRIVATE KEY-----\nMIGH")]);
+        assert!(key.starts_with("MUSTER_CA_KEY: is the key itself") && !key.contains("MIGH"), "{key}");
+        let password = [("MUSTER_ETCD_USER", "root"), ("MUSTER_ETCD_PASSWORD_FILE", "hunter2")];
+        assert!(!bare.problem(&password).contains("hunter2"));
+        assert!(bare.problem(&[("ETCD_TRUSTED_CA_FILE", "/ca")]).contains("would trust different CAs"));
+        assert!(bare.problem(&[CA[0], CA[1], ("MUSTER_LEAF_LIFE", "500ms")]).contains("is too short"));
         assert!(bare.problem(&[("MUSTER_EXTRA_SANS", "a b")]).contains("neither a name nor an address"));
         assert!(bare.problem(&[("MUSTER_ETCD_USER", "root")]).starts_with("MUSTER_ETCD_PASSWORD_FILE=: is missing"));
     }

@@ -19,6 +19,9 @@ use super::login::Login;
 use crate::cluster::types::{ClusterId, Member, MemberId};
 use crate::http::{self, Failure};
 
+/// How much is shown of an answer that is no JSON.
+const LONGEST_WORDS: usize = 200;
+
 /// Why etcd gave no answer.
 #[derive(Debug)]
 pub enum Error {
@@ -56,7 +59,8 @@ impl Error {
 
     /// It is there, and we are at odds: over a certificate, a user, or what is spoken.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.failure(), Some(Failure::Tls(_) | Failure::Protocol(_))) || matches!(self, Self::Login { .. })
+        let is_odd = matches!(self.failure(), Some(Failure::Tls(_) | Failure::Protocol(_)));
+        is_odd || matches!(self, Self::Login { .. } | Self::NotEtcd { .. })
     }
 
     /// The transport's failure, where it is one.
@@ -417,7 +421,12 @@ impl Client {
         let answer = self.send::<TokenAnswer>(base, "/v3/auth/authenticate", &credentials, None, within).await;
         let token = match answer {
             Ok(answer) => login.keep(answer.token),
-            Err(error @ Error::Api { .. }) => return Err(cannot(format!("{login}: {error}"))),
+            Err(error @ Error::Api { .. }) => {
+                if error.says("invalid user ID or password") {
+                    login.was_refused(&credentials);
+                }
+                return Err(cannot(format!("{login} was refused: {error}")));
+            }
             Err(error) => return Err(error),
         };
         self.send(base, path, query, Some(&token), within).await
@@ -442,8 +451,13 @@ impl Client {
         if answer.status() == StatusCode::OK {
             return parse(&url, answer.body());
         }
+        let Ok(error) = serde_json::from_slice::<ErrorAnswer>(answer.body()) else {
+            // What stands before the gateway speaks in plain text.
+            let words = String::from_utf8_lossy(answer.body()).chars().take(LONGEST_WORDS).collect::<String>();
+            let cause = format!("answers {}: {}", answer.status(), words.trim());
+            return Err(Error::NotEtcd { url, cause });
+        };
         // Some builds fill only `error`.
-        let error: ErrorAnswer = parse(&url, answer.body())?;
         let message = if error.message.is_empty() { error.error } else { error.message };
         Err(Error::Api { url, code: error.code, message })
     }

@@ -4,8 +4,14 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::clock;
+
+/// A refused password is not sent again for so long, unless the file holds another.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// A user, and the token that etcd last gave it. etcd's tokens run out, and end with its process: a refused one is replaced.
 pub struct Login {
@@ -13,6 +19,8 @@ pub struct Login {
     /// Read anew for each token: who changes the password need not restart us.
     password_file: PathBuf,
     token: Mutex<Option<String>>,
+    /// The password that etcd last refused, and when: each try costs every member a bcrypt.
+    refused: Mutex<Option<(String, Instant)>>,
 }
 
 impl fmt::Debug for Login {
@@ -30,7 +38,7 @@ impl fmt::Display for Login {
 impl Login {
     /// A user that hasn't logged in yet; the file's trailing line ends don't count.
     pub fn new(user: String, password_file: PathBuf) -> Self {
-        Self { user, password_file, token: Mutex::default() }
+        Self { user, password_file, token: Mutex::default(), refused: Mutex::default() }
     }
 
     pub(super) fn token(&self) -> Option<String> {
@@ -49,7 +57,23 @@ impl Login {
         let read = fs::read_to_string(&self.password_file);
         let text =
             read.map_err(|cause| format!("MUSTER_ETCD_PASSWORD_FILE={}: {cause}", self.password_file.display()))?;
-        Ok(json!({"name": self.user, "password": text.trim_end_matches(['\r', '\n'])}))
+        let password = text.trim_end_matches(['\r', '\n']);
+        match &*self.last_refused() {
+            Some((same, at)) if same == password && clock::now() - *at < REFUSED_FOR => {
+                Err(format!("{self} was refused"))
+            }
+            _ => Ok(json!({"name": self.user, "password": password})),
+        }
+    }
+
+    /// etcd didn't take them.
+    pub(super) fn was_refused(&self, credentials: &Value) {
+        let password = credentials["password"].as_str().unwrap_or_default().to_owned();
+        *self.last_refused() = Some((password, clock::now()));
+    }
+
+    fn last_refused(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
+        self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn held(&self) -> MutexGuard<'_, Option<String>> {

@@ -7,6 +7,7 @@ use super::der::{self, Reader};
 
 // Object identifiers, as they stand in DER (RFC 5280, section 4.2 and appendix A).
 pub(super) const COMMON_NAME: &[u8] = &[0x55, 4, 3];
+pub(super) const ORGANIZATION: &[u8] = &[0x55, 4, 10];
 pub(super) const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 14];
 pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
 pub(super) const ALT_NAME: &[u8] = &[0x55, 0x1d, 17];
@@ -36,6 +37,8 @@ pub struct Certificate {
     pub serial: String,
     /// The subject's common name; without one, its other parts; "serial 1f…" if it is empty. Fit for a line of the log.
     pub subject: String,
+    /// The subject's common name alone.
+    pub common_name: Option<String>,
     /// The issuer's, likewise.
     pub issuer: String,
     /// The DNS names and addresses it is valid for, as written.
@@ -77,8 +80,9 @@ impl Certificate {
         let mut this = Self {
             not_before,
             not_after,
-            subject: common_name(subject_der.content).unwrap_or_else(|| format!("serial {serial}")),
-            issuer: common_name(issuer_der.content).unwrap_or_else(|| "(no name)".to_owned()),
+            subject: shown_name(subject_der.content).unwrap_or_else(|| format!("serial {serial}")),
+            common_name: common_name(subject_der.content),
+            issuer: shown_name(issuer_der.content).unwrap_or_else(|| "(no name)".to_owned()),
             serial,
             names: Vec::new(),
             is_ca: false,
@@ -163,7 +167,19 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 }
 
 /// The common name in a distinguished name; without one, all its parts.
+fn shown_name(name: &[u8]) -> Option<String> {
+    let parts = parts(name)?;
+    let all = || parts.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(", ");
+    let common = parts.iter().find(|(id, _)| *id == COMMON_NAME).map(|(_, text)| text.clone());
+    common.or_else(|| (!parts.is_empty()).then(all))
+}
+
 fn common_name(name: &[u8]) -> Option<String> {
+    parts(name)?.into_iter().find(|(id, _)| *id == COMMON_NAME).map(|(_, text)| text)
+}
+
+/// The attributes of a distinguished name, fit for a line of the log.
+fn parts(name: &[u8]) -> Option<Vec<(&[u8], String)>> {
     let (mut parts, mut sets) = (Vec::new(), Reader(name));
     while let Some(mut set) = sets.inside(der::SET) {
         while let Some(mut attribute) = set.inside(der::SEQUENCE) {
@@ -175,13 +191,10 @@ fn common_name(name: &[u8]) -> Option<String> {
                 }
                 _ => String::from_utf8_lossy(value.content).into_owned(),
             };
-            if id == COMMON_NAME {
-                return Some(printable(&text));
-            }
-            parts.push(printable(&text));
+            parts.push((id, printable(&text)));
         }
     }
-    (!parts.is_empty()).then(|| parts.join(", "))
+    Some(parts)
 }
 
 /// On one line, whatever a stranger put into it.

@@ -100,7 +100,7 @@ impl Issuer {
         &self,
         key: Arc<dyn SigningKey>,
         names: &[String],
-        common_name: &str,
+        organization: &str,
         now: i64,
         life_seconds: i64,
     ) -> Result<Leaf, Fault> {
@@ -111,7 +111,7 @@ impl Issuer {
         let body = Body {
             issuer: &self.certificate.subject_der,
             issuer_key_id: self.certificate.key_id.as_deref(),
-            common_name,
+            organization,
             names: &normal(names).map_err(fault)?.into_iter().collect::<Vec<_>>(),
             validity: ((now - backdated).max(self.certificate.not_before), not_after),
         };
@@ -137,7 +137,7 @@ impl Issuer {
 pub fn ephemeral(now: i64) -> Result<CertifiedKey, Fault> {
     let (_, key) = new_key()?;
     let (name, validity) = ("etcd-muster", (now - BACKDATED_SECONDS, now.saturating_add(EPHEMERAL_SECONDS)));
-    let body = Body { issuer: &distinguished(name), issuer_key_id: None, common_name: name, names: &[], validity };
+    let body = Body { issuer: &distinguished(name), issuer_key_id: None, organization: name, names: &[], validity };
     let der = body.signed(&*key, &*key).ok_or_else(crypto)?;
     Ok(CertifiedKey::new(vec![der], key))
 }
@@ -174,7 +174,7 @@ struct Body<'a> {
     /// The DER of its subject.
     issuer: &'a [u8],
     issuer_key_id: Option<&'a [u8]>,
-    common_name: &'a str,
+    organization: &'a str,
     names: &'a [String],
     /// From, and to, in seconds since the epoch.
     validity: (i64, i64),
@@ -207,7 +207,7 @@ impl Body<'_> {
                 algorithm.clone(),
                 self.issuer.to_vec(),
                 der::holding(der::SEQUENCE, &[der::time(not_before)?, der::time(not_after)?]),
-                distinguished(self.common_name),
+                distinguished(self.organization),
                 key.public_key()?.as_ref().to_vec(),
                 der::value(der::constructed(3), &self.extensions()),
             ],
@@ -250,10 +250,11 @@ fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
     der::holding(der::SEQUENCE, &[der::value(der::OID, id), critical, der::value(der::OCTET_STRING, value)])
 }
 
-/// A name of one common name.
-fn distinguished(common_name: &str) -> Vec<u8> {
-    let value = der::value(der::UTF8_STRING, common_name.as_bytes());
-    let attribute = der::holding(der::SEQUENCE, &[der::value(der::OID, certificate::COMMON_NAME), value]);
+/// A name without a common name: with authentication on, etcd's gateway takes no call under a certificate that has one
+/// (embed/serve.go: it can't pass the name on as a user).
+fn distinguished(organization: &str) -> Vec<u8> {
+    let value = der::value(der::UTF8_STRING, organization.as_bytes());
+    let attribute = der::holding(der::SEQUENCE, &[der::value(der::OID, certificate::ORGANIZATION), value]);
     der::value(der::SEQUENCE, &der::value(der::SET, &attribute))
 }
 

@@ -28,7 +28,7 @@ pub struct Minted {
 pub enum Standing {
     /// To be renewed at that moment, in seconds since the epoch.
     Good { renew_at: i64 },
-    /// It can, but a new one should be made now: two thirds of its life are over, or it has names that are no longer ours.
+    /// It can, but a new one should be made now: two thirds of its life are over, or its names are not those that are wanted.
     Due,
     /// It can't, or nothing is there.
     Unfit(Fault),
@@ -58,7 +58,7 @@ impl Minted {
         Pair::load(&self.certificate(), &self.key_file())
     }
 
-    /// Whether what lies there is of this CA, for these names, and valid at `now` (seconds since the epoch).
+    /// Whether what lies there is of this CA and valid at `now` (seconds since the epoch), and for exactly these names.
     pub fn standing(&self, ca: &Ca, names: &[String], now: i64) -> Standing {
         match self.judge(ca, names, now) {
             Ok((leaf, same_names)) => match renew_at(&leaf, ca) {
@@ -74,11 +74,8 @@ impl Minted {
         let pair = self.pair()?;
         let wanted = normal(names).map_err(|flaw| Fault { place: place(), flaw })?;
         let has = pair.leaf().names.iter().cloned().collect();
-        let (wild, named): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|name| name.starts_with("*."));
-        pair.check(&Want { now, ca: Some(ca), names: &named, as_client: true })?;
-        if let Some(name) = wild.into_iter().find(|name| !pair.leaf().names.contains(name)) {
-            return Err(Fault { place: place(), flaw: Flaw::NotFor { name, names: pair.leaf().names.clone() } });
-        }
+        // One that lacks a name serves those that it has: whether that will do is for whoever advertises them to say.
+        pair.check(&Want { now, ca: Some(ca), names: &[], as_client: true })?;
         Ok((pair.leaf().clone(), wanted == has))
     }
 
