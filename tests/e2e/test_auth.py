@@ -168,8 +168,12 @@ def test_a_token_that_ran_out_or_died_with_its_etcd_is_replaced(lab):
 
 
 def told_once(lab: Lab, node: Node, *parts: str) -> str:
-    """One line says so, and no second one while it looks again and again."""
-    line = wait_said(lab, node, *parts)
+    """One line says so, and no second one while it looks again and again; what it sees is debug's."""
+
+    def told() -> list[str]:
+        return [one for one in lines(node) if not one.startswith("view: ") and all(part in one for part in parts)]
+
+    (line,) = lab.wait(told, BOUND, f"a line of {node.address} with {parts}")
     answers = [0]
 
     def asked_often() -> bool:
@@ -178,8 +182,7 @@ def told_once(lab: Lab, node: Node, *parts: str) -> str:
         return answers[0] >= 50
 
     lab.wait(asked_often, BOUND, "a node that goes on")
-    told = [one for one in lines(node) if all(part in one for part in parts)]
-    assert told == [line], told
+    assert told() == [line]
     assert not node.etcd_pids()
     return line
 
