@@ -27,6 +27,7 @@ from fleet import (
     wait_formed,
     wait_said,
 )
+from lab.ec2_faults import hidden
 from lab.etcd import EtcdError
 from lab.node import Lab, Node
 from lab.security import FILES, MINTED, PLAIN, Security, own_files
@@ -162,6 +163,23 @@ def test_a_token_that_ran_out_or_died_with_its_etcd_is_replaced(lab):
     lab.wait(lambda: all(node.etcd.health() for node in nodes), BOUND, "two healthy members")
     gate.touch()
     wait_formed(lab, *nodes, joiner)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("sees_leader", [True, False])
+def test_a_joiner_is_promoted_wherever_the_leader_is(lab, sees_leader):
+    """A follower hands a promotion on to the leader without saying who asks, and is refused; so the leader must be asked.
+
+    It is a member like the others, whether or not EC2 showed it when the joiner was started.
+    """
+    nodes = form_guarded(lab, count=2, MUSTER_FOUND_GRACE="1s")
+    leader = next(node for node in nodes if node.etcd.is_leader())
+    joiner = lab.add_node()
+    if not sees_leader:
+        joiner.front.add(hidden(leader.instance.id))
+    start(joiner)
+    wait_formed(lab, *nodes, joiner)
+    assert leader.etcd.is_leader()
 
 
 # Without the right word.
