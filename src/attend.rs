@@ -383,17 +383,33 @@ impl Attendant<'_> {
     }
 
     async fn promote(&self, member: MemberId) {
+        if self.is_promoted_by(member, &self.others).await {
+            return;
+        }
+        // With authentication on only the leader can promote, and it need not be among those that were seen before the start.
         for url in &self.others {
+            if let Ok(list) = self.etcd.member_list(url, ANSWER_TIMEOUT).await {
+                let urls = list.members.into_iter().filter(|m| m.id != member).flat_map(|m| m.client_urls);
+                self.is_promoted_by(member, &urls.collect::<Vec<_>>()).await;
+                return;
+            }
+        }
+    }
+
+    /// Whether one of these has promoted it, or has said that it is too early.
+    async fn is_promoted_by(&self, member: MemberId, urls: &[String]) -> bool {
+        for url in urls {
             match self.etcd.member_promote(url, member, CHANGE_TIMEOUT).await {
                 Ok(()) => {
                     log::info!("member {member} is in sync and promoted to voter");
-                    return;
+                    return true;
                 }
                 // Not an error: the learner is still catching up.
-                Err(error) if error.says("in sync with leader") => return,
+                Err(error) if error.says("in sync with leader") => return true,
                 Err(error) => log::debug!("promotion of member {member}: {error}"),
             }
         }
+        false
     }
 }
 
