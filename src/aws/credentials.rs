@@ -102,7 +102,8 @@ pub struct Provider {
     held: Mutex<Option<Held>>,
 }
 
-struct Held {
+/// Credentials and their end, in seconds since the epoch, where they have one.
+pub struct Held {
     credentials: Credentials,
     expires: Option<i64>,
 }
@@ -194,7 +195,11 @@ impl Provider {
     }
 }
 
-fn parse(text: &str, from: &str) -> Result<Held, Error> {
+/// Reads the document that was had from there.
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::Malformed`].
+pub fn parse(text: &str, from: &str) -> Result<Held, Error> {
     let malformed = |cause: String| Error::Malformed { from: from.to_owned(), cause };
     // serde_json names a line and a column, never the value: no secret can leak here.
     let document: Document = serde_json::from_str(text).map_err(|e| malformed(e.to_string()))?;

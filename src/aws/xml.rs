@@ -16,7 +16,7 @@ use crate::cluster::types::{Instance, InstanceId, InstanceState};
 
 /// One answer of EC2's Query API.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Page {
+pub struct Page {
     pub instances: Vec<Described>,
     pub next_token: Option<String>,
     /// Instances whose status (DescribeInstanceStatus) is impaired.
@@ -33,7 +33,7 @@ pub struct Described {
 
 /// Why a page can't be read.
 #[derive(Debug)]
-pub(super) enum Malformed {
+pub enum Malformed {
     Xml(quick_xml::Error),
     /// The document ended before its root did.
     Truncated {
@@ -62,7 +62,10 @@ impl fmt::Display for Malformed {
 }
 
 /// Reads one page to its end.
-pub(super) async fn read_page<R: AsyncBufRead + Unpin>(source: R) -> Result<Page, Malformed> {
+///
+/// # Errors
+/// [`Malformed`]; a page that breaks off is one.
+pub async fn read_page<R: AsyncBufRead + Unpin>(source: R) -> Result<Page, Malformed> {
     let mut reader = Reader::from_reader(source);
     let mut fold = Fold::default();
     let mut buffer = Vec::new();
