@@ -268,3 +268,39 @@ fn connect_failure(error: &io::Error) -> Failure {
         _ => Failure::Unreachable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tls::Believed;
+
+    #[test]
+    fn an_endless_answer_has_an_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (answer, sent) = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let endless = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                _ = stream.read(&mut [0; 4096]).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut sent = 0;
+                while stream.write_all(&[b'x'; 1 << 16]).await.is_ok() {
+                    sent += 1 << 16;
+                }
+                sent
+            });
+            let client = Client::new(Trust::new(Believed::Anybody, None, tls::Names::default()));
+            let request = Request::get(&url).body(Full::default()).unwrap();
+            let answer = client.fetch(request, Duration::from_secs(60)).await;
+            (answer, endless.await.unwrap())
+        });
+        let failure = answer.unwrap_err().failure;
+        assert!(matches!(&failure, Failure::Protocol(cause) if cause.contains("limit")), "{failure}");
+        // Beside the limit there is what lay in the sockets.
+        assert!(sent < 4 * MAX_BODY_BYTES, "{sent} bytes");
+    }
+}

@@ -31,7 +31,7 @@ impl Log for Stderr {
         let message = record.args().to_string();
         write(&match AS_JSON.load(Ordering::Relaxed) {
             true => as_json(&clock::stamp(), record.level(), record.file().zip(record.line()), &message),
-            false => format!("{} {:<5} etcd-muster: {message}\n", clock::stamp(), record.level()),
+            false => as_text(&clock::stamp(), record.level(), &message),
         });
     }
 
@@ -66,6 +66,11 @@ fn write(text: &str) {
     let _lost = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// One line, whatever a peer's words in it are.
+fn as_text(ts: &str, level: Level, msg: &str) -> String {
+    format!("{ts} {level:<5} etcd-muster: {}\n", msg.replace(char::is_control, " "))
+}
+
 /// In zap's order and with its names (zap, `NewProductionEncoderConfig` as etcd sets it).
 fn as_json(ts: &str, level: Level, place: Option<(&str, u32)>, msg: &str) -> String {
     #[derive(Serialize)]
@@ -92,6 +97,12 @@ fn as_json(ts: &str, level: Level, place: Option<(&str, u32)>, msg: &str) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_peer_says_makes_no_line_of_ours() {
+        let line = as_text("T", Level::Warn, "etcd says: a\nT ERROR etcd-muster: b\u{1b}[2J");
+        assert_eq!(line, "T WARN  etcd-muster: etcd says: a T ERROR etcd-muster: b [2J\n");
+    }
 
     #[test]
     fn a_json_line_has_the_shape_of_etcds() {

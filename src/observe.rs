@@ -342,16 +342,20 @@ pub fn owner(member: &Member, roster: &Roster) -> Option<InstanceId> {
 }
 
 /// One peer, asked on both ports.
-struct Probe {
-    reach: Reach,
-    peer_url: String,
-    client_url: String,
-    from: Option<InstanceId>,
-    within: Duration,
+#[derive(Debug)]
+pub struct Probe {
+    pub reach: Reach,
+    pub peer_url: String,
+    pub client_url: String,
+    /// Ourselves, if we want to be noticed.
+    pub from: Option<InstanceId>,
+    /// For each question.
+    pub within: Duration,
 }
 
 impl Probe {
-    async fn sight(&self) -> Sighting {
+    /// What it says.
+    pub async fn sight(&self) -> Sighting {
         let seen = match hello(&self.reach.rollcall, &self.peer_url, self.from.as_ref(), self.within).await {
             Ok(Answered::Hello(hello)) => return (*hello).into(),
             Ok(Answered::Other) => return self.sight_etcd().await,

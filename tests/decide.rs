@@ -133,6 +133,18 @@ fn another_roster_or_any_sign_of_a_cluster_holds() {
     }
 }
 
+/// A ballot that wraps around would be one that was used before.
+#[test]
+fn a_promise_for_the_greatest_round_holds() {
+    let policy = policy(Some(2));
+    let mut v = view('a', "ab");
+    all_fresh(&policy, &mut v, "b");
+    let Some(Sighting::Fresh(fresh)) = v.peers.get_mut(&id('b')).map(|peer| &mut peer.sighting) else { panic!() };
+    fresh.promised = Some(Ballot { round: u64::MAX, proposer: id('x'), nonce: 1 });
+    let step = decide(&policy, &v);
+    assert!(matches!(&step, Step::Hold(Hold::PeerMismatch { instance, .. }) if *instance == id('b')), "{step}");
+}
+
 fn policy_charter(names: &str) -> etcd_muster::cluster::paxos::Charter {
     policy(Some(3)).charter(&roster(names))
 }

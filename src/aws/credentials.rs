@@ -102,7 +102,8 @@ pub struct Provider {
     held: Mutex<Option<Held>>,
 }
 
-struct Held {
+/// Credentials and their end, in seconds since the epoch, where they have one.
+pub struct Held {
     credentials: Credentials,
     expires: Option<i64>,
 }
@@ -194,10 +195,15 @@ impl Provider {
     }
 }
 
-fn parse(text: &str, from: &str) -> Result<Held, Error> {
+/// Reads the document that was had from there.
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::Malformed`].
+pub fn parse(text: &str, from: &str) -> Result<Held, Error> {
     let malformed = |cause: String| Error::Malformed { from: from.to_owned(), cause };
-    // serde_json names a line and a column, never the value: no secret can leak here.
-    let document: Document = serde_json::from_str(text).map_err(|e| malformed(e.to_string()))?;
+    // serde's own words would quote what it found instead of what it wanted: the place must do.
+    let document: Document = serde_json::from_str(text)
+        .map_err(|e| malformed(format!("no such JSON (line {}, column {})", e.line(), e.column())))?;
     if let Some(code) = document.code.filter(|code| code != "Success") {
         let message = document.message.unwrap_or_default();
         return Err(Error::Refused { role: from.to_owned(), code, message });
@@ -225,5 +231,9 @@ mod tests {
         let text = r#"{"Code":"Success","AccessKeyId":"AKIA","SecretAccessKey":"hunter2","Token":"t0ken","Expiration":"2026-01-01T00:00:00Z"}"#;
         let shown = format!("{:?}", parse(text, "r"));
         assert!(!shown.contains("hunter2") && !shown.contains("t0ken"), "{shown}");
+        for damaged in [r#""hunter2""#, r#"{"SecretAccessKey":{"hunter2":1}}"#, r#"["hunter2", 1, 2, 3, 4, 5, 6]"#] {
+            let error = parse(damaged, "r").unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
@@ -25,6 +25,8 @@ const API_VERSION: &str = "2016-11-15";
 const MAX_RESULTS: &str = "1000";
 /// A page of a thousand instances is some 5 MB.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// One element without an end would be kept whole, for as long as it comes.
+const MAX_PAGE_BYTES: usize = 32 << 20;
 /// An answer, not a failure: EC2 knows no instance of that id.
 const NOT_FOUND: &str = "InvalidInstanceID.NotFound";
 /// No account holds so many pages of a thousand; an endless list of tokens must end somewhere.
@@ -185,7 +187,7 @@ impl Ec2 {
         let answer =
             self.caller.call(imds, Service::Ec2, request, &body, PAGE_TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
-        let body = answer.into_body().map_err(std::io::Error::other).into_data_stream();
+        let body = Limited::new(answer.into_body(), MAX_PAGE_BYTES).map_err(std::io::Error::other).into_data_stream();
         let page = tokio::time::timeout(PAGE_TIMEOUT, read_page(StreamReader::new(body))).await;
         let malformed = |cause: String| Error::Malformed { endpoint: self.endpoint.clone(), cause };
         match page {

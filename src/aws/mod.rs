@@ -9,7 +9,7 @@ mod refusal;
 pub mod s3;
 mod sigv4;
 pub mod ssm;
-mod xml;
+pub mod xml;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 

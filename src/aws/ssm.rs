@@ -197,15 +197,19 @@ struct Parameter {
     value: String,
 }
 
-fn read_value(body: &[u8]) -> Result<Secret, String> {
+/// Reads GetParameter's answer.
+///
+/// # Errors
+/// Where it isn't one; nothing of it is quoted.
+pub fn read_value(body: &[u8]) -> Result<Secret, String> {
     // serde's own words would quote what it found instead of what it wanted: the place must do.
     let answer: Answer = serde_json::from_slice(body)
         .map_err(|e| format!("the answer isn't GetParameter's JSON (line {}, column {})", e.line(), e.column()))?;
     Ok(Secret(answer.parameter.value))
 }
 
-/// The code is in a header or in the body, with a namespace before it or a URL behind it.
-fn read_error(header: Option<String>, body: &[u8]) -> Option<ApiError> {
+/// Reads an error document; `None`: it is none. The code is in a header or in the body, with a namespace before it or a URL behind it.
+pub fn read_error(header: Option<String>, body: &[u8]) -> Option<ApiError> {
     let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |key: &str| document.get(key).and_then(|v| v.as_str()).map(str::to_owned);
     let code = header.or_else(|| text("__type")).or_else(|| text("code"))?;

@@ -16,7 +16,7 @@ use crate::cluster::types::{Instance, InstanceId, InstanceState};
 
 /// One answer of EC2's Query API.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Page {
+pub struct Page {
     pub instances: Vec<Described>,
     pub next_token: Option<String>,
     /// Instances whose status (DescribeInstanceStatus) is impaired.
@@ -33,7 +33,7 @@ pub struct Described {
 
 /// Why a page can't be read.
 #[derive(Debug)]
-pub(super) enum Malformed {
+pub enum Malformed {
     Xml(quick_xml::Error),
     /// The document ended before its root did.
     Truncated {
@@ -47,6 +47,10 @@ pub(super) enum Malformed {
     },
     /// Another document than asked for (a proxy's HTML, an empty body).
     Root(String),
+    /// Something follows the document.
+    Second(String),
+    /// A reference that stands for nothing known.
+    Reference(String),
 }
 
 impl fmt::Display for Malformed {
@@ -57,12 +61,17 @@ impl fmt::Display for Malformed {
             Self::Field { instance, field, value } => write!(f, "instance {instance}: {field} is {value:?}"),
             Self::Root(name) if name.is_empty() => f.write_str("empty answer"),
             Self::Root(name) => write!(f, "not AWS's answer: the document is <{name}>"),
+            Self::Second(name) => write!(f, "not AWS's answer: <{name}> follows the document"),
+            Self::Reference(name) => write!(f, "not AWS's answer: &{name}; stands for nothing"),
         }
     }
 }
 
 /// Reads one page to its end.
-pub(super) async fn read_page<R: AsyncBufRead + Unpin>(source: R) -> Result<Page, Malformed> {
+///
+/// # Errors
+/// [`Malformed`]; a page that breaks off is one.
+pub async fn read_page<R: AsyncBufRead + Unpin>(source: R) -> Result<Page, Malformed> {
     let mut reader = Reader::from_reader(source);
     let mut fold = Fold::default();
     let mut buffer = Vec::new();
@@ -76,7 +85,7 @@ pub(super) async fn read_page<R: AsyncBufRead + Unpin>(source: R) -> Result<Page
             }
             Event::Text(text) => fold.text.push_str(&text.xml10_content()),
             Event::CData(text) => fold.text.push_str(&text.xml10_content()),
-            Event::GeneralRef(entity) => fold.resolve(&entity),
+            Event::GeneralRef(entity) => fold.resolve(&entity)?,
             Event::Eof => break,
             Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
         }
@@ -134,6 +143,8 @@ impl Fold {
         self.marks.push(self.path.len());
         if self.marks.len() == 1 {
             return match ROOTS.contains(&name) {
+                // A page that breaks off within a second document would look whole.
+                _ if self.ended => Err(Malformed::Second(name.to_owned())),
                 true => Ok(()),
                 false => Err(Malformed::Root(name.to_owned())),
             };
@@ -212,11 +223,13 @@ impl Fold {
         text
     }
 
-    fn resolve(&mut self, entity: &BytesRef<'_>) {
-        match entity.resolve_char_ref() {
-            Ok(Some(character)) => self.text.push(character),
-            _ => self.text.push_str(resolve_predefined_entity(entity).unwrap_or_default()),
+    fn resolve(&mut self, entity: &BytesRef<'_>) -> Result<(), Malformed> {
+        match (entity.resolve_char_ref(), resolve_predefined_entity(entity)) {
+            (Ok(Some(character)), _) => self.text.push(character),
+            (Ok(None), Some(text)) => self.text.push_str(text),
+            _ => return Err(Malformed::Reference(entity.as_ref().to_owned())),
         }
+        Ok(())
     }
 }
 
@@ -305,6 +318,13 @@ mod tests {
     }
 
     #[test]
+    fn a_second_document_is_no_part_of_a_page() {
+        let one = "<DescribeInstancesResponse></DescribeInstancesResponse>";
+        assert!(read(one).is_ok());
+        assert!(matches!(read(&format!("{one}{PAGE}")), Err(Malformed::Second(_))));
+    }
+
+    #[test]
     fn an_unreadable_field_is_an_error_not_a_default() {
         assert!(matches!(
             read(&PAGE.replace("running", "resting")),
@@ -312,5 +332,7 @@ mod tests {
         ));
         assert!(matches!(read(&PAGE.replace("10.0.0.1<", "10.0.0<")), Err(Malformed::Field { .. })));
         assert_eq!(read(&PAGE.replace("10.0.0.1<", "<")).unwrap().instances[0].instance.address, None);
+        assert!(matches!(read(&PAGE.replace("i-0a", "i-&nothing;0a")), Err(Malformed::Reference(_))));
+        assert!(matches!(read(&PAGE.replace("i-0a", "i-&#xfffffff;0a")), Err(Malformed::Reference(_))));
     }
 }

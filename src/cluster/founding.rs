@@ -155,7 +155,7 @@ fn alone(policy: &Policy, view: &View, roster: &Roster, why: Alone) -> Result<St
         return Err(Hold::Absent { absent: vec![other.instance.clone()], why: Absence::OneOfTwo });
     }
     let charter = policy.charter(roster);
-    let ballot = next_ballot(view);
+    let ballot = next_ballot(view)?;
     let list = InitialList { members: vec![view.me.listed.clone()], token: token(&charter, &ballot) };
     Ok(Step::FoundAlone { accepted: Accepted { ballot, list }, why })
 }
@@ -170,7 +170,7 @@ fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
             return Err(Hold::SameName { name: member.name.clone(), instances });
         }
     }
-    let ballot = next_ballot(view);
+    let ballot = next_ballot(view)?;
     let list = InitialList { members, token: token(&charter, &ballot) };
     Ok(Step::Propose(Proposal { ballot, charter, list }))
 }
@@ -187,13 +187,19 @@ fn listed(view: &View, id: &InstanceId) -> Result<ListedMember, Hold> {
     by_its_word.or_else(|| view.peers.get(id)?.listed.clone()).ok_or_else(|| Hold::NoAddress { instance: id.clone() })
 }
 
-fn next_ballot(view: &View) -> Ballot {
-    let heard = view.peers.values().filter_map(|peer| match &peer.sighting {
-        Sighting::Fresh(fresh) => fresh.promised.as_ref(),
+fn next_ballot(view: &View) -> Result<Ballot, Hold> {
+    let heard = view.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
+        Sighting::Fresh(fresh) => Some((fresh.promised.as_ref()?.round, id)),
         _ => None,
     });
-    let highest = heard.chain(&view.ledger.promised).map(|ballot| ballot.round).max();
-    Ballot { round: highest.unwrap_or(0) + 1, proposer: view.me.instance.clone(), nonce: view.ledger.nonce }
+    let own = view.ledger.promised.as_ref().map(|ballot| (ballot.round, &view.me.instance));
+    let (highest, whose) = heard.chain(own).max().unwrap_or((0, &view.me.instance));
+    // No founding gets that far: a peer made it up. A ballot used twice would be worse than none.
+    let round = highest.checked_add(1).ok_or_else(|| Hold::PeerMismatch {
+        instance: whose.clone(),
+        cause: format!("it has promised round {highest}, above which there is none; move its data directory away"),
+    })?;
+    Ok(Ballot { round, proposer: view.me.instance.clone(), nonce: view.ledger.nonce })
 }
 
 /// The token's random part is the ballot's nonce: reused addresses never give equal cluster ids.

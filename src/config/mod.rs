@@ -107,8 +107,9 @@ pub struct Config {
 pub struct Problem(String);
 
 impl fmt::Display for Problem {
+    /// On one line, whatever the value is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.0.replace(char::is_control, "?"))
     }
 }
 
@@ -379,10 +380,17 @@ impl Reader<'_> {
     fn duration(&mut self, name: &str, default_seconds: u64) -> Duration {
         let default = Duration::from_secs(default_seconds);
         let Some(value) = self.text(name) else { return default };
-        parse_duration(value).unwrap_or_else(|| {
-            self.wrong(name, "is not a duration; write 30, 30s, 5m, 12h, 90d or 500ms");
-            default
-        })
+        match parse_duration(value) {
+            Some(duration) if duration <= LONGEST_DURATION => duration,
+            Some(_) => {
+                self.wrong(name, "is longer than a hundred years; write 30, 30s, 5m, 12h, 90d or 500ms");
+                default
+            }
+            None => {
+                self.wrong(name, "is not a duration; write 30, 30s, 5m, 12h, 90d or 500ms");
+                default
+            }
+        }
     }
 
     fn yes(&mut self, name: &str) -> bool {
@@ -501,6 +509,9 @@ impl Reader<'_> {
     }
 }
 
+/// A hundred years: clocks and sums of durations overflow far beyond.
+const LONGEST_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 /// The claim's own name below its prefix.
 const CLAIM: &str = "claim.json";
 
@@ -585,6 +596,21 @@ mod tests {
         ] {
             assert!(found.iter().any(|line| line.starts_with(part)), "{part}: {found:#?}");
         }
+    }
+
+    #[test]
+    fn a_problem_is_one_line_and_no_duration_overflows() {
+        assert_eq!(
+            problems(&[("CLNT_PORT", "1\r\n2")]),
+            ["CLNT_PORT=1??2: is not a port; give a number from 1 to 65535"]
+        );
+        for endless in ["18446744073709551615", "36601d"] {
+            assert!(
+                problems(&[("BOOTSTRAP_WAIT", endless)])[0].contains("is longer than a hundred years"),
+                "{endless}"
+            );
+        }
+        assert!(problems(&[("BOOTSTRAP_WAIT", "36500d")]).is_empty());
     }
 
     #[test]

@@ -86,11 +86,11 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// Who answered, as every answer's header says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 pub struct Header {
-    #[serde(default, deserialize_with = "u64_as_text")]
+    #[serde(deserialize_with = "id_as_text")]
     pub cluster_id: u64,
-    #[serde(default, deserialize_with = "u64_as_text")]
+    #[serde(deserialize_with = "id_as_text")]
     pub member_id: u64,
 }
 
@@ -129,7 +129,7 @@ impl Version {
 
 #[derive(Deserialize)]
 struct WireMember {
-    #[serde(rename = "ID", alias = "id", default, deserialize_with = "u64_as_text")]
+    #[serde(rename = "ID", alias = "id", deserialize_with = "id_as_text")]
     id: u64,
     #[serde(default)]
     name: String,
@@ -155,10 +155,15 @@ impl From<WireMember> for Member {
 
 #[derive(Deserialize)]
 struct MembersAnswer {
-    #[serde(default)]
     header: Header,
-    #[serde(default)]
     members: Vec<WireMember>,
+}
+
+/// An answer of which only the fact counts. Any server may answer `{}`; only etcd says who it is.
+#[derive(Deserialize)]
+struct AnyAnswer {
+    #[serde(rename = "header")]
+    _header: Header,
 }
 
 #[derive(Deserialize)]
@@ -168,7 +173,6 @@ struct AddAnswer {
 
 #[derive(Deserialize)]
 struct StatusAnswer {
-    #[serde(default)]
     header: Header,
     #[serde(default)]
     version: String,
@@ -220,6 +224,14 @@ fn u64_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Err
     }
 }
 
+/// An id is never zero: without one it isn't etcd that answers.
+fn id_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64_as_text(deserializer)? {
+        0 => Err(serde::de::Error::custom("an id is zero")),
+        id => Ok(id),
+    }
+}
+
 /// A client of any etcd; each call names the URL it goes to.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -249,7 +261,10 @@ impl Client {
     pub async fn member_list(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
         let answer: MembersAnswer =
             self.post(url, "/v3/cluster/member/list", &json!({"linearizable": true}), within).await?;
-        let members = answer.members.into_iter().map(Member::from).collect();
+        let members: Vec<_> = answer.members.into_iter().map(Member::from).collect();
+        if members.is_empty() {
+            return Err(not_etcd(url, &"a cluster without members"));
+        }
         Ok(MemberList { cluster: ClusterId(answer.header.cluster_id), members })
     }
 
@@ -259,7 +274,7 @@ impl Client {
     /// [`Error`]; without a quorum a timeout or code 14.
     pub async fn read_through_quorum(&self, url: &str, within: Duration) -> Result<(), Error> {
         let query = json!({"key": "AA==", "count_only": true});
-        self.post::<Value>(url, "/v3/kv/range", &query, within).await.map(|_| ())
+        self.post::<AnyAnswer>(url, "/v3/kv/range", &query, within).await.map(|_| ())
     }
 
     /// Adds a learner; its id.
@@ -508,5 +523,22 @@ mod tests {
         assert_eq!(read(gateway).id, MemberId(0x8e9e_05c5_2164_694d));
         assert!(read(gateway).is_learner);
         assert_eq!(read(peer_port).id, read(gateway).id);
+    }
+
+    #[test]
+    fn an_answer_without_ids_is_not_etcds() {
+        let list = |text| serde_json::from_str::<MembersAnswer>(text).is_ok();
+        assert!(list(r#"{"header":{"cluster_id":"193","member_id":"97"},"members":[{"ID":"97"}]}"#));
+        for text in [
+            "{}",
+            r#"{"status":"ok"}"#,
+            r#"{"header":{},"members":[]}"#,
+            r#"{"header":{"cluster_id":"0","member_id":"97"},"members":[{"ID":"97"}]}"#,
+            r#"{"header":{"cluster_id":"193","member_id":"97"},"members":[{}]}"#,
+        ] {
+            assert!(!list(text), "{text}");
+        }
+        assert!(serde_json::from_str::<AnyAnswer>("{}").is_err());
+        assert!(serde_json::from_str::<StatusAnswer>("{}").is_err());
     }
 }

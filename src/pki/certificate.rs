@@ -68,7 +68,7 @@ impl Certificate {
             return None;
         }
         let mut tbs = signed.inside(der::SEQUENCE)?;
-        let version = tbs.optional(der::constructed(0));
+        let version = tbs.optional(der::constructed(0))?;
         let serial = tbs.value(der::INTEGER)?.content;
         tbs.value(der::SEQUENCE)?;
         let issuer_der = tbs.value(der::SEQUENCE)?;
@@ -96,18 +96,19 @@ impl Certificate {
             key_id: None,
         };
         // issuerUniqueID and subjectUniqueID, which nobody uses.
-        tbs.optional(der::primitive(1));
-        tbs.optional(der::primitive(2));
-        if let Some(extensions) = tbs.optional(der::constructed(3)) {
+        tbs.optional(der::primitive(1))?;
+        tbs.optional(der::primitive(2))?;
+        if let Some(extensions) = tbs.optional(der::constructed(3))? {
             let mut extensions = Reader(extensions.content).inside(der::SEQUENCE)?;
             while !extensions.is_empty() {
                 let mut extension = extensions.inside(der::SEQUENCE)?;
                 let id = extension.value(der::OID)?.content;
-                extension.optional(der::BOOLEAN);
+                extension.optional(der::BOOLEAN)?;
                 this.extend(id, Reader(extension.value(der::OCTET_STRING)?.content))?;
             }
         }
-        Some(this)
+        // What can't be read is not absent: there may be more to it.
+        tbs.is_empty().then_some(this)
     }
 
     fn extend(&mut self, id: &[u8], mut value: Reader<'_>) -> Option<()> {
@@ -124,7 +125,7 @@ impl Certificate {
                 }
             }
             BASIC_CONSTRAINTS => {
-                let ca = value.inside(der::SEQUENCE)?.optional(der::BOOLEAN);
+                let ca = value.inside(der::SEQUENCE)?.optional(der::BOOLEAN)?;
                 self.is_ca = ca.is_some_and(|ca| ca.content != [0]);
             }
             KEY_USAGE => {

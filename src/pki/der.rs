@@ -74,9 +74,9 @@ impl<'a> Reader<'a> {
         Some(Self(self.value(tag)?.content))
     }
 
-    /// The next value, if it has that tag; else it stays.
-    pub fn optional(&mut self, tag: u8) -> Option<Value<'a>> {
-        if self.0.first() == Some(&tag) { self.any() } else { None }
+    /// The next value, if it has that tag; else it stays, and there is none.
+    pub fn optional(&mut self, tag: u8) -> Option<Option<Value<'a>>> {
+        if self.0.first() == Some(&tag) { self.any().map(Some) } else { Some(None) }
     }
 
     /// A UTCTime or GeneralizedTime as RFC 5280, section 4.1.2.5, has them, in seconds since the epoch.

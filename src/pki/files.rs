@@ -52,8 +52,16 @@ impl Pair {
     /// What is wrong with the files. Whether they are valid now and here, [`check`](Self::check) tells.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Fault> {
         let (place, key_place) = (certificate.display().to_string(), key.display().to_string());
-        let (chain, facts) = read_certificates(&place, &pem::read_file(certificate)?)?;
-        let key = read_key(&key_place, &pem::read_file(key)?)?;
+        Self::parse((place, &pem::read_file(certificate)?), (key_place, &pem::read_file(key)?))
+    }
+
+    /// The same from texts, each with the place it was had from.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse((place, certificate): (String, &[u8]), (key_place, key): (String, &[u8])) -> Result<Self, Fault> {
+        let (chain, facts) = read_certificates(&place, certificate)?;
+        let key = read_key(&key_place, key)?;
         match facts.iter().position(|facts| is_key_of(&*key, facts)) {
             Some(0) => Ok(Self::of(place, chain, facts, key)),
             Some(nth) => {
@@ -181,8 +189,15 @@ impl Ca {
     /// # Errors
     /// What is wrong with the file; also that nothing in it is a CA's or signed by itself, as when a leaf lies in its place.
     pub fn load(path: &Path) -> Result<Self, Fault> {
-        let place = path.display().to_string();
-        let (ders, certificates) = read_certificates(&place, &pem::read_file(path)?)?;
+        Self::parse(path.display().to_string(), &pem::read_file(path)?)
+    }
+
+    /// The same from a text that was had from `place`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(place: String, text: &[u8]) -> Result<Self, Fault> {
+        let (ders, certificates) = read_certificates(&place, text)?;
         if let [first, ..] = &certificates[..]
             && !certificates.iter().any(|c| c.is_issuer() || c.is_self_issued())
         {

@@ -61,8 +61,19 @@ impl Issuer {
     /// # Errors
     /// Why it can't sign, at the moment `now` (seconds since the epoch).
     pub fn load(certificate: &Path, key_pem: &str, key_place: &str, now: i64) -> Result<Self, Fault> {
-        let place = certificate.display().to_string();
-        let (ders, certificates) = read_certificates(&place, &pem::read_file(certificate)?)?;
+        Self::parse((certificate.display().to_string(), &pem::read_file(certificate)?), (key_place, key_pem), now)
+    }
+
+    /// The same from texts, each with the place it was had from.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(
+        (place, certificate): (String, &[u8]),
+        (key_place, key_pem): (&str, &str),
+        now: i64,
+    ) -> Result<Self, Fault> {
+        let (ders, certificates) = read_certificates(&place, certificate)?;
         let key = read_key(key_place, key_pem.as_bytes())?;
         let Some(own) = certificates.iter().position(|c| is_key_of(&*key, c)) else {
             let subject = certificates.into_iter().next().map(|c| c.subject).unwrap_or_default();

@@ -507,6 +507,17 @@ fn mint(issuer: &Issuer, wanted: &[&str], now: i64, life: i64) -> Result<Leaf, F
     issuer.mint(key, &names(wanted), "i-0123456789abcdef0", now, life)
 }
 
+/// Its extensions gone, a CA's certificate would look like anybody's.
+#[test]
+fn extensions_that_cannot_be_read_are_not_absent() {
+    let mut der = der_of(&made(ca_params("lab CA"), p256(), None).pem);
+    assert!(Certificate::read(&der).unwrap().is_ca);
+    // `[3]`, its length and the SEQUENCE in it.
+    let at = der.windows(3).rposition(|part| part[0] == der::constructed(3) && part[2] == der::SEQUENCE).unwrap();
+    der[at + 1] = 0x7f;
+    assert_eq!(Certificate::read(&der), None);
+}
+
 #[test]
 fn a_leaf_of_every_kind_of_ca_as_another_reader_sees_it() {
     for key in every_kind() {

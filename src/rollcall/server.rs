@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -196,7 +196,8 @@ async fn accept(listener: TcpListener, desk: Desk, tls: Option<Acceptor>) {
     }
 }
 
-async fn converse(stream: TcpStream, desk: Desk, tls: Option<Acceptor>) {
+/// Answers one caller.
+pub async fn converse<S: Stream + 'static>(stream: S, desk: Desk, tls: Option<Acceptor>) {
     let stream: Box<dyn Stream> = match tls {
         None => Box::new(stream),
         Some(tls) => match tls.accept(stream).await {
