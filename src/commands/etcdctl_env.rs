@@ -29,7 +29,8 @@ fn exports(config: &Config) -> Vec<(&'static str, String)> {
     match &config.client {
         Security::Plain => {}
         Security::Files(files) => {
-            exports.extend(files.ca.as_deref().map(|ca| ("ETCDCTL_CACERT", path(ca))));
+            // Without a CA it vouches for itself.
+            exports.push(("ETCDCTL_CACERT", path(files.ca.as_deref().unwrap_or(&files.pair.cert))));
             exports.push(("ETCDCTL_CERT", path(&files.pair.cert)));
             exports.push(("ETCDCTL_KEY", path(&files.pair.key)));
         }

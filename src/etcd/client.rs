@@ -53,8 +53,9 @@ impl Error {
     /// Refused for want of a (valid) token: 16 is Unauthenticated; without any token it is "user name is empty", and after a
     /// change of users "revision of auth store is old", both with code 3 (etcd's api/v3rpc/rpctypes/error.go).
     fn wants_a_token(&self) -> bool {
-        let empty_or_old = self.says("user name is empty") || self.says("revision of auth store is old");
-        empty_or_old || matches!(self, Self::Api { code: 16, .. })
+        // Where the gateway's own certificate has a common name, that is the user until a token says otherwise.
+        let no_user = ["user name is empty", "user name not found", "revision of auth store is old"];
+        no_user.iter().any(|words| self.says(words)) || matches!(self, Self::Api { code: 16, .. })
     }
 
     /// It is there, and we are at odds: over a certificate, a user, or what is spoken.
@@ -436,12 +437,7 @@ impl Client {
         let answer = self.send::<TokenAnswer>(base, "/v3/auth/authenticate", &credentials, None, within).await;
         let token = match answer {
             Ok(answer) => login.keep(answer.token),
-            Err(error @ Error::Api { .. }) => {
-                if error.says("invalid user ID or password") {
-                    login.was_refused(&credentials);
-                }
-                return Err(cannot(format!("{login} was refused: {error}")));
-            }
+            Err(Error::Api { message, .. }) => return Err(cannot(login.refused(&credentials, &message))),
             Err(error) => return Err(error),
         };
         self.send(base, path, query, Some(&token), within).await

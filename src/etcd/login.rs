@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::clock;
 
+/// (etcd's api/v3rpc/rpctypes/error.go, ErrGRPCAuthFailed.)
+const WRONG: &str = "invalid user ID or password";
 /// A refused password is not sent again for so long, unless the file holds another.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
@@ -59,17 +61,23 @@ impl Login {
             read.map_err(|cause| format!("MUSTER_ETCD_PASSWORD_FILE={}: {cause}", self.password_file.display()))?;
         let password = text.trim_end_matches(['\r', '\n']);
         match &*self.last_refused() {
-            Some((same, at)) if same == password && clock::now() - *at < REFUSED_FOR => {
-                Err(format!("{self} was refused"))
-            }
+            Some((same, at)) if same == password && clock::now() - *at < REFUSED_FOR => Err(self.refusal(WRONG)),
             _ => Ok(json!({"name": self.user, "password": password})),
         }
     }
 
-    /// etcd didn't take them.
-    pub(super) fn was_refused(&self, credentials: &Value) {
-        let password = credentials["password"].as_str().unwrap_or_default().to_owned();
-        *self.last_refused() = Some((password, clock::now()));
+    /// etcd didn't take them: why, in words.
+    pub(super) fn refused(&self, credentials: &Value, message: &str) -> String {
+        if message.contains(WRONG) {
+            let password = credentials["password"].as_str().unwrap_or_default().to_owned();
+            *self.last_refused() = Some((password, clock::now()));
+            return self.refusal(WRONG);
+        }
+        self.refusal(message)
+    }
+
+    fn refusal(&self, why: &str) -> String {
+        format!("{self} was refused: {why}")
     }
 
     fn last_refused(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
