@@ -186,12 +186,15 @@ def test_a_joiner_is_promoted_wherever_the_leader_is(lab, sees_leader):
 
 
 def told_once(lab: Lab, node: Node, *parts: str) -> str:
-    """One line says so, and no second one while it looks again and again; what it sees is debug's."""
+    """A line says so, and isn't said again while it looks again and again; another member asked may make another.
+
+    What it sees is debug's.
+    """
 
     def told() -> list[str]:
         return [one for one in lines(node) if not one.startswith("view: ") and all(part in one for part in parts)]
 
-    (line,) = lab.wait(told, BOUND, f"a line of {node.address} with {parts}")
+    line = lab.wait(told, BOUND, f"a line of {node.address} with {parts}")[0]
     answers = [0]
 
     def asked_often() -> bool:
@@ -200,7 +203,7 @@ def told_once(lab: Lab, node: Node, *parts: str) -> str:
         return answers[0] >= 50
 
     lab.wait(asked_often, BOUND, "a node that goes on")
-    assert told() == [line]
+    assert len(told()) == len(set(told())) < len(lab.nodes), told()
     assert not node.etcd_pids()
     return line
 
