@@ -272,7 +272,12 @@ impl Observer {
         for url in &member.peer_urls {
             match self.reach.etcd.peer_members(url, self.config.probe_timeout).await {
                 Ok(list) if list.cluster == cluster => return true,
-                Err(error) if !matches!(unread(&error), Sighting::Silent(_)) => return true,
+                // No etcd may answer at that address now, as our own roll call does where we have taken it over.
+                Err(client::Error::Http(error))
+                    if matches!(error.failure, Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_)) =>
+                {
+                    return true;
+                }
                 _ => {}
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{ACCEPT, AUTHORIZATION};
 use hyper::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -452,7 +452,9 @@ impl Client {
         within: Duration,
     ) -> Result<T, Error> {
         let url = format!("{}{path}", base.trim_end_matches('/'));
-        let mut request = Request::post(&url).header("content-type", "application/json");
+        // Without an "accept", which every other client sends, etcd doesn't see that the gateway asks, and takes the name in its
+        // own certificate for the user (etcd's auth/store.go, AuthInfoFromTLS: it looks for "grpcgateway-accept").
+        let mut request = Request::post(&url).header("content-type", "application/json").header(ACCEPT, "*/*");
         if let Some(token) = token {
             // As it is: the gateway knows no "Bearer".
             request = request.header(AUTHORIZATION, token);
