@@ -125,8 +125,12 @@ impl Certificate {
                 }
             }
             BASIC_CONSTRAINTS => {
-                let ca = value.inside(der::SEQUENCE)?.optional(der::BOOLEAN)?;
+                let mut constraints = value.inside(der::SEQUENCE)?;
+                let ca = constraints.optional(der::BOOLEAN)?;
                 self.is_ca = ca.is_some_and(|ca| ca.content != [0]);
+                // pathLenConstraint, which webpki obeys.
+                constraints.optional(der::INTEGER)?;
+                return constraints.is_empty().then_some(());
             }
             KEY_USAGE => {
                 // The first octet counts the unused bits.
