@@ -18,13 +18,9 @@ from image_parts.release import Release
 OCI = "application/vnd.oci.image"
 
 
-def layer(found: list[Entry], epoch: int) -> bytes:
-    return _tar([_header(entry, epoch) for entry in found])
-
-
 def image(found: list[Entry], project: Project, release: Release, arch: str) -> tuple[bytes, str]:
     """The file, and the image's id: its config's digest, as `docker images` shows it."""
-    files = layer(found, project.epoch)
+    files = tar(found, project.epoch)
     told = {
         **contents.platform(arch),
         "created": contents.created(project),
@@ -55,23 +51,19 @@ def image(found: list[Entry], project: Project, release: Release, arch: str) -> 
     }
     tree = [Entry(f"/{path}", contents.PUBLIC) for path in ("blobs", "blobs/sha256")]
     tree += [Entry(f"/{path}", contents.READABLE, content=content) for path, content in sorted(parts.items())]
-    return _tar([_header(entry, project.epoch) for entry in tree]), f"sha256:{_sha256(config)}"
+    return tar(tree, project.epoch), f"sha256:{_sha256(config)}"
 
 
-def _tar(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+def tar(found: list[Entry], epoch: int) -> bytes:
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for header, content in members:
-            archive.addfile(header, io.BytesIO(content))
+        for entry in found:
+            header = tarfile.TarInfo(entry.path.removeprefix("/"))
+            header.mode, header.uid, header.gid, header.mtime = entry.mode, entry.owner, entry.owner, epoch
+            header.type = tarfile.DIRTYPE if entry.content is None else tarfile.REGTYPE
+            header.size = len(entry.content or b"")
+            archive.addfile(header, io.BytesIO(entry.content or b""))
     return written.getvalue()
-
-
-def _header(entry: Entry, epoch: int) -> tuple[tarfile.TarInfo, bytes]:
-    header = tarfile.TarInfo(entry.path.removeprefix("/"))
-    header.mode, header.uid, header.gid, header.mtime = entry.mode, entry.owner, entry.owner, epoch
-    header.type = tarfile.DIRTYPE if entry.content is None else tarfile.REGTYPE
-    header.size = len(entry.content or b"")
-    return header, entry.content or b""
 
 
 def _blob(content: bytes) -> str:

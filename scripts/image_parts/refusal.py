@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Callable
 
 USAGE = 64  # exit codes as sysexits has them
 UNAVAILABLE = 69
@@ -18,3 +19,13 @@ class Refused(Exception):
 
 def say(program: str, message: object) -> None:
     print(f"{program}: {message}", file=sys.stderr, flush=True)
+
+
+def told(program: str, what: Callable[[], None]) -> int:
+    """Do it; the exit code, and one line where it could not be done."""
+    try:
+        what()
+    except (Refused, OSError) as error:
+        say(program, error)
+        return error.code if isinstance(error, Refused) else UNAVAILABLE
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,3 +28,19 @@ def image(binary: Path, etcd: Path, tmp_path_factory: pytest.TempPathFactory) ->
     done = run_script("image", "--etcd", etcd, "--binary", binary, "--source", SOURCE, "--output", output)
     assert done.returncode == 0, done.stderr
     return Archive(output)
+
+
+@pytest.fixture(scope="session")
+def bundle(binary: Path, etcd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("bundle") / "bundle.tar.gz"
+    done = run_script("bundle", "--etcd", etcd, "--binary", binary, "--source", SOURCE, "--output", output)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture(scope="session")
+def unpacked(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("unpacked")
+    subprocess.run(["tar", "-xzf", bundle, "-C", directory], check=True)
+    (folder,) = directory.iterdir()
+    return folder
