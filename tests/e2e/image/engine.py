@@ -8,7 +8,6 @@ import secrets
 import shutil
 import subprocess
 import tarfile
-from pathlib import Path
 
 from archives import Archive
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 from archives import ETCD, REPOSITORY, SOURCE, Archive, run_script

@@ -5,20 +5,18 @@ from __future__ import annotations
 import io
 import re
 import shlex
-import shutil
 import statistics
 import subprocess
 import tarfile
-import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import engine
 import pytest
 from archives import ETCD, REPOSITORY, SOURCE, Archive, run_script
 from engine import Engine, docker
-from fleet import BOUND, is_voter, member_ids, said, wait_formed
+from fleet import BOUND, member_ids, said, wait_formed
 from lab import install
 from lab.ec2 import Ec2
 from lab.node import claim_network
@@ -35,7 +33,7 @@ QUICK = {
     "MUSTER_PROBE_TIMEOUT": "1s",
     "BOOTSTRAP_WAIT": "500ms",
 }
-RESTARTS = 7  # whose median is told
+RESTARTS, FOUNDINGS = 7, 3  # whose median is told
 OWN_START = 50  # ms; what a start may cost beside AWS's answers
 
 
@@ -241,58 +239,86 @@ def test_etcd_is_upgraded_one_member_at_a_time(lab, older):
 
 # How long a start takes.
 
+Interval = tuple[datetime, datetime]
+
 
 def test_what_a_start_costs_beside_awss_answers(lab):
-    """From the supervisor's own lines. Told, not judged: a machine that is shared says nothing by one run."""
+    """Into a living cluster, by the supervisor's own lines. Told, not judged: one run on a shared machine says little."""
     nodes = form(lab)
     node = nodes[0]
-    took: list[float] = []
-    node.front.add(lambda _, proceed: timed(took, proceed))
+    asked = timing(node)
     starts = []
     for _ in range(RESTARTS):
         wait_healthy(lab, *nodes)
-        since, calls = len(node.log_text()), len(took)
+        since = len(node.log_text())
         docker("restart", "--time=40", node.container)
         lab.wait(lambda: "etcd runs as process" in node.log_text()[since:], BOUND, "another life")
-        starts.append(Start.of(node, node.log_text()[since:], 1000 * sum(took[calls:])))
-    print(f"\na container's start into a living cluster, until etcd is spawned; medians of {RESTARTS}, in ms")
-    for name, value in Start.medians(starts).items():
-        print(f"  {name}: {value:.0f}")
-    print(f"  the bound for our own time: {OWN_START}")
-    assert all(start.calls for start in starts), "it asked EC2"
+        log = node.log_text()[since:]
+        starts.append(phases(node.started_at(), log, moment(log, "etcd runs as process"), asked))
+    tell(f"a container's start into a living cluster, until etcd is spawned; medians of {RESTARTS}", starts)
 
 
-class Start:
-    """When one start of a container said what."""
-
-    def __init__(self, container: datetime, own: dict[str, datetime], ec2: float):
-        first, known, seen, spawned = own.values()
-        self.phases = {
-            "container started to the supervisor's first line": milliseconds(container, first),
-            "the metadata service's answers (the emulator's time)": milliseconds(first, known),
-            "EC2's answer (the emulator's time)": ec2,
-            "our own: signing, the peers' answers, the decision": milliseconds(known, seen) - ec2,
-            "the decision to etcd spawned": milliseconds(seen, spawned),
-        }
-        self.phases["our own, first line to spawned, without AWS"] = milliseconds(first, spawned) - milliseconds(first, known) - ec2
-        self.calls = ec2 > 0
-
-    @classmethod
-    def of(cls, node: Machine, log: str, ec2: float) -> Start:
-        """`ec2`: how long its front took to answer, in ms."""
-        marks = ("status is served", "this is i-", "view: ", "etcd runs as process")
-        return cls(node.started_at(), {mark: moment(log, mark) for mark in marks}, ec2)
-
-    @staticmethod
-    def medians(starts: list[Start]) -> dict[str, float]:
-        return {name: statistics.median(start.phases[name] for start in starts) for name in starts[0].phases}
+def test_what_a_founding_costs_beside_awss_answers(docker_engine, loaded, cloud):
+    """From the last one's first line to the first etcd: in between is a founding round, which is synced to all three disks."""
+    starts = []
+    for _ in range(FOUNDINGS):
+        with Machines(docker_engine, cloud, loaded, QUICK) as lab:
+            *ready, last = [lab.add() for _ in range(3)]
+            in_parallel(lambda node: node.run(lab.image), ready)
+            for node in ready:
+                lab.wait(lambda: said(node, "hold: "), BOUND, "two that wait for the third")
+            asked = {node.address: timing(node) for node in lab.nodes}
+            last.run(lab.image)
+            wait_formed(lab, *ready, last)
+            spawned = {moment(node.log_text(), "etcd runs as process"): node for node in lab.nodes}
+            first = min(spawned)
+            awaited = asked[last.address] + asked[spawned[first].address]
+            starts.append(phases(last.started_at(), last.log_text(), first, awaited))
+    tell(f"the last of three containers' start, until the first etcd is spawned; medians of {FOUNDINGS}", starts)
 
 
-def timed(took: list[float], proceed):
-    began = time.perf_counter()
-    reply = proceed()
-    took.append(time.perf_counter() - began)
-    return reply
+def timing(node: Machine) -> list[Interval]:
+    """Grows by each call to EC2 from now on: when it was asked, and had its answer."""
+    asked: list[Interval] = []
+
+    def rule(_, proceed):
+        began = datetime.now(timezone.utc)
+        reply = proceed()
+        asked.append((began, datetime.now(timezone.utc)))
+        return reply
+
+    node.front.add(rule)
+    return asked
+
+
+def phases(container: datetime, log: str, spawned: datetime, asked: list[Interval]) -> dict[str, float]:
+    """Of one start, in ms; `asked` are the calls that it had to wait for."""
+    first, known = moment(log, "status is served"), moment(log, "this is i-")
+    inside = [(max(since, first), min(until, spawned)) for since, until in asked if since < spawned and until > first]
+    assert inside, "it asked EC2"
+    theirs = covered([*inside, (first, known)])
+    return {
+        "the container's start, by the engine, to the supervisor's first line": milliseconds(first - container),
+        "that line to etcd spawned": milliseconds(spawned - first),
+        "of it the metadata service's and EC2's answers (the emulator's time)": milliseconds(theirs),
+        "and our own": milliseconds(spawned - first - theirs),
+    }
+
+
+def covered(intervals: list[Interval]) -> timedelta:
+    """How long at least one of them lasts."""
+    total, reached = timedelta(), datetime.min.replace(tzinfo=timezone.utc)
+    for since, until in sorted(intervals):
+        total += max(until - max(since, reached), timedelta())
+        reached = max(reached, until)
+    return total
+
+
+def tell(what: str, starts: list[dict[str, float]]) -> None:
+    print(f"\n{what}, in ms")
+    for name in starts[0]:
+        print(f"  {name}: {statistics.median(start[name] for start in starts):.0f}")
+    print(f"  the bound for our own: {OWN_START}")
 
 
 def moment(log: str, mark: str) -> datetime:
@@ -300,5 +326,5 @@ def moment(log: str, mark: str) -> datetime:
     return datetime.fromisoformat(line.split("Z")[0] + "+00:00")
 
 
-def milliseconds(since: datetime, until: datetime) -> float:
-    return (until - since).total_seconds() * 1000
+def milliseconds(duration: timedelta) -> float:
+    return duration / timedelta(milliseconds=1)
