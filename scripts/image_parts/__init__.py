@@ -1,0 +1,1 @@
+"""What scripts/image and scripts/bundle are made of. Standard library only."""

@@ -1,0 +1,131 @@
+"""What is in the image: CycloneDX 1.5 as JSON. The crates are those that are linked, by cargo's own resolution."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import uuid
+from typing import Any
+
+from image_parts import contents
+from image_parts.project import ROOT, Project
+from image_parts.refusal import Refused
+from image_parts.release import DEBIAN_NAMES, Release
+
+Component = dict[str, Any]
+
+
+def sbom(binary: bytes, project: Project, release: Release, arch: str, image_id: str) -> bytes:
+    """Of the image with that id."""
+    parts = [_etcd(release, arch), _supervisor(binary, project), *_crates(arch)]
+    subject = {
+        "type": "container",
+        "bom-ref": "image",
+        "name": contents.NAME,
+        "version": project.version,
+        "hashes": _hashes(image_id.partition(":")[2]),
+        "properties": [{"name": "architecture", "value": arch}],
+    }
+    told = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, image_id)}",
+        "metadata": {"timestamp": contents.created(project), "component": subject},
+        "components": parts,
+    }
+    return json.dumps(told, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _etcd(release: Release, arch: str) -> Component:
+    programs = [
+        {"type": "file", "bom-ref": f"/etcd/bin/{name}", "name": f"/etcd/bin/{name}", "hashes": _hashes(_sha256(content))}
+        for name, content in sorted(release.programs.items())
+    ]
+    file = f"etcd-v{release.version}-linux-{DEBIAN_NAMES[arch]}.tar.gz"
+    came_in = {"hashes": _hashes(release.tarball_sha256)} if release.tarball_sha256 else {}
+    return {
+        "type": "application",
+        "bom-ref": "etcd",
+        "name": "etcd",
+        "version": release.version,
+        "purl": f"pkg:github/etcd-io/etcd@v{release.version}",
+        "licenses": [{"license": {"id": "Apache-2.0"}}],
+        "properties": [{"name": "release", "value": file}] if came_in else [],
+        "components": programs,
+        **came_in,
+    }
+
+
+def _supervisor(binary: bytes, project: Project) -> Component:
+    return {
+        "type": "application",
+        "bom-ref": contents.NAME,
+        "name": contents.NAME,
+        "version": project.version,
+        "licenses": [{"license": {"id": "Apache-2.0"}}],
+        "hashes": _hashes(_sha256(binary)),
+        "properties": [{"name": "commit", "value": project.revision}],
+    }
+
+
+def _crates(arch: str) -> list[Component]:
+    known = _metadata(arch)
+    packages = {package["id"]: package for package in known["packages"]}
+    needs = {node["id"]: node["deps"] for node in known["resolve"]["nodes"]}
+    root = known["resolve"]["root"]
+    linked, ahead = {root}, [root]
+    while ahead:
+        for needed in needs[ahead.pop()]:
+            # Not what tests and build scripts need, nor what runs in the compiler.
+            is_normal = any(kind["kind"] is None for kind in needed["dep_kinds"])
+            is_macro = any("proc-macro" in target["kind"] for target in packages[needed["pkg"]]["targets"])
+            if is_normal and not is_macro and needed["pkg"] not in linked:
+                linked.add(needed["pkg"])
+                ahead.append(needed["pkg"])
+    sums = _checksums()
+    found = [_crate(packages[id_], sums) for id_ in linked - {root}]
+    return sorted(found, key=lambda crate: (crate["name"], crate["version"]))
+
+
+def _crate(package: dict[str, Any], sums: dict[tuple[str, str], str]) -> Component:
+    name, version = package["name"], package["version"]
+    url = f"pkg:cargo/{name}@{version}"
+    licence = (package["license"] or "NOASSERTION").replace("/", " OR ")  # crates.io's old spelling
+    return {
+        "type": "library",
+        "bom-ref": url,
+        "name": name,
+        "version": version,
+        "purl": url,
+        "licenses": [{"expression": licence}],
+        "hashes": _hashes(sums[name, version]),
+    }
+
+
+def _metadata(arch: str) -> dict[str, Any]:
+    target = f"{arch}-unknown-linux-musl"
+    command = ["cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={target}"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except OSError as error:
+        raise Refused(f"cargo, which lists the crates: {error.strerror}") from error
+    if done.returncode != 0:
+        raise Refused(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout)
+
+
+def _checksums() -> dict[tuple[str, str], str]:
+    """Cargo.lock's, by name and version: the sha256 of what the registry holds."""
+    pattern = re.compile(r'name = "([^"]+)"\nversion = "([^"]+)"\nsource = "[^"]+"\nchecksum = "([0-9a-f]{64})"')
+    return {(name, version): sum_ for name, version, sum_ in pattern.findall((ROOT / "Cargo.lock").read_text())}
+
+
+def _hashes(sha256: str) -> list[dict[str, str]]:
+    return [{"alg": "SHA-256", "content": sha256}]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
