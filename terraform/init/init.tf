@@ -5,6 +5,7 @@ locals {
   minted   = var.tls == "minted"
   ca_cert  = "${path.module}/private/ca.crt"
   ca_key   = "${path.module}/private/ca.key"
+  has_ca   = local.minted && fileexists(local.ca_cert) && fileexists(local.ca_key) # made by scripts/run.sh; without it the module refuses
   key_name = "/${local.name}/ca-key"
 
   # Which file goes into the bucket, if any.
@@ -73,12 +74,12 @@ module "instance_etcd" {
   tls = {
     mode        = var.tls
     files       = var.tls_files
-    ca_cert     = local.minted && fileexists(local.ca_cert) ? file(local.ca_cert) : null
+    ca_cert     = local.has_ca ? file(local.ca_cert) : null
     ca_key      = one(aws_ssm_parameter.ca_key[*].name)
     kms_key_arn = var.kms_key_arn
     extra_sans  = var.tls_extra_sans
   }
-  inline_secrets = local.minted && var.ca_key_inline ? { all = { "ca.key" = fileexists(local.ca_key) ? file(local.ca_key) : "" } } : {}
+  inline_secrets = local.minted && var.ca_key_inline ? { all = { "ca.key" = local.has_ca ? file(local.ca_key) : "" } } : {}
 }
 
 resource "aws_key_pair" "ssh" {
@@ -96,7 +97,7 @@ resource "aws_ssm_parameter" "ca_key" {
   description      = "Key of the CA of ${local.name}"
   type             = "SecureString"
   key_id           = var.kms_key_arn
-  value_wo         = fileexists(local.ca_key) ? file(local.ca_key) : "missing"
+  value_wo         = local.has_ca ? file(local.ca_key) : "missing"
   value_wo_version = var.ca_key_version
 }
 

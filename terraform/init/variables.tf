@@ -266,10 +266,6 @@ variable "tls" {
     condition     = contains(["none", "automatic", "files", "minted"], var.tls)
     error_message = "tls is none, automatic, files or minted; it is \"${var.tls}\"."
   }
-  validation {
-    condition     = var.tls != "minted" || (fileexists("${path.module}/private/ca.crt") && fileexists("${path.module}/private/ca.key"))
-    error_message = "tls = \"minted\" needs a CA in private/: scripts/run.sh makes ca.crt and ca.key there, or put yours."
-  }
 }
 
 variable "tls_files" {

@@ -296,7 +296,7 @@ variable "tls" {
   }
   validation {
     condition     = var.tls.mode != "minted" || startswith(trimspace(coalesce(var.tls.ca_cert, "-")), "-----BEGIN CERTIFICATE-----")
-    error_message = "tls.mode = \"minted\" needs tls.ca_cert, the CA's certificate as PEM: file(\"private/ca.crt\")."
+    error_message = "tls.mode = \"minted\" needs tls.ca_cert, the CA's certificate as PEM. (terraform/init takes private/ca.crt and private/ca.key, which scripts/run.sh makes.)"
   }
   validation {
     condition     = var.tls.mode != "minted" || (var.tls.ca_key != null) != (length(nonsensitive(keys(var.inline_secrets))) > 0)

@@ -20,7 +20,7 @@ MIRRORS = ("~/.terraform.d", "~/.local/share/terraform", "/usr/local/share/terra
 PROVIDER = "registry.terraform.io/hashicorp/aws"
 
 # What a user's own shell may have set is none of these deployments' business.
-QUIET = {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "TF_CLI_ARGS_apply": "-parallelism=4"}
+QUIET = {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "TF_CLI_ARGS_apply": "-parallelism=8"}
 
 
 @cache
@@ -74,10 +74,10 @@ def sources(into: Path) -> Path:
     return Path(shutil.copytree(SOURCES, into / "terraform", ignore=ignored))
 
 
-def provider_file(url: str, access_key: str, secret: str) -> str:
+def provider_file(url: str, balancers: str, access_key: str, secret: str) -> str:
     """What stands in for the user's aws_credentials.tf: the same provider, led to moto."""
-    services = ("autoscaling", "ec2", "elbv2", "iam", "kms", "s3", "ssm", "sts")
-    endpoints = "\n".join(f'    {service} = "{url}"' for service in services)
+    services = dict.fromkeys(("autoscaling", "ec2", "iam", "kms", "s3", "ssm", "sts"), url) | {"elbv2": balancers}
+    endpoints = "\n".join(f'    {service} = "{place}"' for service, place in services.items())
     return f"""
 provider "aws" {{
   region            = var.region
@@ -97,10 +97,10 @@ provider "aws" {{
 class Deployment:
     """terraform/init, as a user has it, with its own variables and state, in moto."""
 
-    def __init__(self, folder: Path, url: str, access_key: str, secret: str):
+    def __init__(self, folder: Path, url: str, balancers: str, access_key: str, secret: str):
         self.folder = sources(folder) / "init"
         self.private = self.folder / "private"
-        (self.folder / "aws_credentials.tf").write_text(provider_file(url, access_key, secret))
+        (self.folder / "aws_credentials.tf").write_text(provider_file(url, balancers, access_key, secret))
 
     def set(self, **variables: Any) -> None:
         (self.folder / "terraform.tfvars.json").write_text(json.dumps(variables))
