@@ -1,0 +1,44 @@
+output "endpoint" {
+  description = "Where clients reach the cluster."
+  value       = module.instance_etcd.endpoint
+}
+
+output "member_endpoints" {
+  description = "The members' client URLs, in shape fixed."
+  value       = module.instance_etcd.member_endpoints
+}
+
+output "instance_ids" {
+  description = "The instances, in shape fixed."
+  value       = module.instance_etcd.instance_ids
+}
+
+output "group_name" {
+  description = "The Auto Scaling group, in shape group."
+  value       = module.instance_etcd.group_name
+}
+
+output "target_group_arn" {
+  description = "The load balancer's target group, whose health scripts/run.sh waits for."
+  value       = module.instance_etcd.target_group_arn
+}
+
+output "client_security_group_id" {
+  description = "Give it to machines that use etcd."
+  value       = module.instance_etcd.client_security_group_id
+}
+
+output "data_volume_ids" {
+  description = "The data volumes, in shape fixed."
+  value       = module.instance_etcd.data_volume_ids
+}
+
+output "size" {
+  description = "How many members there are to be."
+  value       = var.instance_count
+}
+
+output "region" {
+  description = "The region."
+  value       = var.region
+}

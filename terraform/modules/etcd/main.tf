@@ -1,0 +1,129 @@
+# One etcd cluster: what its machines share. The two shapes are in fixed.tf and group.tf.
+
+data "aws_partition" "this" {}
+data "aws_region" "this" {}
+data "aws_caller_identity" "this" {}
+
+locals {
+  client_port = 2379
+  peer_port   = 2380
+  status_port = 2381
+
+  is_fixed = var.shape == "fixed"
+  zones    = sort(keys(var.subnets))
+  tags     = merge(var.tags, { "etcd-muster/cluster" = var.name })
+
+  root_size  = 16 # GiB; the publishers' images need 8 to 10
+  at_destroy = coalesce(var.data_volume.at_destroy, local.is_fixed ? "snapshot" : "delete")
+
+  partition = data.aws_partition.this.partition
+  account   = "${data.aws_region.this.name}:${data.aws_caller_identity.this.account_id}"
+
+  bridged        = var.runtime == "container" && var.container_network == "bridge"
+  scheme         = var.tls.mode == "none" ? "http" : "https"
+  launch_hook    = "etcd-launch"
+  terminate_hook = "etcd-terminate"
+  secret_nodes   = nonsensitive(keys(var.inline_secrets))
+}
+
+module "host" {
+  source   = "../host"
+  for_each = toset(local.is_fixed ? local.names : ["all"])
+
+  os                = var.os
+  runtime           = var.runtime
+  binaries          = var.binaries
+  image             = var.image
+  container_network = var.container_network
+  size              = var.size
+  lifecycle_hooks   = local.is_fixed ? [] : [local.launch_hook, local.terminate_hook]
+  filter_tags       = var.filter_tags
+  claim             = var.claim
+  environment       = var.environment
+  tls = {
+    mode       = var.tls.mode
+    files      = var.tls.files == null ? null : local.is_fixed ? "${var.tls.files}/${each.key}" : var.tls.files
+    ca_cert    = var.tls.ca_cert
+    ca_key     = var.tls.ca_key
+    extra_sans = concat(var.tls.mode == "minted" ? aws_lb.this[*].dns_name : [], var.tls.extra_sans) # else nobody waits for the balancer
+  }
+  inline_secrets = merge(lookup(var.inline_secrets, "all", {}), lookup(var.inline_secrets, each.key, {}))
+}
+
+locals {
+  # cloud-init unpacks it by itself; Ignition's JSON has its files packed already.
+  user_data = { for node, host in module.host : node => var.os == "ubuntu" ? base64gzip(host.user_data) : base64encode(host.user_data) }
+
+  max_user_data = 16384 # bytes before base64; EC2's limit
+}
+
+check "secrets" {
+  assert {
+    condition     = length(local.secret_nodes) == 0
+    error_message = "inline_secrets puts private keys into the user data: whoever may call ec2:DescribeInstanceAttribute, or any process on the machine, can read them, and so can readers of Terraform's state. tls.ca_key hands the CA's key over through Parameter Store instead."
+  }
+}
+
+check "size" {
+  assert {
+    condition     = var.size % 2 == 1
+    error_message = "A cluster of ${var.size} bears the loss of no more members than one of ${var.size - 1}: take an odd size."
+  }
+}
+
+check "zones" {
+  assert {
+    condition     = var.size < 3 || length(var.subnets) >= 3
+    error_message = "${var.size} members in ${length(var.subnets)} zones: the loss of one zone may cost the quorum. Give three subnets in three zones."
+  }
+}
+
+# The operating system's image.
+
+locals {
+  publishers = {
+    ubuntu = {
+      owner = "099720109477" # Canonical
+      name  = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-${var.architecture == "arm64" ? "arm64" : "amd64"}-server-*"
+    }
+    flatcar = {
+      owner = "075585003325" # the Flatcar project
+      name  = "Flatcar-stable-*"
+    }
+    fcos = {
+      owner = "125523088429" # the Fedora project
+      name  = "fedora-coreos-*"
+    }
+  }
+}
+
+data "aws_ami" "os" {
+  count       = var.ami_id == null ? 1 : 0
+  most_recent = true
+  owners      = [local.publishers[var.os].owner]
+
+  filter {
+    name   = "name"
+    values = [local.publishers[var.os].name]
+  }
+  filter {
+    name   = "architecture"
+    values = [var.architecture]
+  }
+  filter {
+    name   = "virtualization-type"
+    values = ["hvm"]
+  }
+  # Fedora's streams differ by description only.
+  dynamic "filter" {
+    for_each = var.os == "fcos" ? ["Fedora CoreOS stable *"] : []
+    content {
+      name   = "description"
+      values = [filter.value]
+    }
+  }
+}
+
+locals {
+  ami = var.ami_id != null ? var.ami_id : data.aws_ami.os[0].id
+}

@@ -1,0 +1,289 @@
+# The module's plan and its refusals, with a provider that makes nothing and asks nobody.
+
+mock_provider "aws" {
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_region" {
+    defaults = { name = "eu-west-1" }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_ami" {
+    defaults = { id = "ami-0123456789abcdef0" }
+  }
+}
+
+variables {
+  vpc_id = "vpc-0123456789abcdef0"
+  subnets = {
+    eu-west-1a = { id = "subnet-a", cidr = "10.20.0.0/24" }
+    eu-west-1b = { id = "subnet-b", cidr = "10.20.1.0/24" }
+    eu-west-1c = { id = "subnet-c", cidr = "10.20.2.0/24" }
+  }
+  binaries = [{ source = "s3://etcd-bucket/etcd.tar.gz", sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" }]
+}
+
+run "the_least_rights" {
+  command = plan
+  assert {
+    condition = jsondecode(aws_iam_role_policy.member.policy).Statement == [
+      { Sid = "FindEachOther", Effect = "Allow", Action = ["ec2:DescribeInstances", "ec2:DescribeInstanceStatus"], Resource = ["*"] },
+      { Sid = "Fetch", Effect = "Allow", Action = ["s3:GetObject"], Resource = ["arn:aws:s3:::etcd-bucket/etcd.tar.gz"] },
+    ]
+    error_message = "a cluster without extras may list instances and fetch its one archive, and nothing else"
+  }
+}
+
+run "closed_by_default" {
+  command = plan
+  assert {
+    condition     = alltrue([for node in aws_instance.node : node.associate_public_ip_address == false && node.metadata_options[0].http_tokens == "required" && node.metadata_options[0].http_put_response_hop_limit == 1])
+    error_message = "no public address, IMDSv2 only, one hop"
+  }
+  assert {
+    condition     = alltrue([for rule in aws_vpc_security_group_ingress_rule.member : rule.cidr_ipv4 == null])
+    error_message = "nobody gets in by address"
+  }
+  assert {
+    condition     = toset([for rule in aws_vpc_security_group_ingress_rule.member : rule.from_port]) == toset([2379, 2380, 2381])
+    error_message = "no other port than etcd's two and the health check's"
+  }
+  assert {
+    condition     = keys({ for name, rule in aws_vpc_security_group_ingress_rule.member : name => rule if rule.from_port == 2380 }) == ["peers"] && keys({ for name, rule in aws_vpc_security_group_ingress_rule.member : name => rule if rule.from_port == 2381 }) == ["health"]
+    error_message = "2380 is for members, 2381 for the balancer, and for nobody else"
+  }
+  assert {
+    condition     = alltrue([for volume in aws_ebs_volume.data : volume.encrypted && volume.type == "gp3" && volume.final_snapshot]) && length(aws_ebs_volume.data) == 3
+    error_message = "three encrypted gp3 volumes, snapshotted at destroy"
+  }
+  assert {
+    condition     = [for name in ["0", "1", "2"] : aws_instance.node[name].subnet_id] == ["subnet-a", "subnet-b", "subnet-c"]
+    error_message = "a member in each zone"
+  }
+  assert {
+    condition     = alltrue([for node in aws_instance.node : node.tags["etcd"] == "1"])
+    error_message = "the tag is the program's default"
+  }
+  assert {
+    condition     = aws_lb_target_group.client[0].health_check[0].path == "/readyz" && aws_lb.this[0].internal
+    error_message = "the balancer is internal and asks /readyz"
+  }
+}
+
+run "fixed_addresses" {
+  command = plan
+  variables {
+    addresses   = { a = "10.20.2.10", b = "10.20.0.11", c = "10.20.1.12" }
+    tls         = { mode = "files", files = "s3://etcd-bucket/tls" }
+    data_volume = { at_destroy = "keep" }
+  }
+  assert {
+    condition     = { for name, node in aws_instance.node : name => "${node.private_ip} ${node.subnet_id}" } == { a = "10.20.2.10 subnet-c", b = "10.20.0.11 subnet-a", c = "10.20.1.12 subnet-b" }
+    error_message = "each address in the subnet that holds it"
+  }
+  assert {
+    condition     = length(aws_ebs_volume.kept) == 3 && length(aws_ebs_volume.data) == 0
+    error_message = "kept volumes are the guarded ones"
+  }
+  assert {
+    condition     = contains(jsondecode(aws_iam_role_policy.member.policy).Statement[1].Resource, "arn:aws:s3:::etcd-bucket/tls/*")
+    error_message = "certificates may be fetched"
+  }
+}
+
+run "a_group_with_everything" {
+  command = plan
+  variables {
+    shape             = "group"
+    claim             = "s3://claims/prod"
+    session_manager   = true
+    runtime           = "container"
+    container_network = "bridge"
+    image             = { name = "registry.example.com/etcd-muster:1.0" }
+    tls               = { mode = "minted", ca_cert = "-----BEGIN CERTIFICATE-----\n", ca_key = "/etcd/ca-key", kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/k" }
+  }
+  assert {
+    condition = [for s in jsondecode(aws_iam_role_policy.member.policy).Statement : "${s.Sid} ${join(",", s.Action)} ${join(",", s.Resource)}"] == [
+      "FindEachOther ec2:DescribeInstances,ec2:DescribeInstanceStatus *",
+      "Claim s3:GetObject,s3:PutObject arn:aws:s3:::claims/prod/claim.json",
+      "ClaimAbsent s3:ListBucket arn:aws:s3:::claims",
+      "CaKey ssm:GetParameter arn:aws:ssm:eu-west-1:123456789012:parameter/etcd/ca-key",
+      "CaKeyDecrypt kms:Decrypt arn:aws:kms:eu-west-1:123456789012:key/k",
+      "LifecycleHooks autoscaling:CompleteLifecycleAction arn:aws:autoscaling:eu-west-1:123456789012:autoScalingGroup:*:autoScalingGroupName/etcd",
+      "SessionManagerAgent ssm:UpdateInstanceInformation arn:aws:ec2:eu-west-1:123456789012:instance/*",
+      "SessionManagerChannels ssmmessages:CreateControlChannel,ssmmessages:CreateDataChannel,ssmmessages:OpenControlChannel,ssmmessages:OpenDataChannel *",
+    ]
+    error_message = "each setting brings its right, on what it names"
+  }
+  assert {
+    condition     = aws_launch_template.this[0].metadata_options[0].http_put_response_hop_limit == 2 && aws_launch_template.this[0].metadata_options[0].http_tokens == "required"
+    error_message = "a bridged container is two hops from the metadata service"
+  }
+  assert {
+    condition     = aws_autoscaling_group.this[0].health_check_type == "EC2" && contains(aws_autoscaling_group.this[0].suspended_processes, "AZRebalance")
+    error_message = "the group ends nobody for want of a quorum, and launches nobody beside a full cluster"
+  }
+  assert {
+    condition     = aws_autoscaling_group.this[0].instance_refresh[0].preferences[0].min_healthy_percentage == 66 && aws_autoscaling_group.this[0].instance_refresh[0].preferences[0].max_healthy_percentage == 100
+    error_message = "a refresh takes one member at a time, and ends it before it launches another"
+  }
+  assert {
+    condition     = { for hook in aws_autoscaling_group.this[0].initial_lifecycle_hook : hook.name => hook.default_result } == { etcd-launch = "ABANDON", etcd-terminate = "CONTINUE" }
+    error_message = "who doesn't vote in time is replaced; who can't leave ends all the same"
+  }
+  assert {
+    condition     = anytrue([for t in aws_autoscaling_group.this[0].tag : t.key == "etcd" && t.value == "1" && t.propagate_at_launch])
+    error_message = "the group's instances carry the tag"
+  }
+}
+
+run "ssh_to_a_block" {
+  command = plan
+  variables {
+    ssh = { key_name = "me", cidrs = ["192.0.2.0/24"] }
+  }
+  assert {
+    condition     = [for rule in aws_vpc_security_group_ingress_rule.member : rule.cidr_ipv4 if rule.from_port == 22] == ["192.0.2.0/24"]
+    error_message = "SSH from the given block"
+  }
+}
+
+# Refusals.
+
+run "ssh_to_the_world" {
+  command = plan
+  variables {
+    ssh = { key_name = "me", cidrs = ["0.0.0.0/0"] }
+  }
+  expect_failures = [var.ssh]
+}
+
+run "clients_from_everywhere" {
+  command = plan
+  variables {
+    client_cidrs = ["0.0.0.0/0"]
+  }
+  expect_failures = [var.client_cidrs]
+}
+
+run "a_name_too_long" {
+  command = plan
+  variables {
+    name = "an-etcd-cluster-for-everything"
+  }
+  expect_failures = [var.name]
+}
+
+run "no_such_shape_or_size" {
+  command = plan
+  variables {
+    size      = 9
+    addresses = {}
+  }
+  expect_failures = [var.size]
+}
+
+run "addresses_for_a_group" {
+  command = plan
+  variables {
+    shape     = "group"
+    addresses = { a = "10.20.0.10", b = "10.20.1.10", c = "10.20.2.10" }
+  }
+  expect_failures = [var.addresses]
+}
+
+run "an_address_twice" {
+  command = plan
+  variables {
+    addresses = { a = "10.20.0.10", b = "10.20.0.10", c = "10.20.2.10" }
+  }
+  expect_failures = [var.addresses]
+}
+
+run "an_address_in_no_subnet" {
+  command = plan
+  variables {
+    size      = 1
+    addresses = { a = "10.99.0.10" }
+  }
+  expect_failures = [var.addresses]
+}
+
+run "a_snapshot_of_a_groups_volumes" {
+  command = plan
+  variables {
+    shape       = "group"
+    data_volume = { at_destroy = "snapshot" }
+  }
+  expect_failures = [var.data_volume]
+}
+
+run "an_instance_type_before_nitro" {
+  command = plan
+  variables {
+    instance_type = "m4.large"
+  }
+  expect_failures = [var.instance_type]
+}
+
+run "minted_without_a_ca" {
+  command = plan
+  variables {
+    tls = { mode = "minted", ca_key = "/etcd/ca-key" }
+  }
+  expect_failures = [var.tls]
+}
+
+run "minted_without_the_cas_key" {
+  command = plan
+  variables {
+    tls = { mode = "minted", ca_cert = "-----BEGIN CERTIFICATE-----\n" }
+  }
+  expect_failures = [var.tls]
+}
+
+run "files_from_nowhere" {
+  command = plan
+  variables {
+    tls = { mode = "files" }
+  }
+  expect_failures = [var.tls]
+}
+
+run "automatic_in_a_bridged_container" {
+  command = plan
+  variables {
+    runtime           = "container"
+    container_network = "bridge"
+    image             = { name = "etcd-muster" }
+    tls               = { mode = "automatic" }
+  }
+  expect_failures = [var.tls]
+}
+
+run "a_key_in_the_user_data_is_warned_of" {
+  command = plan
+  variables {
+    tls            = { mode = "minted", ca_cert = "-----BEGIN CERTIFICATE-----\n" }
+    inline_secrets = { all = { "ca.key" = "-----BEGIN PRIVATE KEY-----\n" } }
+  }
+  expect_failures = [check.secrets]
+}
+
+run "an_even_size_is_warned_of" {
+  command = plan
+  variables {
+    size = 4
+  }
+  expect_failures = [check.size]
+}
+
+run "too_few_zones_are_warned_of" {
+  command = plan
+  variables {
+    subnets = { eu-west-1a = { id = "subnet-a", cidr = "10.20.0.0/24" } }
+  }
+  expect_failures = [check.zones]
+}
