@@ -208,22 +208,22 @@ impl Attendant<'_> {
         let patience = if version.is_undecided() && !progress.ready { LONGEST_POLL } else { ANSWER_TIMEOUT };
         let status = match self.etcd.status(&self.own_client_url, patience).await {
             Ok(status) => Some(status),
-            Err(error) => {
-                // A status needs neither a quorum nor a leader: whatever etcd itself has against it, it has against us.
-                if error.is_refusal() || matches!(error, client::Error::Api { .. }) {
-                    self.note_refusal(progress, &error).await;
+            // A status needs neither a quorum nor a leader: whatever etcd itself has against it, it has against us.
+            Err(error) if error.is_refusal() || matches!(error, client::Error::Api { .. }) => {
+                self.note_refusal(progress, &error).await;
+                None
+            }
+            Err(_) => {
+                if progress.ready {
+                    self.is_not_ready("silent", "etcd's client port does not answer");
                 }
                 None
             }
         };
         let leader = status.as_ref().and_then(|s| s.leader);
         let is_learner = status.as_ref().is_some_and(|s| s.is_learner);
-        match &status {
-            Some(status) => self.journal.is_member(status.cluster, status.member, is_learner),
-            None if progress.ready && progress.ailment.is_empty() => {
-                self.is_not_ready("silent", "etcd's client port does not answer");
-            }
-            None => {}
+        if let Some(status) = &status {
+            self.journal.is_member(status.cluster, status.member, is_learner);
         }
         match (&status, leader) {
             (Some(status), Some(_)) if is_learner => {
