@@ -76,16 +76,15 @@ fn own_hosts(config: &Config, own: Option<&Identity>) -> Vec<String> {
 fn trust(security: &Security, fixture: PathBuf, own: &[String], names: &Names) -> Trust {
     match security {
         // A plain side meets https only where another member advertises it.
-        Security::Plain => Trust::public(None),
+        Security::Plain => Trust::new(Believed::Public { beside: Vec::new() }, None, names.clone()),
         Security::Automatic => Trust::new(Believed::Anybody, None, names.clone()).pinning(own.to_vec(), fixture),
         Security::Files(Files { pair, ca: Some(ca), .. }) => {
-            let believed = Believed::Signed { public: false, by: vec![ca.clone()] };
-            Trust::new(believed, Some(pair.clone()), names.clone())
+            Trust::new(Believed::SignedBy(ca.clone()), Some(pair.clone()), names.clone())
         }
         // Only a public CA vouches for others; our own etcd is known by what lies here.
         Security::Files(Files { pair, ca: None, .. }) => {
-            let believed = Believed::Signed { public: true, by: Vec::new() };
-            Trust::new(believed, Some(pair.clone()), names.clone()).pinning(own.to_vec(), pair.cert.clone())
+            Trust::new(Believed::Public { beside: Vec::new() }, Some(pair.clone()), names.clone())
+                .pinning(own.to_vec(), pair.cert.clone())
         }
     }
 }

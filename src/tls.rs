@@ -25,6 +25,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::pki::Certificate;
 
+const NO_CERTIFICATE: &str = "holds no certificate in PEM";
+
 /// A certificate chain and its key, in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyFiles {
@@ -42,10 +44,10 @@ pub struct CaFile {
 /// Which servers are believed.
 #[derive(Clone, Debug)]
 pub enum Believed {
-    /// Those whose certificate leads to a public root, or to one of these files': what AWS shows.
+    /// Those whose certificate leads to a public root (Mozilla's, compiled in), or to one of these files'.
     Public { beside: Vec<CaFile> },
-    /// Those whose certificate leads to one of the certificates in these PEM files, or to a public root (Mozilla's, compiled in).
-    Signed { public: bool, by: Vec<PathBuf> },
+    /// Those whose certificate leads to one of the certificates in this PEM file.
+    SignedBy(PathBuf),
     /// Anybody: what `--insecure` asks for, and all that etcd's automatic certificates allow.
     Anybody,
 }
@@ -77,8 +79,8 @@ pub struct Trust {
     names: Names,
     /// At these hosts the first certificate in this file is believed, and no other.
     pinned: Option<(Vec<String>, PathBuf)>,
-    /// Public roots never change while we run, and are many.
-    public: Option<Arc<OnceLock<Arc<ClientConfig>>>>,
+    /// What AWS is called with is made once: public roots never change while we run, and are many.
+    kept: Option<Arc<OnceLock<Arc<ClientConfig>>>>,
 }
 
 impl fmt::Debug for Trust {
@@ -90,7 +92,7 @@ impl fmt::Debug for Trust {
 impl Trust {
     /// Believes these servers, by these names too, and shows them, if they ask, that certificate.
     pub fn new(believed: Believed, shown: Option<KeyFiles>, names: Names) -> Self {
-        Self { believed, shown, names, pinned: None, public: None }
+        Self { believed, shown, names, pinned: None, kept: None }
     }
 
     /// At these hosts, which are our own, only the first certificate in that file is believed.
@@ -99,12 +101,12 @@ impl Trust {
         Self { pinned: Some((hosts, cert)), ..self }
     }
 
-    /// The public roots, and those of further files. The files are read when the first connection is made, and until they can
+    /// What AWS is believed by: the public roots, and those of further files. The files are read when the first connection is made, and until they can
     /// be read: an etcd with its data is to start whether or not AWS can be asked, so a bad file means no more than that, and
     /// is had again when it is mended.
     pub fn public(beside: impl IntoIterator<Item = CaFile>) -> Self {
         let believed = Believed::Public { beside: beside.into_iter().collect() };
-        Self { believed, shown: None, names: Names::default(), pinned: None, public: Some(Arc::default()) }
+        Self { believed, shown: None, names: Names::default(), pinned: None, kept: Some(Arc::default()) }
     }
 
     /// A TLS handshake with `host`.
@@ -118,28 +120,30 @@ impl Trust {
     ) -> io::Result<client::TlsStream<S>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connected = TlsConnector::from(self.config(host)?).connect(name, stream).await;
-        connected.map_err(|error| match &self.believed {
-            Believed::Public { .. } if is_by_unknown_issuer(&error) => {
+        connected.map_err(|error| match self.kept.is_some() && is_by_unknown_issuer(&error) {
+            true => {
                 let cause = explain(&error).unwrap_or_default();
                 io::Error::other(format!("{cause}; if that is a CA of your own, name its file in AWS_CA_BUNDLE"))
             }
-            _ => error,
+            false => error,
         })
     }
 
     fn config(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
-        let Some(public) = &self.public else { return self.load(host) };
-        if let Some(config) = public.get() {
+        let Some(kept) = &self.kept else { return self.load(host) };
+        if let Some(config) = kept.get() {
             return Ok(config.clone());
         }
         let config = self.load(host)?;
-        Ok(public.get_or_init(|| config).clone())
+        Ok(kept.get_or_init(|| config).clone())
     }
 
     fn load(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
         let builder = ClientConfig::builder_with_provider(provider());
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(self.verifier(host)?);
+        let builder = builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier { proof: self.proof(host)?, provider: provider() }));
         let mut config = match &self.shown {
             Some(KeyFiles { cert, key }) => builder.with_client_auth_cert(chain(cert)?, private_key(key)?),
             None => Ok(builder.with_no_client_auth()),
@@ -150,10 +154,10 @@ impl Trust {
         Ok(Arc::new(config))
     }
 
-    fn verifier(&self, host: &str) -> io::Result<Arc<dyn ServerCertVerifier>> {
+    fn proof(&self, host: &str) -> io::Result<Proof> {
         if let Some((_, cert)) = self.pinned.as_ref().filter(|(hosts, _)| hosts.iter().any(|own| own == host)) {
-            let pinned = chain(cert)?.into_iter().next();
-            return Ok(Arc::new(Unsigned { pinned, provider: provider() }));
+            let pinned = chain(cert)?.into_iter().next().map(Proof::Pinned);
+            return pinned.ok_or_else(|| at(cert, &NO_CERTIFICATE));
         }
         let mut roots = RootCertStore::empty();
         match &self.believed {
@@ -163,20 +167,13 @@ impl Trust {
                     file.add_to(&mut roots).map_err(|e| io::Error::other(format!("{}={e}", file.variable)))?;
                 }
             }
-            Believed::Signed { public, by } => {
-                if *public {
-                    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-                }
-                for path in by {
-                    add_roots(&mut roots, path)?;
-                }
-            }
-            Believed::Anybody => return Ok(Arc::new(Unsigned { pinned: None, provider: provider() })),
+            Believed::SignedBy(path) => add_roots(&mut roots, path)?,
+            Believed::Anybody => return Ok(Proof::None),
         }
         let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
         let webpki = webpki.build().map_err(io::Error::other)?;
         let also = self.names.of(host).into_iter().map(|name| ServerName::try_from(name).map_err(io::Error::other));
-        Ok(Arc::new(Signed { webpki, also: also.collect::<io::Result<_>>()? }))
+        Ok(Proof::Signed { webpki, also: also.collect::<io::Result<_>>()? })
     }
 }
 
@@ -312,7 +309,7 @@ fn at(path: &Path, cause: &dyn fmt::Display) -> io::Error {
 fn chain(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| at(path, &e))?.collect();
     match chain.map_err(|e| at(path, &e))? {
-        chain if chain.is_empty() => Err(at(path, &"holds no certificate in PEM")),
+        chain if chain.is_empty() => Err(at(path, &NO_CERTIFICATE)),
         chain => Ok(chain),
     }
 }
@@ -335,7 +332,7 @@ impl CaFile {
         let certificates = certificates.map_err(|e| at(&self.path, &format!("is no PEM file: {e}")))?;
         match certificates.len() {
             0 if text.is_empty() => Err(at(&self.path, &"is empty")),
-            0 => Err(at(&self.path, &"holds no certificate in PEM")),
+            0 => Err(at(&self.path, &NO_CERTIFICATE)),
             // Whole bundles of a distribution are named so: one odd certificate is no reason to trust none of them.
             all => match roots.add_parsable_certificates(certificates) {
                 (0, _) => Err(at(&self.path, &format!("none of its {all} certificates can be read"))),
@@ -394,14 +391,26 @@ fn in_words(error: &rustls::Error) -> String {
     }
 }
 
-/// Leads to a root, and is for the host or another of its names.
+/// What a server's certificate is measured by. That the server holds its key is verified in any case.
 #[derive(Debug)]
-struct Signed {
-    webpki: Arc<WebPkiServerVerifier>,
-    also: Vec<ServerName<'static>>,
+struct Verifier {
+    proof: Proof,
+    provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Signed {
+#[derive(Debug)]
+enum Proof {
+    /// It leads to a root, and is for the host or another of its names.
+    Signed {
+        webpki: Arc<WebPkiServerVerifier>,
+        also: Vec<ServerName<'static>>,
+    },
+    /// It is this one.
+    Pinned(CertificateDer<'static>),
+    None,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -410,56 +419,18 @@ impl ServerCertVerifier for Signed {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verify =
-            |name: &ServerName<'_>| self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp_response, now);
-        let by_host = verify(server_name);
-        self.also.iter().fold(by_host, |verified, name| verified.or_else(|first| verify(name).map_err(|_| first)))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.webpki.verify_tls12_signature(message, cert, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.webpki.verify_tls13_signature(message, cert, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.webpki.supported_verify_schemes()
-    }
-}
-
-/// Is exactly the pinned one, or anything. That the server holds its key is verified all the same.
-#[derive(Debug)]
-struct Unsigned {
-    pinned: Option<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Unsigned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.pinned {
-            Some(pinned) if pinned != end_entity => {
+        match &self.proof {
+            Proof::Signed { webpki, also } => {
+                let verify = |name: &ServerName<'_>| {
+                    webpki.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+                };
+                let by_host = verify(server_name);
+                also.iter().fold(by_host, |verified, name| verified.or_else(|first| verify(name).map_err(|_| first)))
+            }
+            Proof::Pinned(pinned) if pinned != end_entity => {
                 Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
             }
-            _ => Ok(ServerCertVerified::assertion()),
+            Proof::Pinned(_) | Proof::None => Ok(ServerCertVerified::assertion()),
         }
     }
 

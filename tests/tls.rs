@@ -67,7 +67,7 @@ fn demands(ca: &Path) -> Option<Demands> {
 }
 
 fn signed_by(ca: &Path) -> Believed {
-    Believed::Signed { public: false, by: vec![ca.to_owned()] }
+    Believed::SignedBy(ca.to_owned())
 }
 
 /// What one caller meets at a server that shows this; `None`: it speaks plain.

@@ -100,9 +100,9 @@ impl Health {
         };
         let believed = match (&self.cacert, self.insecure) {
             (_, true) => Believed::Anybody,
-            (Some(ca), false) => Believed::Signed { public: false, by: vec![ca.clone()] },
+            (Some(ca), false) => Believed::SignedBy(ca.clone()),
             (None, false) if shown.is_none() => return Ok(None),
-            (None, false) => Believed::Signed { public: true, by: Vec::new() },
+            (None, false) => Believed::Public { beside: Vec::new() },
         };
         Ok(Some(Trust::new(believed, shown, Names::default())))
     }
