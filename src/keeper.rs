@@ -119,27 +119,25 @@ impl Keeper {
         [("client", self.config.client.clone()), ("peer", self.config.peer.clone())]
     }
 
-    fn settings(&self) -> Settings {
-        identity::settings(&self.config, &self.identity)
-    }
-
     /// The hosts by which others reach a port: what its certificate must be for.
     fn advertised(&self, side: &str) -> Vec<String> {
-        let settings = self.settings();
-        let (variable, computed) = match side {
-            "client" => ("ETCD_ADVERTISE_CLIENT_URLS", settings.advertise_client_urls),
-            _ => ("ETCD_INITIAL_ADVERTISE_PEER_URLS", settings.advertise_peer_urls),
-        };
-        identity::hosts(settings.operator.get(variable).unwrap_or(&computed))
+        match side {
+            "client" => self.hosts("ETCD_ADVERTISE_CLIENT_URLS", |settings| settings.advertise_client_urls),
+            _ => self.hosts("ETCD_INITIAL_ADVERTISE_PEER_URLS", |settings| settings.advertise_peer_urls),
+        }
     }
 
     fn listened(&self, side: &str) -> Vec<String> {
-        let settings = self.settings();
-        let (variable, computed) = match side {
-            "client" => ("ETCD_LISTEN_CLIENT_URLS", settings.listen_client_urls),
-            _ => ("ETCD_LISTEN_PEER_URLS", settings.listen_peer_urls),
-        };
-        identity::hosts(settings.operator.get(variable).unwrap_or(&computed))
+        match side {
+            "client" => self.hosts("ETCD_LISTEN_CLIENT_URLS", |settings| settings.listen_client_urls),
+            _ => self.hosts("ETCD_LISTEN_PEER_URLS", |settings| settings.listen_peer_urls),
+        }
+    }
+
+    /// Of the URLs that the operator gave, or else of the computed ones.
+    fn hosts(&self, variable: &str, computed: impl FnOnce(Settings) -> String) -> Vec<String> {
+        let given = self.config.etcd.get(variable).cloned();
+        identity::hosts(&given.unwrap_or_else(|| computed(identity::settings(&self.config, &self.identity))))
     }
 
     /// Whether etcd can serve under these files, and others would believe it.
