@@ -283,19 +283,38 @@ def test_a_minted_certificate_is_renewed_while_clients_go_on(lab):
         assert renewed.public_key() == before.public_key() and pki.san(renewed) == pki.san(before)
 
 
-def test_a_restart_without_the_cas_key_goes_on_with_a_valid_leaf(lab):
-    """The key's store is down when the machine reboots: what is valid for weeks is no reason to stay away."""
+@pytest.mark.parametrize("wanted", ["", "etcd.example.com"])
+def test_a_restart_without_the_cas_key_goes_on_with_a_valid_leaf(lab, wanted):
+    """The key's store is down when the machine reboots: what is valid for weeks is no reason to stay away.
+
+    Not even where one more name is wanted in it.
+    """
     lab.security = Security(MINTED, MINTED)
     (node,) = form(lab, 1, size=1)
     leaf = loaded(node.data / LEAF)
     assert stop(node) == 0
     key = node.directory / "ca.key"
     key.unlink()
+    node.env["MUSTER_EXTRA_SANS"] = wanted
     since = mark(node)
     start(node)
     wait_formed(lab, node)
     wait_said(lab, node, str(key), since=since)
     assert served(node, "client") == loaded(node.data / LEAF) == leaf
+
+
+def test_no_leaf_of_a_new_ca_is_made_under_an_etcd_that_trusts_the_old_one(lab):
+    """Somebody exchanges the CA's files: etcd has read the old one, and would be cut off by a leaf of the new."""
+    lab.security = Security(MINTED, MINTED)
+    (node,) = form(lab, 1, size=1, MUSTER_LEAF_LIFE="20s")
+    pid, issuer, new = etcd_pid(node), loaded(node.data / LEAF).issuer, Ca("new CA")
+    pki.replace_file(node.directory / "ca.crt", new.cert_pem())
+    pki.replace_file(node.directory / "ca.key", new.key_pem())
+    wait_said(lab, node, str(node.directory / "ca.crt"), "rolling restart")
+    assert loaded(node.data / LEAF).issuer == issuer and etcd_pid(node) == pid
+    assert stop(node) == 0
+    start(node)
+    lab.wait(lambda: loaded(node.data / LEAF).issuer != issuer, BOUND, "a leaf of the new CA, from the next start on")
 
 
 def test_without_the_cas_key_and_a_leaf_it_holds_until_the_key_is_there(lab):
