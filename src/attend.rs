@@ -18,7 +18,7 @@ use crate::rollcall::server::Desk;
 use crate::status::journal::Journal;
 
 /// While something is awaited: soon, then slower.
-const FIRST_POLL: Duration = Duration::from_millis(25);
+const FIRST_POLL: Duration = Duration::from_millis(10);
 const LONGEST_POLL: Duration = Duration::from_secs(1);
 /// At rest: one request to our own etcd in so long.
 const REST: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ impl Attendant<'_> {
                 Some(Attend::Keep) | None => {}
             }
             clock::pause(if settled { REST } else { pause }).await;
-            pause = if settled { FIRST_POLL } else { (pause * 5 / 4).min(LONGEST_POLL) };
+            pause = if settled { FIRST_POLL } else { (pause * 9 / 8).min(LONGEST_POLL) };
         }
     }
 

@@ -240,11 +240,9 @@ impl Observer {
 
     /// What became of the members nobody was seen to be.
     async fn ask_fates(&mut self, view: &mut View, roster: &Roster, members: &[Member], cluster: ClusterId) {
+        let alive = self.who_answers(view, members, cluster).await;
         let mut silent = BTreeSet::new();
-        for member in members {
-            if self.answers(view, member, cluster).await {
-                continue;
-            }
+        for member in members.iter().filter(|member| !alive.contains(&member.id)) {
             silent.insert(member.id);
             let since = *self.member_silences.entry(member.id).or_insert_with(clock::now);
             let instance = owner(member, roster);
@@ -258,30 +256,37 @@ impl Observer {
         self.member_silences.retain(|id, _| silent.contains(id));
     }
 
-    async fn answers(&self, view: &View, member: &Member, cluster: ClusterId) -> bool {
-        let is_peer = |peer: &Peer| {
-            peer.listed
-                .as_ref()
-                .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
-        };
-        let mut seen = view.peers.values().filter(|peer| is_peer(peer));
-        if let Some(peer) = seen.next() {
-            return is_alive(&peer.sighting, cluster);
-        }
-        // Not in the roster: its address may still serve.
-        for url in &member.peer_urls {
-            match self.reach.etcd.peer_members(url, self.config.probe_timeout).await {
-                Ok(list) if list.cluster == cluster => return true,
-                // No etcd may answer at that address now, as our own roll call does where we have taken it over.
-                Err(client::Error::Http(error))
-                    if matches!(error.failure, Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_)) =>
-                {
-                    return true;
+    /// The members that live: all are asked at once, for several dead ones must not hold up a look one after another.
+    async fn who_answers(&self, view: &View, members: &[Member], cluster: ClusterId) -> BTreeSet<MemberId> {
+        let mut alive = BTreeSet::new();
+        let mut probes = JoinSet::new();
+        for member in members {
+            let is_peer = |peer: &&Peer| {
+                peer.listed
+                    .as_ref()
+                    .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
+            };
+            match view.peers.values().find(is_peer) {
+                Some(peer) if is_alive(&peer.sighting, cluster) => _ = alive.insert(member.id),
+                Some(_) => {}
+                // Not in the roster: its address may still serve.
+                None => {
+                    let (etcd, within) = (self.reach.etcd.clone(), self.config.probe_timeout);
+                    let (id, urls) = (member.id, member.peer_urls.clone());
+                    // Until proven silent: a probe that panics says nothing.
+                    alive.insert(id);
+                    probes.spawn(async move { (id, serves(&etcd, &urls, cluster, within).await) });
                 }
-                _ => {}
             }
         }
-        false
+        while let Some(probed) = probes.join_next().await {
+            match probed {
+                Ok((_, true)) => {}
+                Ok((id, false)) => _ = alive.remove(&id),
+                Err(error) => log::error!("a probe failed: {error}"),
+            }
+        }
+        alive
     }
 
     /// Gone by EC2's own word, by id: shutting-down, terminated, or no such instance; and for how long it has been terminated, so
@@ -306,6 +311,23 @@ impl Observer {
         let ended_for = ended.and_then(|at| u64::try_from(roster.seen_at - at).ok()).map(Duration::from_secs);
         (Known::Known(gone(instance.state)), ended_for)
     }
+}
+
+/// Whether an etcd of that cluster serves one of these peer URLs, or something that can't be understood.
+async fn serves(etcd: &client::Client, urls: &[String], cluster: ClusterId, within: Duration) -> bool {
+    for url in urls {
+        match etcd.peer_members(url, within).await {
+            Ok(list) if list.cluster == cluster => return true,
+            // No etcd may answer at that address now, as our own roll call does where we have taken it over.
+            Err(client::Error::Http(error))
+                if matches!(error.failure, Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_)) =>
+            {
+                return true;
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// What all probes saw. One that panicked takes nobody with it and said nothing: unknown, like silence.
