@@ -51,7 +51,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("MUSTER_CA_KEY", "", "that CA's key: a file, or ssm:/name for a parameter in Systems Manager"),
     variable("MUSTER_LEAF_LIFE", "90d", "how long such a certificate is valid; it is renewed after two thirds"),
     variable("MUSTER_EXTRA_SANS", "", "names and addresses in it beside the node's own: etcd.example.com,10.0.0.9"),
-    variable("MUSTER_PLAIN_LOOPBACK", "no", "yes: the client port speaks plain HTTP on loopback"),
+    variable(
+        "MUSTER_PLAIN_LOOPBACK",
+        "no",
+        "yes: the client port speaks plain HTTP on loopback (not in a bridged container, where one socket serves all addresses)",
+    ),
     variable("MUSTER_ETCD_USER", "", "the user for an etcd with authentication on"),
     variable("MUSTER_ETCD_PASSWORD_FILE", "", "the file that holds that user's password"),
     variable("ETCD_OPTS", "", "flags for etcd: --flag=value words, each becomes its ETCD_ variable and wins over it"),
