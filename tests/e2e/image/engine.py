@@ -68,7 +68,7 @@ class Engine:
         with tarfile.open(image.path) as archive, tarfile.open(fileobj=again, mode="w") as written:
             for member in archive:
                 content = archive.extractfile(member).read() if member.isfile() else b""
-                if member.name == "manifest.json":
+                if member.name in ("manifest.json", "index.json"):  # the classic store's, and containerd's
                     content = content.replace(image.manifest["RepoTags"][0].encode(), tag.encode())
                 member.size = len(content)
                 written.addfile(member, io.BytesIO(content))

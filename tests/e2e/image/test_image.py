@@ -109,7 +109,11 @@ def test_what_an_engine_is_told(image):
     assert image.config["User"] == f"{USER}:{USER}" and image.config["StopSignal"] == "SIGTERM"
     assert image.config["Healthcheck"]["Test"] == ["CMD", "/etcd/bin/etcd-muster", "health"]
     assert set(image.config["Volumes"]) == {"/etcd/data", "/etcd/wal"}
+    assert image.manifest["RepoTags"] == [f"etcd-muster:{labels['org.opencontainers.image.version']}"]
     assert labels["io.etcd.version"] == ETCD and labels["org.opencontainers.image.source"] == SOURCE
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == commit
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0" and all(labels.values())
     assert image.about["architecture"] == {"x86_64": "amd64", "aarch64": "arm64"}[MACHINE]
 
 
@@ -118,6 +122,8 @@ def test_the_same_file_is_an_oci_layout_whose_digests_are_right(image):
         if name.startswith("blobs/sha256/"):
             assert name == f"blobs/sha256/{sha256(content)}"
     (listed,) = json.loads(image.blobs["index.json"])["manifests"]
+    (name,) = image.manifest["RepoTags"]
+    assert listed["annotations"]["io.containerd.image.name"] == f"docker.io/library/{name}", "as `docker save` writes it, too"
     manifest = json.loads(image.blobs[blob(listed)])
     assert blob(manifest["config"]) == image.manifest["Config"]
     assert [blob(layer) for layer in manifest["layers"]] == image.manifest["Layers"]
@@ -301,6 +307,19 @@ def test_a_tarball_that_bears_a_releases_name_must_be_that_release(tarball, tmp_
     posing.write_bytes(tarball)
     said = complaint(run_script("image", "--etcd", posing, "--arch", "x86_64", "--output", tmp_path / "image.tar"), UNAVAILABLE)
     assert said.startswith(f"{posing} isn't upstream's: its sha256 is {sha256(tarball)}, not 5025b5b24d81")
+
+
+def test_a_tarball_that_was_carried_in_is_taken_and_one_without_a_known_sum_is_told(tarball, binary, image, tmp_path):
+    carried = tmp_path / "carried-etcd.tar.gz"
+    carried.write_bytes(tarball)
+    sums = tmp_path / "sums"
+    arguments = ("--etcd", carried, "--binary", binary, "--source", SOURCE, "--sums", sums, "--output", tmp_path / "image.tar")
+    for known, remark in ((f"{sha256(tarball)}  {release_name()}\n", False), ("", True)):
+        sums.write_text(known)
+        done = run_script("image", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert (f"{carried} is no release whose sum is kept here; taken as it is" in done.stderr) is remark
+        assert (tmp_path / "image.tar").read_bytes() == image.path.read_bytes()
 
 
 def test_without_arguments_etcd_dir_is_taken_and_without_a_network_it_says_what_to_give(binary, etcd, image, tmp_path):
