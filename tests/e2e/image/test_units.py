@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import shlex
@@ -103,6 +104,7 @@ def test_they_agree_with_each_other_and_with_the_program(image):
 # The container's unit, run.
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root: it makes another user's directories")
 @pytest.mark.skipif(engine.missing() is not None, reason=f"nothing is run in containers: {engine.missing()}")
 def test_the_container_units_command_runs_etcd_and_ends_with_its_exit_code(image, cloud: Ec2, tmp_path):
     """Each line word for word; but for names and places, which on this machine may be somebody else's."""
