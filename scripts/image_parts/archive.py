@@ -41,7 +41,8 @@ def image(found: list[Entry], project: Project, release: Release, arch: str) -> 
     listed = {
         **_descriptor(manifest, f"{OCI}.manifest.v1+json"),
         "platform": contents.platform(arch),
-        "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": project.version},
+        # In full: Docker's containerd store keeps this name as it is, and looks for the full one when asked for the short one.
+        "annotations": {"io.containerd.image.name": f"docker.io/library/{name}", "org.opencontainers.image.ref.name": project.version},
     }
     docker = [{"Config": _blob(config), "RepoTags": [name], "Layers": [_blob(files)]}]
     parts = {_blob(content): content for content in (files, config, manifest)} | {

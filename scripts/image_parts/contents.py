@@ -29,12 +29,12 @@ class Entry:
     content: bytes | None = None
 
 
-def entries(binary: bytes, release: Release, licence: bytes) -> list[Entry]:
-    """Sorted, so that the same input gives the same image. The licence is Apache's, of etcd and of this program alike."""
+def entries(binary: bytes, release: Release, licences: dict[str, bytes]) -> list[Entry]:
+    """Sorted, so that the same input gives the same image."""
     programs = {**release.programs, NAME: binary}
     found = [Entry(path, PRIVATE if owner else PUBLIC, owner) for path, owner in DIRECTORIES.items()]
     found += [Entry(f"/etcd/bin/{name}", PUBLIC, content=content) for name, content in programs.items()]
-    found.append(Entry("/etcd/LICENSE", READABLE, content=licence))
+    found += [Entry(f"/etcd/{name}", READABLE, content=content) for name, content in licences.items()]
     return sorted(found, key=lambda entry: entry.path)
 
 

@@ -7,8 +7,9 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_parts import archive, contents, project, release, sbom
+from image_parts import archive, contents, crates, licences, project, release, sbom
 from image_parts.contents import Entry
+from image_parts.crates import Package
 from image_parts.project import Project
 from image_parts.release import Release
 
@@ -21,11 +22,17 @@ class Inputs:
     about: Project
     etcd: Release
     binary: bytes
-    licence: bytes
+    crates: list[Package]
+    licences: dict[str, bytes]
+
+    @property
+    def own_size(self) -> int:
+        """What the image has beside etcd's files."""
+        return len(self.binary) + sum(map(len, self.licences.values()))
 
     @property
     def entries(self) -> list[Entry]:
-        return contents.entries(self.binary, self.etcd, self.licence)
+        return contents.entries(self.binary, self.etcd, self.licences)
 
     @property
     def name(self) -> str:
@@ -36,7 +43,7 @@ class Inputs:
         return archive.image(self.entries, self.about, self.etcd, self.arch)
 
     def sbom(self, image_id: str) -> bytes:
-        return sbom.sbom(self.binary, self.about, self.etcd, self.arch, image_id)
+        return sbom.sbom(self.binary, self.crates, self.about, self.etcd, self.arch, image_id)
 
 
 def gather(options: argparse.Namespace) -> Inputs:
@@ -44,8 +51,8 @@ def gather(options: argparse.Namespace) -> Inputs:
     directory = options.output.parent if options.output else OUTPUT
     etcd = release.obtain(options.etcd, options.arch, options.sums, cache=directory / "downloads")
     binary = project.binary(options.arch, options.binary)
-    licence = (project.ROOT / "LICENSE").read_bytes()
-    return Inputs(options.arch, project.describe(options.source), etcd, binary, licence)
+    linked = crates.linked(options.arch)
+    return Inputs(options.arch, project.describe(options.source), etcd, binary, linked, licences.files(linked))
 
 
 def parser(program: str, text: str, output: str) -> argparse.ArgumentParser:

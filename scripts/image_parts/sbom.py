@@ -1,25 +1,25 @@
-"""What is in the image: CycloneDX 1.5 as JSON. The crates are those that are linked, by cargo's own resolution."""
+"""What is in the image: CycloneDX 1.5 as JSON."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import subprocess
 import uuid
 from typing import Any
 
 from image_parts import contents
+from image_parts.crates import Package
 from image_parts.project import ROOT, Project
-from image_parts.refusal import Refused
 from image_parts.release import DEBIAN_NAMES, Release
 
 Component = dict[str, Any]
 
 
-def sbom(binary: bytes, project: Project, release: Release, arch: str, image_id: str) -> bytes:
+def sbom(binary: bytes, crates: list[Package], project: Project, release: Release, arch: str, image_id: str) -> bytes:
     """Of the image with that id."""
-    parts = [_etcd(release, arch), _supervisor(binary, project), *_crates(arch)]
+    sums = _checksums()
+    parts = [_etcd(release, arch), _supervisor(binary, project), *(_crate(package, sums) for package in crates)]
     subject = {
         "type": "container",
         "bom-ref": "image",
@@ -71,26 +71,7 @@ def _supervisor(binary: bytes, project: Project) -> Component:
     }
 
 
-def _crates(arch: str) -> list[Component]:
-    known = _metadata(arch)
-    packages = {package["id"]: package for package in known["packages"]}
-    needs = {node["id"]: node["deps"] for node in known["resolve"]["nodes"]}
-    root = known["resolve"]["root"]
-    linked, ahead = {root}, [root]
-    while ahead:
-        for needed in needs[ahead.pop()]:
-            # Not what tests and build scripts need, nor what runs in the compiler.
-            is_normal = any(kind["kind"] is None for kind in needed["dep_kinds"])
-            is_macro = any("proc-macro" in target["kind"] for target in packages[needed["pkg"]]["targets"])
-            if is_normal and not is_macro and needed["pkg"] not in linked:
-                linked.add(needed["pkg"])
-                ahead.append(needed["pkg"])
-    sums = _checksums()
-    found = [_crate(packages[id_], sums) for id_ in linked - {root}]
-    return sorted(found, key=lambda crate: (crate["name"], crate["version"]))
-
-
-def _crate(package: dict[str, Any], sums: dict[tuple[str, str], str]) -> Component:
+def _crate(package: Package, sums: dict[tuple[str, str], str]) -> Component:
     name, version = package["name"], package["version"]
     url = f"pkg:cargo/{name}@{version}"
     licence = (package["license"] or "NOASSERTION").replace("/", " OR ")  # crates.io's old spelling
@@ -103,18 +84,6 @@ def _crate(package: dict[str, Any], sums: dict[tuple[str, str], str]) -> Compone
         "licenses": [{"expression": licence}],
         "hashes": _hashes(sums[name, version]),
     }
-
-
-def _metadata(arch: str) -> dict[str, Any]:
-    target = f"{arch}-unknown-linux-musl"
-    command = ["cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={target}"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except OSError as error:
-        raise Refused(f"cargo, which lists the crates: {error.strerror}") from error
-    if done.returncode != 0:
-        raise Refused(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout)
 
 
 def _checksums() -> dict[tuple[str, str], str]:

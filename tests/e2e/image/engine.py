@@ -1,16 +1,25 @@
-"""Docker, as far as the tests need it. All they make bears a label of their own, by which it is removed."""
+"""Docker, as far as the tests need it. All they make bears a name of their own, by which it is removed: by the run that made it, or,
+if that was killed, by the next one."""
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import secrets
 import shutil
 import subprocess
 import tarfile
+import tempfile
+import warnings
+from contextlib import suppress
+from pathlib import Path
 
 from archives import Archive
 
+LABEL = "etcd-muster.test"
+PREFIX = "etcd-muster-test-"
+LOCKS = Path("/var/tmp")  # not emptied by a reboot, which containers live through as well
 BOUND = 120  # seconds; a busy engine's slowest answer, not a wait for a condition
 
 
@@ -35,25 +44,22 @@ def docker(
 
 class Engine:
     def __init__(self) -> None:
-        self.name = f"etcd-muster-test-{secrets.token_hex(6)}"
-        self.label = f"etcd-muster.test={self.name}"
-        self._tags: list[str] = []
+        self.name = f"{PREFIX}{secrets.token_hex(6)}"
+        self.label = f"{LABEL}={self.name}"
+        self._tags = 0
+        self._path = LOCKS / f"{self.name}.lock"
 
     def __enter__(self) -> Engine:
+        remove_what_dead_runs_left()
+        self._lock = tempfile.NamedTemporaryFile(dir=LOCKS, delete=False)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.rename(self._lock.name, self._path)  # under that name nobody sees it unlocked while this process lives
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Containers before what they use."""
-        for listing, removal in (
-            (("ps", "--all"), ("rm", "--force", "--volumes")),
-            (("volume", "ls"), ("volume", "rm")),
-            (("network", "ls"), ("network", "rm")),
-        ):
-            found = docker(*listing, "--quiet", "--filter", f"label={self.label}").split()
-            if found:
-                docker(*removal, *found)
-        if self._tags:
-            docker("rmi", *reversed(self._tags))
+        with self._lock:
+            remove(self.name)
+            self._path.unlink()
 
     def load(self, image: Archive) -> str:
         """That image, under a tag of ours: one that bears its own name already may be the machine's owner's."""
@@ -62,21 +68,50 @@ class Engine:
         with tarfile.open(image.path) as archive, tarfile.open(fileobj=again, mode="w") as written:
             for member in archive:
                 content = archive.extractfile(member).read() if member.isfile() else b""
-                if member.name == "manifest.json":
+                if member.name in ("manifest.json", "index.json"):  # the classic store's, and containerd's
                     content = content.replace(image.manifest["RepoTags"][0].encode(), tag.encode())
                 member.size = len(content)
                 written.addfile(member, io.BytesIO(content))
         docker("load", stdin=again.getvalue())
-        self._tags.append(tag)
         return tag
 
     def build(self, *arguments: object, stdin: bytes | None = None, buildkit: bool = False) -> str:
         """`docker build` of this; the tag that it is given. The label is left to what uses the image: it is part of it."""
         tag = self._tag()
         env = {**os.environ, "DOCKER_BUILDKIT": str(int(buildkit))}
-        docker("build", "--tag", tag, *arguments, stdin=stdin, env=env)
-        self._tags.append(tag)
+        docker("build", "--force-rm", "--tag", tag, *arguments, stdin=stdin, env=env)
         return tag
 
     def _tag(self) -> str:
-        return f"{self.name}:{len(self._tags)}"
+        self._tags += 1
+        return f"{self.name}:{self._tags}"
+
+
+def remove(name: str) -> None:
+    """All that bears it, containers before what they use. What can't be removed doesn't keep the rest."""
+    failures = []
+    for listing, removal in (
+        (("ps", "--all", "--quiet", "--filter", f"label={LABEL}={name}"), ("rm", "--force", "--volumes")),
+        (("volume", "ls", "--quiet", "--filter", f"label={LABEL}={name}"), ("volume", "rm")),
+        (("network", "ls", "--quiet", "--filter", f"label={LABEL}={name}"), ("network", "rm")),
+        (("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={name}"), ("rmi",)),
+    ):
+        try:
+            found = docker(*listing).split()
+            if found:
+                docker(*removal, *sorted(found, reverse=True))  # an image before the one that it is made from
+        except AssertionError as failure:
+            failures.append(str(failure))
+    assert not failures, "\n".join(failures)
+
+
+def remove_what_dead_runs_left() -> None:
+    """Of those whose lock is free: their process is gone. Where there is no lock nothing is known, and nothing is touched."""
+    for path in LOCKS.glob(f"{PREFIX}*.lock"):
+        with suppress(OSError), path.open() as lock:  # another user's, or a run that lives
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                remove(path.stem)
+                path.unlink()
+            except AssertionError as failure:
+                warnings.warn(f"a dead run's {path.stem} can't be removed: {failure}", stacklevel=2)

@@ -55,7 +55,7 @@ exec {manager} --system --unit=multi-user.target --log-target=console --show-sta
 def missing() -> str | None:
     if os.geteuid() != 0:
         return "needs to be root: it makes namespaces"
-    absent = [program for program in (MANAGER, "unshare", "nsenter", "systemctl") if shutil.which(program) is None]
+    absent = [program for program in (MANAGER, "unshare", "setpriv", "nsenter", "systemctl") if shutil.which(program) is None]
     if absent:
         return f"missing: {' '.join(map(str, absent))}"
     return None if _cgroup() else "no systemd hierarchy of cgroups is mounted here"
@@ -83,7 +83,9 @@ class Systemd:
             console=os.ttyname(theirs),
             commands=self._commands,
         )
-        enter = 'echo $$ >"$1/cgroup.procs"; exec unshare --pid --fork --kill-child --mount --mount-proc --uts --ipc --cgroup sh -c "$2"'
+        # It dies with this process, however that ends.
+        unshare = "unshare --pid --fork --kill-child --mount --mount-proc --uts --ipc --cgroup"
+        enter = f'echo $$ >"$1/cgroup.procs"; exec setpriv --pdeathsig KILL {unshare} sh -c "$2"'
         self._child = subprocess.Popen(
             ["sh", "-c", enter, "sh", self._cgroup, text],
             cwd=self._directory,
@@ -112,9 +114,13 @@ class Systemd:
         """A file as it is seen in there."""
         return Path(f"/proc/{self.pid}/root{path}")
 
-    def systemctl(self, *arguments: str) -> str:
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """In there, as an operator would."""
         inside = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--uts", "--ipc", "--cgroup"]
-        done = subprocess.run([*inside, "systemctl", *arguments], capture_output=True, text=True, timeout=BOUND)
+        return subprocess.run([*inside, *command], capture_output=True, text=True, timeout=BOUND)
+
+    def systemctl(self, *arguments: str) -> str:
+        done = self.run("systemctl", *arguments)
         return (done.stdout + done.stderr).strip()
 
     def show(self, unit: str, *names: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 
 import pytest
@@ -24,7 +25,7 @@ def test_all_of_it_is_listed_and_the_image_in_it_is_the_image(unpacked, image):
     files = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     programs = {f"bin/{program}" for program in ("etcd", "etcdctl", "etcdutl", "etcd-muster")}
     units = {f"units/{path.name}" for path in UNITS.iterdir()}
-    assert files == programs | units | {"INSTALL", "LICENSE", "SHA256SUMS", f"{name}.tar", f"{name}.cdx.json"}
+    assert files == programs | units | {"INSTALL", "LICENSE", "THIRD-PARTY-LICENSES", "SHA256SUMS", f"{name}.tar", f"{name}.cdx.json"}
     listed = {line.split()[1] for line in (unpacked / "SHA256SUMS").read_text().splitlines()}
     assert listed == files - {"SHA256SUMS"}
     assert Archive(unpacked / f"{name}.tar").entries() == image.entries()
@@ -32,14 +33,31 @@ def test_all_of_it_is_listed_and_the_image_in_it_is_the_image(unpacked, image):
     assert "@" not in (unpacked / "INSTALL").read_text()
 
 
+def readme_commands(title: str) -> list[list[str]]:
+    """Of each block of commands in that section, without the comments; for this machine."""
+    text = (REPOSITORY / "README.md").read_text().replace("x86_64", platform.machine())
+    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    blocks = [block.splitlines() for block in section.split("\n\n") if block.startswith("    ")]
+    return [[line.partition("  #")[0].strip() for line in block] for block in blocks]
+
+
+def test_readme_and_install_tell_the_same_steps(unpacked):
+    """Word for word, in that order. INSTALL's own are carried out by test_units.py."""
+    _, (_, *told) = readme_commands("Without internet")
+    lines = (line.strip() for line in (unpacked / "INSTALL").read_text().replace("ENGINE", "docker").splitlines())
+    steps = [line.partition("  #")[0].strip() for line in lines]
+    assert [line for line in steps if line in told] == told
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
 def test_without_a_network_it_is_verified_and_runs(bundle, tmp_path):
-    """Nothing but the file, an empty directory, and no interface that is up."""
+    """Nothing but the file, an empty directory, and no interface that is up. README's words, then those of the programs."""
+    _, (unpack, verify, *_) = readme_commands("Without internet")
+    (tmp_path / bundle.name).symlink_to(bundle)
     commands = f"""
         set -e
-        tar -xzf {bundle}
-        cd etcd-muster-*
-        sha256sum --quiet --strict -c SHA256SUMS
+        {unpack}
+        {verify} >&2
         bin/etcd-muster --version; bin/etcd --version; bin/etcdctl version; bin/etcdutl version
         bin/etcd-muster discover || echo exit $?
     """
@@ -50,7 +68,7 @@ def test_without_a_network_it_is_verified_and_runs(bundle, tmp_path):
     assert lines[0].startswith("etcd-muster ") and lines[1] == f"etcd Version: {ETCD}"
     assert f"etcdctl version: {ETCD}" in lines and f"etcdutl version: {ETCD}" in lines
     assert lines[-1].startswith("exit "), "it says that nobody is there to be asked, and does not hang"
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     with (folder / "bin/etcdctl").open("ab") as program:
         program.write(b"\0")
     torn = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True)

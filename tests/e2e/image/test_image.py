@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tarfile
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import pytest
 from archives import ETCD, REPOSITORY, SOURCE, Archive, run_script
+from image_parts import licences
+from image_parts.refusal import Refused
 from lab import install
 from lab.http_server import HttpServer, Reply
 
 PROGRAMS = ("etcd", "etcdctl", "etcdutl")
+TOOLS = ("bash", "jq", "curl", "awscli")
 MIB = 2**20
 OWN_BYTES = 4 * MIB  # what the image may have beside etcd's own files
 USER = 2379
@@ -28,6 +32,7 @@ NOWHERE = "http://127.0.0.1:1"  # refused: a host without a network
 TREE = {
     "/etcd": (0o755, 0),
     "/etcd/LICENSE": (0o644, 0),
+    "/etcd/THIRD-PARTY-LICENSES": (0o644, 0),
     "/etcd/bin": (0o755, 0),
     "/etcd/bin/etcd": (0o755, 0),
     "/etcd/bin/etcd-muster": (0o755, 0),
@@ -73,6 +78,23 @@ def test_the_image_is_at_most_4_mib_over_etcds_files(image, etcd):
     assert image.path.stat().st_size - etcds <= OWN_BYTES, "the file that is carried around, too"
 
 
+def test_what_a_shell_and_an_sdk_would_bring_instead(image, etcd):
+    """As Debian's packages tell."""
+    simulated = ("apt-get", "--simulate", "--option=Dir::State::status=/dev/null", "--no-install-recommends", "install", *TOOLS)
+    told = subprocess.run(simulated, capture_output=True, text=True).stdout if shutil.which("apt-get") else ""
+    names = re.findall(r"^Inst (\S+)", told, re.M)
+    if not names:
+        pytest.skip(f"apt-get knows no {', '.join(TOOLS)} here")
+    shown = subprocess.run(("apt-cache", "show", "--no-all-versions", *names), check=True, capture_output=True, text=True).stdout
+    theirs = sum(1024 * int(size) for size in re.findall(r"^Installed-Size: (\d+)", shown, re.M))
+    print(f"\n{', '.join(TOOLS)}, as Debian installs them on nothing: {len(names)} packages, {theirs / 1e6:.0f} MB")
+    client = shutil.which("docker")
+    print(f"docker's client: {Path(client).stat().st_size / 1e6:.0f} MB" if client else "docker's client: not here")
+    print("images with Alpine and awscli in them: not measured, they are in registries")
+    own = sum(len(content) for path, (*_, content) in image.entries().items() if content and path.rpartition("/")[2] not in PROGRAMS)
+    assert set(TOOLS) <= set(names) and own < theirs / 10
+
+
 def test_without_etcdutl_as_34_has_none(binary, etcd, tmp_path):
     (tmp_path / "old").mkdir()
     for name in ("etcd", "etcdctl"):
@@ -88,7 +110,11 @@ def test_what_an_engine_is_told(image):
     assert image.config["User"] == f"{USER}:{USER}" and image.config["StopSignal"] == "SIGTERM"
     assert image.config["Healthcheck"]["Test"] == ["CMD", "/etcd/bin/etcd-muster", "health"]
     assert set(image.config["Volumes"]) == {"/etcd/data", "/etcd/wal"}
+    assert image.manifest["RepoTags"] == [f"etcd-muster:{labels['org.opencontainers.image.version']}"]
     assert labels["io.etcd.version"] == ETCD and labels["org.opencontainers.image.source"] == SOURCE
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == commit
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0" and all(labels.values())
     assert image.about["architecture"] == {"x86_64": "amd64", "aarch64": "arm64"}[MACHINE]
 
 
@@ -97,6 +123,8 @@ def test_the_same_file_is_an_oci_layout_whose_digests_are_right(image):
         if name.startswith("blobs/sha256/"):
             assert name == f"blobs/sha256/{sha256(content)}"
     (listed,) = json.loads(image.blobs["index.json"])["manifests"]
+    (name,) = image.manifest["RepoTags"]
+    assert listed["annotations"]["io.containerd.image.name"] == f"docker.io/library/{name}", "as `docker save` writes it, too"
     manifest = json.loads(image.blobs[blob(listed)])
     assert blob(manifest["config"]) == image.manifest["Config"]
     assert [blob(layer) for layer in manifest["layers"]] == image.manifest["Layers"]
@@ -160,12 +188,52 @@ def test_the_sbom_names_etcd_and_every_crate_that_is_linked(image, binary, etcd)
     assert parts["etcd-muster"]["hashes"][0]["content"] == sha256(binary.read_bytes())
     crates = {name for name, part in parts.items() if part["type"] == "library"}
     assert {"rustls", "aws-lc-sys", "tokio", "hyper", "serde_json"} <= crates
-    assert not crates & {"proptest", "rcgen", "cc", "serde_derive"}, "what only tests, build scripts and the compiler need"
+    assert not crates & {"proptest", "rcgen", "ring", "cc", "serde_derive"}, "what only tests, build scripts and the compiler need"
     assert all(len(parts[name]["hashes"][0]["content"]) == 64 and parts[name]["licenses"] for name in crates)
     references = [part["bom-ref"] for part in told["components"]]
     assert len(set(references)) == len(references), "CycloneDX wants them unique"
     assert str(REPOSITORY) not in sbom_of(image.path)
     assert told["metadata"]["component"]["hashes"][0]["content"] == image.manifest["Config"].rpartition("/")[2]
+
+
+# Under which terms.
+
+
+def test_every_crate_that_is_linked_has_its_authors_notices_in_the_image(image):
+    """Line by line: none of theirs is lost, and the two texts that nearly all have are there once."""
+    found = image.entries()
+    apache, told = (words(found[f"/etcd/{name}"][3].decode()) for name in ("LICENSE", "THIRD-PARTY-LICENSES"))
+    assert told.count("The above copyright notice and this permission notice shall be included in all copies") == 1
+    assert apache.count("Grant of Copyright License") == 1 and "Grant of Copyright License" not in told
+    command = ["cargo", "metadata", "--locked", "--format-version=1"]
+    known = json.loads(subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True).stdout)["packages"]
+    homes = {(package["name"], package["version"]): Path(package["manifest_path"]).parent for package in known}
+    crates = [part for part in json.loads(sbom_of(image.path))["components"] if part["type"] == "library"]
+    files = 0
+    for crate in crates:
+        assert f"{crate['name']} {crate['version']} (" in told
+        for path in homes[crate["name"], crate["version"]].rglob("LICENSE*"):
+            files += 1
+            text = ADVICE_TO_AUTHORS.sub("", path.read_text())
+            lost = [line for line in map(words, text.splitlines()) if line not in told and line not in apache]
+            assert not lost, path
+    assert files > len(crates)
+    assert "proptest" not in told and "ring 0." not in told
+
+
+ADVICE_TO_AUTHORS = re.compile(r"END OF TERMS AND CONDITIONS(\s+APPENDIX: How to apply.*?archives\.)?", re.S)
+
+
+def words(text: str) -> str:
+    return " ".join(text.replace("http:", "https:").split())
+
+
+def test_a_crate_whose_terms_nobody_can_tell_is_refused(tmp_path):
+    crate = {"name": "sly", "version": "1.0.0", "license": "Sly-1.0", "manifest_path": str(tmp_path / "Cargo.toml"), "repository": None}
+    with pytest.raises(Refused, match="^sly 1.0.0 has no licence file, and the text of Sly-1.0 isn't kept here$"):
+        licences.notices([crate])
+    (tmp_path / "COPYING").write_text("be sly")
+    assert "sly 1.0.0 (Sly-1.0)\n\nbe sly\n" in licences.notices([crate])
 
 
 # Where etcd comes from.
@@ -242,6 +310,19 @@ def test_a_tarball_that_bears_a_releases_name_must_be_that_release(tarball, tmp_
     assert said.startswith(f"{posing} isn't upstream's: its sha256 is {sha256(tarball)}, not 5025b5b24d81")
 
 
+def test_a_tarball_that_was_carried_in_is_taken_and_one_without_a_known_sum_is_told(tarball, binary, image, tmp_path):
+    carried = tmp_path / "carried-etcd.tar.gz"
+    carried.write_bytes(tarball)
+    sums = tmp_path / "sums"
+    arguments = ("--etcd", carried, "--binary", binary, "--source", SOURCE, "--sums", sums, "--output", tmp_path / "image.tar")
+    for known, remark in ((f"{sha256(tarball)}  {release_name()}\n", False), ("", True)):
+        sums.write_text(known)
+        done = run_script("image", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert (f"{carried} is no release whose sum is kept here; taken as it is" in done.stderr) is remark
+        assert (tmp_path / "image.tar").read_bytes() == image.path.read_bytes()
+
+
 def test_without_arguments_etcd_dir_is_taken_and_without_a_network_it_says_what_to_give(binary, etcd, image, tmp_path):
     arguments = ("--binary", binary, "--source", SOURCE, "--output", tmp_path / "image.tar")
     said = complaint(run_script("image", *arguments, ETCD_DOWNLOAD_URL=NOWHERE), UNAVAILABLE)
@@ -289,11 +370,13 @@ def test_for_aarch64_the_supervisor_runs_and_all_is_where_it_belongs(upstream, t
     found = made.entries()
     assert {path: entry[:2] for path, entry in found.items()} == TREE
     assert (made.about["architecture"], made.about["variant"], made.config["Labels"]["io.etcd.version"]) == ("arm64", "v8", "9.9.9")
-    assert len(found["/etcd/bin/etcd-muster"][3]) + len(found["/etcd/LICENSE"][3]) <= OWN_BYTES
+    own = [content for path, (*_, content) in found.items() if content and path.rpartition("/")[2] not in PROGRAMS]
+    assert sum(map(len, own)) <= OWN_BYTES
+    assert b"aws-lc-sys " in found["/etcd/THIRD-PARTY-LICENSES"][3]
     assert f"sha256:{made.manifest['Config'].rpartition('/')[2]}" in done.stderr
-    emulator = shutil.which("qemu-aarch64-static")
+    emulator = install.emulator()
     if emulator is None:
-        pytest.skip("all but running it was checked: qemu-aarch64-static is missing (apt-get install qemu-user-static)")
+        pytest.skip(f"all but running it was checked: there is no {install.QEMU} (scripts/lab/install.py --with-qemu)")
     program = tmp_path / "etcd-muster"
     program.write_bytes(found["/etcd/bin/etcd-muster"][3])
     program.chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import shlex
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Callable
 
@@ -103,12 +104,14 @@ def test_they_agree_with_each_other_and_with_the_program(image):
 # The container's unit, run.
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root: it makes another user's directories")
 @pytest.mark.skipif(engine.missing() is not None, reason=f"nothing is run in containers: {engine.missing()}")
 def test_the_container_units_command_runs_etcd_and_ends_with_its_exit_code(image, cloud: Ec2, tmp_path):
     """Each line word for word; but for names and places, which on this machine may be somebody else's."""
     network, claim = claim_network()
     settings = tmp_path / "env"
-    with claim, engine.Engine() as docker, instance_at(cloud, network) as (etcd, env):
+    cloud.reset(network.rpartition(".")[0])
+    with claim, engine.Engine() as docker, instance_at(cloud, f"{network}.11") as (etcd, env):
         settings.write_text("MUSTER_CLUSTER_SIZE=1\nETCD_MEMBER_TYPE=ip\n" + env)
         places = {"/var/lib/etcd": tmp_path / "etcd", "/etc/etcd-muster": tmp_path, "${IMAGE}": docker.load(image)}
         places |= {"--name=etcd": f"--name={docker.name} --label={docker.label}", "=40 etcd": f"=40 {docker.name}"}
@@ -144,30 +147,40 @@ def test_the_container_units_command_runs_etcd_and_ends_with_its_exit_code(image
 # The bare unit, run.
 
 
-def install_commands(text: str) -> str:
-    """What INSTALL tells an operator who takes no container to do, but for the start."""
-    parts = re.split(r"^(?=[A-Z])", text, flags=re.M)
-    told = [part for part in parts if part.startswith(("Settings", "B."))]
-    commands = [line.partition(" # ")[0].strip() for part in told for line in part.splitlines() if line.startswith("    ")]
-    assert len(commands) == 5, commands
-    return "\n".join(commands)
+def install_commands(text: str, *parts: str) -> list[str]:
+    """What INSTALL tells an operator to do, in those parts of it."""
+    told = [part for part in re.split(r"^(?=[A-Z])", text, flags=re.M) if part.startswith(parts)]
+    assert len(told) == len(parts), parts
+    return [line.partition("  #")[0].strip() for part in told for line in part.splitlines() if line.startswith("    ")]
 
 
 @pytest.mark.skipif(systemd.missing() is not None, reason=f"no systemd is booted: {systemd.missing()}")
-def test_the_bare_unit_runs_etcd_in_its_sandbox(unpacked, cloud: Ec2):
-    """Installed as INSTALL has it; ready, stopped, started with its data; and down for good over a bad setting."""
+def test_three_hosts_by_install_without_a_container_are_a_healthy_cluster(unpacked, cloud: Ec2):
+    """Word for word. Then one of them, in its sandbox: stopped, started with its data, and down for good over a bad setting."""
+    text = (unpacked / "INSTALL").read_text()
+    begin, _ = install_commands(text, "Then")
+    _, health = install_commands(text, "Once")
     network, claim = claim_network()
-    with claim, instance_at(cloud, network) as (etcd, env):
-        commands = boot_commands((unpacked / "INSTALL").read_text(), f"MUSTER_CLUSTER_SIZE=1\n{env}")
-        with systemd.Systemd(commands, unpacked) as manager:
-            live_through(manager, etcd)
+    with ExitStack() as hosts:
+        hosts.enter_context(claim)
+        cloud.reset(network.rpartition(".")[0])
+        instances = [hosts.enter_context(instance_at(cloud, f"{network}.{host}")) for host in (11, 12, 13)]
+        settled = install_commands(text, "Settings", "B.")
+        managers = [hosts.enter_context(systemd.Systemd(boot_commands(settled, env), unpacked)) for _, env in instances]
+        for manager in managers:  # each returns, though it is alone at first
+            done = manager.run("sh", "-c", begin)
+            assert done.returncode == 0, done.stderr
+        for manager in managers:
+            manager.wait(lambda: manager.show(BARE, "ActiveState")["ActiveState"] == "active", "READY=1")
+            done = manager.run("sh", "-c", health)
+            assert done.returncode == 0 and done.stdout.count(f"{network}.1") == 3, done
+        live_through(managers[0], instances[0][0])
 
 
 @contextmanager
-def instance_at(cloud: Ec2, network: str) -> Iterator[tuple[EtcdClient, str]]:
+def instance_at(cloud: Ec2, address: str) -> Iterator[tuple[EtcdClient, str]]:
     """An instance on a loopback address: its etcd, and the settings by which its supervisor finds the lab's AWS."""
-    cloud.reset(network.rpartition(".")[0])
-    instance = cloud.launch(f"{network}.11")
+    instance = cloud.launch(address)
     imds = Imds(instance, cloud.role_credentials).start()
     try:
         with Ec2Front(cloud.url) as front:
@@ -189,14 +202,14 @@ def wait(condition: Callable[[], bool], what: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def boot_commands(text: str, settings: str) -> str:
+def boot_commands(installing: list[str], settings: str) -> str:
+    lines = "\n".join(installing)
     return f"""
-{install_commands(text)}
+{lines}
 cat >>/etc/etcd-muster/env <<'END'
 {settings}END
 mkdir /etc/systemd/system/{BARE}.d
 printf '[Service]\\nStandardOutput=append:{systemd.LOG}\\nStandardError=inherit\\n' >/etc/systemd/system/{BARE}.d/log.conf
-systemctl enable {BARE}
 """
 
 
@@ -205,7 +218,6 @@ def live_through(manager: systemd.Systemd, etcd: EtcdClient) -> None:
         shown = manager.show(BARE, *names)
         return [shown[name] for name in names]
 
-    manager.wait(lambda: state("ActiveState") == ["active"], "READY=1")
     (status,) = state("StatusText")
     assert status, "STATUS= is the step and its reason"
     assert etcd.health()
