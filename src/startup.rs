@@ -147,8 +147,9 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
             log::warn!("{cause}; going on as {} of the last start", kept.instance);
             return kept;
         }
-        log::warn!("hold: {cause}");
-        journal.now(Label::hold("identity_unknown"), &cause);
+        if journal.now(Label::hold("identity_unknown"), &cause) {
+            log::warn!("hold: {cause}");
+        }
         clock::pause(clock::jittered(pause)).await;
         pause = (pause * 2).min(config.bootstrap_wait);
     }
