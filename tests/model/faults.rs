@@ -82,8 +82,12 @@ pub fn disturb(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(Stri
                 let mut after = world.clone();
                 after.budget.wipes -= 1;
                 let ledger = Ledger { nonce: node.ledger.nonce + 100, ..Ledger::default() };
-                after.nodes[n] =
-                    Node { life: Life::Down, forgiven: !world.old, shown: node.shown, ..Node::new(ledger) };
+                after.nodes[n] = Node {
+                    life: Life::Down,
+                    forgiven: !world.old && !rules.policy.written,
+                    shown: node.shown,
+                    ..Node::new(ledger)
+                };
                 add(format!("{name} crashes and loses its disk"), after);
             }
             if world.budget.terminations > 0 {
