@@ -190,7 +190,8 @@ impl Observer {
 
     async fn look_at_peers(&self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Sighting> {
         let mut probes = JoinSet::new();
-        for instance in roster.standing().filter(|i| i.id != *me) {
+        let asked = || roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i));
+        for instance in asked() {
             let id = instance.id.clone();
             let Some(address) = instance.address else {
                 probes.spawn(async move { (id, Sighting::Silent("EC2 shows no private address".to_owned())) });
@@ -205,7 +206,13 @@ impl Observer {
             };
             probes.spawn(async move { (id, probe.sight().await) });
         }
-        gather(probes, roster.standing().map(|i| &i.id).filter(|id| *id != me)).await
+        gather(probes, asked().map(|i| &i.id)).await
+    }
+
+    /// EC2's `terminated` is for ever. An operator's may be a slip: whoever answers there lives, whatever is written.
+    fn may_live(&self, roster: &Roster, instance: &Instance) -> bool {
+        let handed_on = || roster.standing().any(|i| i.address == instance.address);
+        instance.state != InstanceState::Terminated || (self.config.written.is_some() && !handed_on())
     }
 
     fn note_silence(&mut self, id: &InstanceId, sighting: &Sighting) -> Option<Silence> {

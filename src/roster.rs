@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -75,8 +75,7 @@ impl Written {
     /// As above; and a list without this host, or with more than one entry for it.
     pub fn roster_of_ours(&self) -> Result<(Roster, Instance), String> {
         let roster = self.roster()?;
-        let ours = own_addresses()?;
-        let own = own_entry(&roster, &ours).map_err(|cause| format!("{self}: {cause}"))?.clone();
+        let own = own_entry(&roster, is_local).map_err(|cause| format!("{self}: {cause}"))?.clone();
         Ok((roster, own))
     }
 }
@@ -188,34 +187,33 @@ fn unambiguous(instances: &[Instance]) -> Result<(), String> {
     Ok(())
 }
 
-/// The one entry that stands and has one of these addresses.
-fn own_entry<'a>(roster: &'a Roster, ours: &BTreeSet<IpAddr>) -> Result<&'a Instance, String> {
-    let is_ours = |i: &&Instance| i.address.is_some_and(|address| ours.contains(&address));
+/// The one entry that stands at an address of ours.
+fn own_entry(roster: &Roster, is_local: impl Fn(IpAddr) -> bool) -> Result<&Instance, String> {
+    let is_ours = |i: &&Instance| i.address.is_some_and(&is_local);
     let mut found = roster.standing().filter(is_ours);
     match (found.next(), found.next()) {
         (Some(own), None) => Ok(own),
         (Some(one), Some(other)) => Err(format!("{} and {} are both this host", one.id, other.id)),
-        (None, _) => match roster.terminated().find(is_ours) {
-            Some(own) => Err(format!("this host is {}, which is terminated there", own.id)),
-            None => {
-                let ours = ours.iter().filter(|a| !a.is_loopback()).map(ToString::to_string).collect::<Vec<_>>();
-                Err(format!(
-                    "none of its addresses is this host's ({}); add this host (a container needs --network host)",
-                    ours.join(", ")
-                ))
-            }
-        },
+        (None, _) => Err(match roster.terminated().find(is_ours) {
+            Some(own) => format!("this host is {}, which is terminated there", own.id),
+            None => "no address there is this host's; add this host (a container needs --network host)".to_owned(),
+        }),
     }
 }
 
-fn own_addresses() -> Result<BTreeSet<IpAddr>, String> {
-    let interfaces = nix::ifaddrs::getifaddrs().map_err(|e| format!("this host's addresses can't be listed: {e}"))?;
-    let address = |interface: nix::ifaddrs::InterfaceAddress| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip()).to_canonical()))
+/// Whether an address is this host's own: to talk to itself is all that it would be used for. (To bind it proves less: all of
+/// 127.0.0.0/8 can be, and with ip_nonlocal_bind any address.) Nothing is sent.
+fn is_local(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    Ok(interfaces.filter_map(address).collect())
+    let towards = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    };
+    towards().is_ok_and(|from| from.ip() == address)
 }
 
 #[cfg(test)]
@@ -225,10 +223,6 @@ mod tests {
 
     fn list(text: &str) -> Result<Vec<Instance>, String> {
         parse(text.as_bytes())
-    }
-
-    fn ours(addresses: &[&str]) -> BTreeSet<IpAddr> {
-        addresses.iter().map(|a| a.parse().unwrap()).collect()
     }
 
     #[test]
@@ -288,13 +282,23 @@ mod tests {
         let file = r#"[{"host": "old", "address": "10.0.0.1", "state": "terminated"}, {"host": "a", "address": "10.0.0.1"},
                        {"host": "b", "address": "fd00::2"}, {"host": "c", "address": "10.0.0.3", "state": "terminated"}]"#;
         let roster = Roster::written(list(file).unwrap(), 0);
-        let own = |addresses: &[&str]| own_entry(&roster, &ours(addresses)).map(|i| i.id.0.clone());
+        let own = |addresses: &[&str]| {
+            let is_local = |address: IpAddr| addresses.contains(&address.to_string().as_str());
+            own_entry(&roster, is_local).map(|i| i.id.0.clone())
+        };
         assert_eq!(own(&["127.0.0.1", "10.0.0.1"]).as_deref(), Ok("a"));
         assert_eq!(own(&["fd00::2"]).as_deref(), Ok("b"));
         assert!(own(&["10.0.0.1", "fd00::2"]).unwrap_err().contains("a and b are both this host"));
         assert!(own(&["10.0.0.3"]).unwrap_err().contains("this host is c, which is terminated there"));
-        assert!(own(&["127.0.0.1", "10.9.9.9"]).unwrap_err().contains("this host's (10.9.9.9)"));
-        assert!(own_addresses().unwrap().contains(&IpAddr::from([127, 0, 0, 1])), "every host has a loopback");
+        assert!(own(&["127.0.0.1", "10.9.9.9"]).unwrap_err().contains("no address there is this host's"));
+    }
+
+    #[test]
+    fn an_address_is_ours_if_an_interface_has_it() {
+        assert!(is_local([127, 0, 0, 1].into()));
+        assert!(!is_local([127, 0, 0, 2].into()), "it can be bound, and no interface has it");
+        // TEST-NET-1 and the documentation prefix are nobody's.
+        assert!(!is_local([192, 0, 2, 1].into()) && !is_local("2001:db8::1".parse().unwrap()));
     }
 
     proptest! {

@@ -26,6 +26,9 @@ impl fmt::Display for Ballot {
     }
 }
 
+/// Names and addresses, by rank.
+pub type WrittenHosts = Box<[(InstanceId, Option<IpAddr>)]>;
+
 /// What a founding is over. Two nodes may only talk about a founding if theirs are equal: then they count the same
 /// quorums over the same acceptors.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -40,7 +43,7 @@ pub struct Charter {
     pub claim: Option<String>,
     /// A written roster's, all of it that stands: nobody but its writers vouches that two nodes mean the same hosts by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub written: Option<Vec<(InstanceId, Option<IpAddr>)>>,
+    pub written: Option<WrittenHosts>,
 }
 
 impl fmt::Display for Charter {

@@ -207,7 +207,7 @@ def test_a_fresh_host_with_a_broken_file_says_so_and_goes_on_when_it_is_mended(l
         (None, "No such file"),
         (TRUNCATED, "can't be read: EOF"),
         ("[]", "is empty"),
-        (json.dumps(whole[:2]), f"none of its addresses is this host's ({broken.address}"),
+        (json.dumps(whole[:2]), "no address there is this host's"),
         (json.dumps([*whole, {**whole[1], "host": "db-4"}]), "is there twice"),
         (json.dumps([*whole[:2], {**whole[2], "state": "terminated"}]), "this host is db-3, which is terminated there"),
     ):
@@ -268,6 +268,22 @@ def test_hosts_with_lists_that_differ_never_found(lab):
         assert no_etcd_ran(*nodes)
     write(whole, nodes[2])
     wait_formed(lab, *nodes)
+
+
+@in_a_hub
+def test_a_fleet_that_is_called_terminated_and_lives_is_not_founded_beside(lab):
+    """A slip of the pen about hosts that run must not become a second cluster; once they are off, it is the operator's word."""
+    old = form(lab)
+    new = hosts(lab, "db-4", "db-5", "db-6")
+    write([*(entry(node, state="terminated") for node in old), *map(entry, new)], *new)
+    start(*new)
+    for node in new:
+        wait_said(lab, node, "hold: spare: the cluster has all its 3 members")
+    wait_looks(lab, *new)
+    wait_formed(lab, *old)
+    for node in old:
+        node.power_off()
+    wait_formed(lab, *new)
 
 
 @in_a_hub
