@@ -87,7 +87,8 @@ def works(lab, nodes: list[Node]) -> None:
     assert sorted(member["peerURLs"] for member in members["members"]) == sorted([one.peer_url] for one in nodes)
     assert not members["notes"]
     assert f"listed as {node.peer_url}" in run_on(lab, node, "plan")
-    assert run_on(lab, node, "discover").count("fd77::") == 3
+    listed = sorted(row.split()[2] for row in run_on(lab, node, "discover").splitlines()[1:4])
+    assert listed == [one.address for one in nodes]
     with urllib.request.urlopen(f"http://[{node.address}]:2382/readyz", timeout=5) as answer:
         assert answer.status == 200
 
