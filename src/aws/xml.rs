@@ -177,7 +177,7 @@ impl Fold {
                 "/instanceId" => self.draft.id = self.take(),
                 "/privateIpAddress" => self.draft.address = Some(self.take()),
                 "/ipv6Address" => self.draft.ipv6 = Some(self.take()),
-                // An older answer has it here only; the first interface's first is the one that IMDS shows.
+                // The first interface's first is the one that IMDS shows.
                 "/networkInterfaceSet/item/ipv6AddressesSet/item/ipv6Address" if self.draft.ipv6.is_none() => {
                     self.draft.ipv6 = Some(self.take());
                 }
