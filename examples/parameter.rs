@@ -25,7 +25,7 @@ fn read() -> Result<i32, Failure> {
     let value = runtime.block_on(async {
         let imds = cloud::metadata_service(&config);
         let region = cloud::fetch_identity(&config, &imds).await?.region;
-        Cloud::new(&config, imds, Some(&region)).parameters().fetch(&name).await
+        Cloud::new(&config, imds, region.as_deref()).parameters().fetch(&name).await
     })?;
     let digest = digest::digest(&digest::SHA256, value.expose().as_bytes());
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();

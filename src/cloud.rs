@@ -1,5 +1,6 @@
-//! EC2 and the metadata service as one instance sees them.
+//! EC2 and the metadata service as one instance sees them, or the roster that stands in their place.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::hook::Hooks;
 use crate::http::Client;
 use crate::ledger::Identity;
 use crate::notice::Notices;
+use crate::roster::Written;
 use crate::tls::Trust;
 
 /// The original's default region, where nothing names one.
@@ -30,6 +32,8 @@ pub enum Error {
     Imds(imds::Error),
     Ec2(ec2::Error),
     Ssm(ssm::Error),
+    /// A written roster's.
+    Roster(String),
 }
 
 impl fmt::Display for Error {
@@ -38,6 +42,7 @@ impl fmt::Display for Error {
             Self::Imds(error) => write!(f, "{error}"),
             Self::Ec2(error) => write!(f, "{error}"),
             Self::Ssm(error) => write!(f, "{error}"),
+            Self::Roster(error) => f.write_str(error),
         }
     }
 }
@@ -47,7 +52,7 @@ impl std::error::Error for Error {}
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let denied = match &error {
-            Error::Imds(_) => false,
+            Error::Imds(_) | Error::Roster(_) => false,
             Error::Ec2(ec2::Error::Unanswered(caller::Error::Credentials(cause)))
             | Error::Ssm(ssm::Error::Unanswered(caller::Error::Credentials(cause))) => {
                 !matches!(cause, credentials::Error::Imds(_))
@@ -70,6 +75,15 @@ pub struct Cloud {
     notices: Arc<Notices>,
     hooks: Arc<Hooks>,
     tags: Vec<(String, String)>,
+    written: Option<Written>,
+}
+
+/// All instances, with what is only shown to people.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    pub roster: Roster,
+    /// The instances' Name tags.
+    pub names: BTreeMap<InstanceId, String>,
 }
 
 /// Systems Manager's Parameter Store.
@@ -89,11 +103,16 @@ impl Parameters {
     }
 }
 
-/// Our identity by the metadata service. Asked for once: none of it changes while an instance runs.
+/// Our identity by the metadata service, or by the written roster. Asked for once: none of it changes while an instance runs.
 ///
 /// # Errors
-/// [`Error::Imds`].
+/// [`Error::Imds`], [`Error::Roster`].
 pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Error> {
+    if let Some(written) = &config.written {
+        let own = written.roster_of_ours().map_err(Error::Roster)?.1;
+        let address = own.address.ok_or_else(|| Error::Roster(format!("{written}: {} has no address", own.id)))?;
+        return Ok(Identity { instance: own.id.0, region: None, address, hostname: own.private_dns });
+    }
     let document = imds.fetch_identity().await.map_err(Error::Imds)?;
     // A certificate is for the name as well.
     let hostname =
@@ -101,7 +120,11 @@ pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Er
             true => imds.fetch_local_hostname().await.map_err(Error::Imds)?,
             false => None,
         };
-    Ok(Identity { instance: document.instance_id, region: document.region, address: document.private_ip, hostname })
+    let address = match document.private_ip {
+        Some(address) => address,
+        None => imds.fetch_ipv6().await.map_err(Error::Imds)?,
+    };
+    Ok(Identity { instance: document.instance_id, region: Some(document.region), address, hostname })
 }
 
 /// A client of the metadata service. It never goes through a proxy and needs no TLS.
@@ -132,40 +155,81 @@ impl Cloud {
         let names = config.lifecycle_hooks.clone();
         let hooks = Hooks::new(imds.clone(), ec2.clone(), autoscaling, notices.clone(), names);
         let tags = config.tags.clone();
-        Self { imds, ec2, ssm, caller, tags, claim: Arc::new(claim), notices, hooks: Arc::new(hooks) }
+        let written = config.written.clone();
+        Self { imds, ec2, ssm, caller, tags, written, claim: Arc::new(claim), notices, hooks: Arc::new(hooks) }
     }
 
-    /// Every instance of the filter.
+    /// Every instance of the filter, or of the written roster, as long as that has this instance in it.
     ///
     /// # Errors
-    /// [`Error::Ec2`].
-    pub async fn roster(&self) -> Result<Roster, Error> {
+    /// [`Error::Ec2`], [`Error::Roster`].
+    pub async fn roster(&self, me: &InstanceId) -> Result<Roster, Error> {
+        if let Some(written) = &self.written {
+            let (roster, own) = written.roster_of_ours().map_err(Error::Roster)?;
+            return match own.id == *me {
+                true => Ok(roster),
+                false => Err(Error::Roster(format!(
+                    "{written}: this host is {} there, and runs as {me}; restart this node if it is to go by that name",
+                    own.id
+                ))),
+            };
+        }
         let mut instances = Vec::new();
         let seen_at = self.each_instance(|described| instances.push(described.instance)).await?;
         Ok(Roster::new(instances, seen_at))
     }
 
+    /// The same, whether or not this instance is among them, with their names.
+    ///
+    /// # Errors
+    /// [`Error::Ec2`], [`Error::Roster`].
+    pub async fn fleet(&self) -> Result<Fleet, Error> {
+        let (mut instances, mut names) = (Vec::new(), BTreeMap::new());
+        let keep = |Described { instance, tags, .. }| {
+            let name = tags.into_iter().find(|(key, _)| key == "Name");
+            names.extend(name.map(|(_, name)| (instance.id.clone(), name)));
+            instances.push(instance);
+        };
+        let seen_at = self.each_instance(keep).await?;
+        let roster = match self.written {
+            None => Roster::new(instances, seen_at),
+            Some(_) => Roster::written(instances, seen_at),
+        };
+        Ok(Fleet { roster, names })
+    }
+
     /// Every instance of the filter with its tags, as EC2 lists them, none of them kept; EC2's clock at the end.
     ///
     /// # Errors
-    /// [`Error::Ec2`].
-    pub async fn each_instance(&self, each: impl FnMut(Described)) -> Result<i64, Error> {
+    /// [`Error::Ec2`], [`Error::Roster`].
+    pub async fn each_instance(&self, mut each: impl FnMut(Described)) -> Result<i64, Error> {
+        if let Some(written) = &self.written {
+            let roster = written.roster().map_err(Error::Roster)?;
+            roster.all().iter().for_each(|instance| each(Described { instance: instance.clone(), tags: Vec::new() }));
+            return Ok(roster.seen_at);
+        }
         self.ec2.describe_tagged(&self.imds, &self.tags, each).await.map_err(Error::Ec2)
     }
 
-    /// One instance by id; `None`: EC2 knows no such id.
+    /// One instance by id; `None`: EC2 knows no such id. A written roster that doesn't hold it says nothing of it.
     ///
     /// # Errors
-    /// [`Error::Ec2`].
+    /// [`Error::Ec2`], [`Error::Roster`].
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<Described>, Error> {
+        if let Some(written) = &self.written {
+            return Err(Error::Roster(format!("{written} says nothing of {id}")));
+        }
         self.ec2.describe_instance(&self.imds, id).await.map_err(Error::Ec2)
     }
 
     /// Whether EC2 calls an instance impaired.
     ///
     /// # Errors
-    /// [`Error::Ec2`].
+    /// [`Error::Ec2`], [`Error::Roster`]: only EC2 looks at it from outside.
     pub async fn is_impaired(&self, id: &InstanceId) -> Result<bool, Error> {
+        if let Some(written) = &self.written {
+            return Err(Error::Roster(format!("{written} says nothing of {id}'s health")));
+        }
         self.ec2.is_impaired(&self.imds, id).await.map_err(Error::Ec2)
     }
 

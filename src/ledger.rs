@@ -77,11 +77,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Who we are, kept for a start at which the metadata service is out of sight.
+/// Who we are, kept for a start at which the metadata service is out of sight, or a written roster can't be read.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
     pub instance: String,
-    pub region: String,
+    /// `None`: by a written roster.
+    pub region: Option<String>,
     pub address: IpAddr,
     pub hostname: Option<String>,
 }

@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod reach;
 pub mod reconcile;
 pub mod rollcall;
+pub mod roster;
 pub mod startup;
 pub mod status;
 pub mod tls;

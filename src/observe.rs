@@ -12,7 +12,9 @@ use crate::cloud::Cloud;
 use crate::cluster::claim::Claimed;
 use crate::cluster::leaving::Ending;
 use crate::cluster::paxos::Ledger;
-use crate::cluster::types::{ClusterId, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster};
+use crate::cluster::types::{
+    ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
+};
 use crate::cluster::view::{DataDir, EtcdSeen, Fate, Me, Peer, Policy, Sighting, View};
 use crate::config::Config;
 use crate::etcd::client;
@@ -83,6 +85,14 @@ impl Observer {
         &self.config.policy
     }
 
+    /// Why the roster can't be had, in its own terms.
+    fn blame(&self, cause: &str) -> String {
+        match self.config.written {
+            None => format!("EC2 can't be asked: {cause}"),
+            Some(_) => cause.to_owned(),
+        }
+    }
+
     /// Whether that instance is in the roster last seen.
     pub fn knows(&self, id: &InstanceId) -> bool {
         self.roster.as_ref().is_some_and(|(roster, _)| roster.find(id).is_some())
@@ -106,9 +116,10 @@ impl Observer {
     /// already right.
     pub async fn look(&mut self, own: &Own, with_roster: impl FnOnce(&Known<Roster>)) -> View {
         let has_data = own.data != DataDir::Fresh;
-        let roster = self.look_at_roster(if has_data { ROSTER_PATIENCE_WITH_DATA } else { ROSTER_PATIENCE }).await;
-        with_roster(&roster);
         let me = own.listed.instance.clone();
+        let patience = if has_data { ROSTER_PATIENCE_WITH_DATA } else { ROSTER_PATIENCE };
+        let roster = self.look_at_roster(&me, patience).await;
+        with_roster(&roster);
         // With EC2 out of sight, the peers of the last answer are still worth asking.
         let asked = roster.known().or(self.roster.as_ref().map(|(last, _)| last)).cloned().unwrap_or_default();
         let sightings = self.look_at_peers(&asked, &me).await;
@@ -148,19 +159,27 @@ impl Observer {
         view
     }
 
-    async fn look_at_roster(&mut self, patience: Duration) -> Known<Roster> {
+    async fn look_at_roster(&mut self, me: &InstanceId, patience: Duration) -> Known<Roster> {
+        // To read a file costs nothing.
         if let Some((roster, seen)) = &self.roster
+            && self.config.written.is_none()
             && clock::now() - *seen < ROSTER_SERVES
         {
             return Known::Known(roster.clone());
         }
-        let answer = tokio::time::timeout(patience, self.cloud.roster()).await;
+        let answer = tokio::time::timeout(patience, self.cloud.roster(me)).await;
         let roster = match answer {
             Ok(Ok(roster)) => roster,
-            Ok(Err(error)) => return Known::Unknown(error.to_string()),
-            Err(_) => return Known::Unknown(format!("no complete answer within {} s", patience.as_secs())),
+            Ok(Err(error)) => return Known::Unknown(self.blame(&error.to_string())),
+            Err(_) => {
+                return Known::Unknown(self.blame(&format!("no complete answer within {} s", patience.as_secs())));
+            }
         };
-        let shown = |roster: &Roster| roster.standing().map(|i| (i.launched, i.id.clone())).collect::<Vec<_>>();
+        let written = self.config.written.is_some();
+        let shown = |roster: &Roster| {
+            let all = roster.standing().map(|i| (i.launched, i.id.clone(), i.address.filter(|_| written)));
+            all.collect::<Vec<_>>()
+        };
         if self.roster.as_ref().is_none_or(|(last, _)| shown(last) != shown(&roster)) {
             self.roster_since = clock::now();
         }
@@ -171,7 +190,8 @@ impl Observer {
 
     async fn look_at_peers(&self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Sighting> {
         let mut probes = JoinSet::new();
-        for instance in roster.standing().filter(|i| i.id != *me) {
+        let asked = || roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i));
+        for instance in asked() {
             let id = instance.id.clone();
             let Some(address) = instance.address else {
                 probes.spawn(async move { (id, Sighting::Silent("EC2 shows no private address".to_owned())) });
@@ -186,7 +206,13 @@ impl Observer {
             };
             probes.spawn(async move { (id, probe.sight().await) });
         }
-        gather(probes, roster.standing().map(|i| &i.id).filter(|id| *id != me)).await
+        gather(probes, asked().map(|i| &i.id)).await
+    }
+
+    /// EC2's `terminated` is for ever. An operator's may be a slip: whoever answers there lives, whatever is written.
+    fn may_live(&self, roster: &Roster, instance: &Instance) -> bool {
+        let handed_on = || roster.standing().any(|i| i.address == instance.address);
+        instance.state != InstanceState::Terminated || (self.config.written.is_some() && !handed_on())
     }
 
     fn note_silence(&mut self, id: &InstanceId, sighting: &Sighting) -> Option<Silence> {
@@ -245,7 +271,7 @@ impl Observer {
         for member in members.iter().filter(|member| !alive.contains(&member.id)) {
             silent.insert(member.id);
             let since = *self.member_silences.entry(member.id).or_insert_with(clock::now);
-            let instance = owner(member, roster);
+            let instance = owner(member, roster, self.config.written.is_some());
             let (gone, ended_for) = match &instance {
                 None => (Known::Unknown("no instance can be named".to_owned()), None),
                 Some(id) => self.ask_gone(roster, id).await,
@@ -351,19 +377,25 @@ async fn gather<'a>(
     sightings
 }
 
-/// The instance a member belongs to: members are named by instance id; else the one at its address.
-pub fn owner(member: &Member, roster: &Roster) -> Option<InstanceId> {
-    if member.name.starts_with("i-") {
-        return Some(InstanceId(member.name.clone()));
+/// The instance a member belongs to: members are named by instance id; else the one at its address. In a written roster a
+/// name is its owner's only while it is there, and a named member is never taken for another that is terminated.
+pub fn owner(member: &Member, roster: &Roster, written: bool) -> Option<InstanceId> {
+    let named = InstanceId(member.name.clone());
+    if roster.find(&named).is_some() || (!written && member.name.starts_with("i-")) {
+        return Some(named);
     }
+    let may_own = |i: &&Instance| !written || member.name.is_empty() || i.state != InstanceState::Terminated;
     let at = |url: &String| {
         let uri = url.parse::<hyper::Uri>().ok()?;
         let host = uri.host()?.trim_matches(['[', ']']).to_owned();
-        let is_host = |i: &&crate::cluster::types::Instance| {
+        let is_host = |i: &&Instance| {
             i.address.is_some_and(|a| a.to_string() == host) || i.private_dns.as_deref() == Some(host.as_str())
         };
-        // The newest holder of an address is the one that counts.
-        roster.all().iter().rev().find(is_host).map(|i| i.id.clone())
+        // The newest holder of an address is the one that counts; where ages are unknown, the one that isn't terminated.
+        let mut holders = roster.all().iter().rev().filter(is_host).filter(may_own);
+        let newest =
+            holders.clone().find(|i| written && i.state != InstanceState::Terminated).or_else(|| holders.next());
+        newest.map(|i| i.id.clone())
     };
     member.peer_urls.iter().find_map(at)
 }
@@ -483,6 +515,31 @@ mod tests {
             assert!(!is_alive(&unread(&error(failure.clone())), ClusterId(1)), "{failure:?}");
         }
         assert!(!is_alive(&Sighting::HasData { cluster: Some(ClusterId(1)), chosen: None }, ClusterId(1)));
+    }
+
+    /// Gone is only who is terminated by name: not a host that was taken off the list, whoever had its address before.
+    #[test]
+    fn in_a_written_roster_a_member_is_its_name_s_and_no_other_s() {
+        let list = r#"[{"host": "old", "address": "10.0.0.1", "state": "terminated"}, {"host": "new", "address": "10.0.0.1"},
+                       {"host": "dead", "address": "10.0.0.2", "state": "terminated"}]"#;
+        let roster = Roster::written(crate::roster::parse(list.as_bytes()).unwrap(), 0);
+        let owner = |name: &str, address: &str| {
+            let member = Member {
+                id: MemberId(1),
+                name: name.to_owned(),
+                peer_urls: vec![format!("http://{address}:2380")],
+                client_urls: Vec::new(),
+                is_learner: false,
+            };
+            super::owner(&member, &roster, true).map(|id| id.0)
+        };
+        assert_eq!(owner("old", "10.0.0.1").as_deref(), Some("old"));
+        assert_eq!(owner("dead", "10.9.9.9").as_deref(), Some("dead"));
+        assert_eq!(owner("unlisted", "10.0.0.2"), None, "its address was another's who is dead");
+        assert_eq!(owner("i-unlisted", "10.9.9.9"), None, "no instance id says anything here");
+        assert_eq!(owner("own-name", "10.0.0.1").as_deref(), Some("new"));
+        assert_eq!(owner("", "10.0.0.1").as_deref(), Some("new"), "it never started");
+        assert_eq!(owner("", "10.0.0.2").as_deref(), Some("dead"));
     }
 
     /// Its etcd must not pay for a bug met while looking at another node.

@@ -63,7 +63,7 @@ impl Reconciler<'_> {
         };
         let view = self.observer.look(&own, |_| {}).await;
         if let Known::Unknown(cause) = &view.roster {
-            return Some(format!("reconcile: EC2 can't be asked: {cause}; nobody is removed"));
+            return Some(format!("reconcile: {cause}; nobody is removed"));
         }
         match cleaning::reconcile(self.observer.policy(), &view, status.cluster) {
             Ok((id, why)) => {

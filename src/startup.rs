@@ -55,12 +55,13 @@ pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) ->
     let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
     let version = Output::of(&program, "--version", reaper).map_err(missing)?;
     let identity = find_identity(config, &imds, &store, journal).await;
-    log::info!("this is {} at {} in {}", identity.instance, identity.address, identity.region);
-    journal.this_is(&identity.instance, &identity.address.to_string(), &identity.region);
+    let place = identity.region.as_ref().map_or_else(String::new, |region| format!(" in {region}"));
+    log::info!("this is {} at {}{place}", identity.instance, identity.address);
+    journal.this_is(&identity.instance, &identity.address.to_string(), identity.region.as_deref());
     let data = identity::settings(config, &identity).paths.inspect();
     let data = data.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
     let desk = Desk::new(store, identity::own_listing(config, &identity), data != DataDir::Fresh);
-    let cloud = Cloud::new(config, imds, Some(&identity.region));
+    let cloud = Cloud::new(config, imds, identity.region.as_deref());
     Ok(Startup { identity, program, version, desk, cloud })
 }
 
@@ -120,12 +121,14 @@ pub async fn find_release(version: Output) -> Option<Release> {
     Some(release)
 }
 
-/// Who we are: by the metadata service; with data, also by what it said last time.
+/// Who we are: by the metadata service, or the written roster; failing that, by what it said last time.
 async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Journal) -> Identity {
     let kept = store.identity().unwrap_or_else(|error| {
         log::warn!("{error}");
         None
     });
+    // Who we were by another kind of roster is nothing that this one could find us by.
+    let kept = kept.filter(|kept| kept.region.is_none() == config.written.is_some());
     let mut pause = FIRST_PAUSE;
     loop {
         let fetched = cloud::fetch_identity(config, imds);

@@ -9,9 +9,9 @@ use etcd_muster::cluster::claim::{Claim, Claimed, Establish, establish};
 use etcd_muster::cluster::cleaning::{Kept, UNHEALTHY_AFTER, reconcile};
 use etcd_muster::cluster::decide::{Attend, Running, attend, decide};
 use etcd_muster::cluster::leaving::Ending;
-use etcd_muster::cluster::paxos::{Accepted, Ballot, FirstStart, Joined};
+use etcd_muster::cluster::paxos::{Accepted, Answer, Ballot, Call, FirstStart, Joined, Standing, answer};
 use etcd_muster::cluster::step::{Absence, Alone, Halt, Hold, Quarantine, Removal, Step};
-use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
+use etcd_muster::cluster::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
 use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
 
 const LONG: Duration = Duration::from_secs(61);
@@ -231,6 +231,119 @@ fn one_of_two_may_found_when_the_other_is_terminated_but_not_over_a_shared_list(
     older.ledger.accepted =
         Some(Accepted { ballot: Ballot { round: 1, proposer: id('b'), nonce: 2 }, list: list("ab") });
     assert_eq!(*absence(&decide(&policy, &older)), Absence::OneOfTwo, "that list may have been chosen");
+}
+
+// ---- a written roster
+
+/// Addresses, and no ages but where they are given.
+fn written(names: &str, launched: Option<i64>) -> Roster {
+    let entry = |name| Instance {
+        launched,
+        address: Some([10, 0, 0, name as u8].into()),
+        ..instance(name, InstanceState::Running)
+    };
+    Roster::written(names.chars().map(entry).collect(), NOW)
+}
+
+fn by_list(me: char, names: &str, launched: Option<i64>) -> (Policy, View) {
+    let mut v = view(me, names);
+    (v.roster, v.roster_unchanged_for) = (Known::Known(written(names, launched)), LONG);
+    (Policy { written: true, ..policy(Some(names.len())) }, v)
+}
+
+#[test]
+fn in_a_written_roster_rank_is_the_order_and_nobody_s_age_is_guessed() {
+    let (policy, mut v) = by_list('c', "cab", None);
+    all_fresh(&policy, &mut v, "ab");
+    assert!(matches!(decide(&policy, &v), Step::Propose(_)), "all answer, and c is the first");
+    says(&mut v, 'b', Sighting::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::AgeUnknown(id('c')));
+    let vouched = Policy { found_absent: true, ..policy.clone() };
+    assert!(matches!(decide(&vouched, &v), Step::Propose(_)));
+    for (launched, founds) in [(NOW - 60, true), (NOW - 86_400, false), (NOW + 60, false)] {
+        let (policy, mut v) = by_list('c', "cab", Some(launched));
+        all_fresh(&policy, &mut v, "ab");
+        says(&mut v, 'b', Sighting::Refused, LONG);
+        assert_eq!(matches!(decide(&policy, &v), Step::Propose(_)), founds, "{}", launched - NOW);
+    }
+}
+
+#[test]
+fn lists_that_differ_never_agree() {
+    let (policy, mut v) = by_list('a', "abc", None);
+    let ours = written("abc", None);
+    let moved = Roster::written(
+        ours.all().iter().map(|i| Instance { address: Some([10, 9, 9, 9].into()), ..i.clone() }).collect(),
+        NOW,
+    );
+    for (theirs, why) in [
+        (written("acb", None), "another order"),
+        (written("abcd", None), "a spare more"),
+        (written("abc", Some(NOW - 60)), "ages"),
+        (moved, "other addresses"),
+    ] {
+        all_fresh(&policy, &mut v, "c");
+        says(&mut v, 'b', fresh('b', &policy.charter(&theirs)), NO_TIME);
+        let hold = decide(&policy, &v);
+        assert!(matches!(hold, Step::Hold(Hold::DifferentRoster { .. })), "{why}: {hold}");
+        assert!(hold.to_string().ends_with("give all the same MUSTER_ROSTER"), "{hold}");
+        let standing = Standing { charter: Some(policy.charter(&ours)), ..Standing::default() };
+        let ballot = Ballot { round: 1, proposer: id('b'), nonce: 2 };
+        let call = Call::Prepare { charter: policy.charter(&theirs), ballot };
+        assert!(matches!(answer(&v.ledger, &standing, &call), (Answer::DifferentRoster { .. }, None)), "{why}");
+    }
+}
+
+/// Each of two may be the first in its own file, and look for the other at an address that is wrong.
+#[test]
+fn one_of_two_by_a_list_founds_on_the_operators_word_only() {
+    let (policy, mut v) = by_list('a', "ab", Some(NOW - 60));
+    says(&mut v, 'b', Sighting::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::OneOfTwo);
+    let vouched = Policy { found_alone: true, ..policy.clone() };
+    assert!(matches!(decide(&vouched, &v), Step::FoundAlone { why: Alone::OperatorSaysSo, .. }));
+    let mut gone = view('a', "a");
+    let mut entries = written("ab", Some(NOW - 60)).all().to_vec();
+    entries[1].state = InstanceState::Terminated;
+    gone.roster = Known::Known(Roster::written(entries, NOW));
+    assert_eq!(*absence(&decide(&policy, &gone)), Absence::Terminated(id('b')));
+    let vouched = Policy { found_absent: true, ..policy };
+    assert!(matches!(decide(&vouched, &gone), Step::FoundAlone { why: Alone::OtherTerminated(_), .. }));
+}
+
+/// A name is no instance id: by another list another host may bear it, and live.
+#[test]
+fn the_member_that_bears_our_name_elsewhere_is_replaced_only_once_it_is_silent() {
+    let (policy, mut v) = by_list('c', "abc", None);
+    says(&mut v, 'a', etcd("abc", true), NO_TIME);
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    v.me.listed.peer_urls = vec!["http://new-c:2380".into()];
+    let kept = |step: Step| match step {
+        Step::Hold(Hold::NameTaken { kept, .. }) => kept,
+        other => panic!("{other}"),
+    };
+    assert_eq!(kept(decide(&policy, &v)), Kept::Alive);
+    v.roster = Known::Unknown("half a file".into());
+    assert_eq!(kept(decide(&policy, &v)), Kept::Alive, "nor while the list can't be read");
+    v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(29)));
+    assert_eq!(kept(decide(&policy, &v)), Kept::Dwell);
+    v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(30)));
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('c'), why: Removal::OwnOldId });
+    v.fates.insert(member_id('b'), fate('b', Known::Known(false), LONG));
+    assert!(matches!(kept(decide(&policy, &v)), Kept::QuorumAfter { .. }));
+    v.fates.clear();
+    v.me.listed = listed('c');
+    let at_home = Step::RemoveMember { id: member_id('c'), why: Removal::OwnOldId };
+    assert_eq!(decide(&policy, &v), at_home, "where it was, we are: its disk is lost");
+}
+
+#[test]
+fn a_host_of_unknown_age_believes_a_choice_only_if_it_took_part() {
+    let (policy, mut v) = by_list('c', "abc", None);
+    v.ledger.chosen = Some(list("abc"));
+    assert!(!matches!(decide(&policy, &v), Step::StartNew(_)), "it may have run before, and been wiped");
+    v.ledger.promised = Some(Ballot { round: 1, proposer: id('a'), nonce: 1 });
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")));
 }
 
 // ---- a chosen list

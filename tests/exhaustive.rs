@@ -13,7 +13,7 @@ use etcd_muster::cluster::decide::decide;
 use etcd_muster::cluster::leaving::Ending;
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
 use etcd_muster::cluster::step::{Hold, Quarantine, Removal, Step};
-use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, Member, MemberId, Roster};
+use etcd_muster::cluster::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
 use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -140,6 +140,10 @@ fn rosters(names: &str) -> Vec<Known<Roster>> {
         Known::Known(young.clone()),
         with('y', InstanceState::Terminated),
         Known::Known(Roster::new(young.all().to_vec(), NOW + 86_400)),
+        Known::Known(Roster::written(
+            young.all().iter().map(|i| Instance { launched: None, ..i.clone() }).collect(),
+            NOW,
+        )),
         Known::Known(Roster::new(young.all().iter().filter(|i| i.id != id(ME)).cloned().collect(), NOW)),
         Known::Unknown("RequestLimitExceeded".to_owned()),
     ]
@@ -378,8 +382,8 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             let Known::Known(roster) = &v.roster else { return Err("G4: founding without EC2") };
             held(roster.find(&id(ME)).is_some(), "founding by one who isn't in the roster")?;
             let everybody = answering + 1 == roster.standing().count();
-            let spotless =
-                roster.terminated().next().is_none() && roster.standing().all(|i| roster.age(i) < policy.found_window);
+            let spotless = roster.terminated().next().is_none()
+                && roster.standing().all(|i| roster.age(i).is_some_and(|age| age < policy.found_window));
             let alone = match step {
                 Step::FoundAlone { .. } => true,
                 Step::Claim(claiming) => claiming.list.members.len() == 1,

@@ -17,6 +17,8 @@ mod imds_and_json;
 mod pem;
 #[path = "../fuzz/fuzz_targets/roll_call.rs"]
 mod roll_call;
+#[path = "../fuzz/fuzz_targets/roster.rs"]
+mod roster;
 #[path = "../fuzz/fuzz_targets/tls_hello.rs"]
 mod tls_hello;
 #[path = "../fuzz/fuzz_targets/wal.rs"]
@@ -44,7 +46,7 @@ macro_rules! replayed {
     };
 }
 
-replayed! { certificate config ec2_xml http_answer imds_and_json pem roll_call tls_hello wal }
+replayed! { certificate config ec2_xml http_answer imds_and_json pem roll_call roster tls_hello wal }
 
 fn replay(target: &str, holds: impl Fn(&[u8])) {
     let dir = fuzz().join("corpus_seed").join(target);

@@ -114,7 +114,15 @@ impl Drop for World {
 
 fn instance(id: &str, launched: i64, state: InstanceState) -> Instance {
     let id = InstanceId(id.to_owned());
-    Instance { id, state, launched, changed: None, address: None, private_dns: None, zone: String::new() }
+    Instance {
+        id,
+        state,
+        launched: Some(launched),
+        changed: None,
+        address: None,
+        private_dns: None,
+        zone: String::new(),
+    }
 }
 
 fn policy() -> Policy {
@@ -129,6 +137,7 @@ fn policy() -> Policy {
         clean_dwell: Duration::from_secs(30),
         token_prefix: "t".to_owned(),
         claim: None,
+        written: false,
         filter: "etcd=1".to_owned(),
     }
 }

@@ -57,6 +57,10 @@ class Reply:
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
 
+def in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
 # None drops the connection without a word.
 Answer = Callable[[Request], Optional[Reply]]
 
@@ -76,12 +80,13 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        return f"{'http' if self._tls is None else 'https'}://{self.address}:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://{in_url(self.address)}:{self.port}"
 
     def start(self) -> HttpServer:
         if self._listener is not None:
             return self
-        listener = socket.create_server((self.address, self.port), backlog=128)
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        listener = socket.create_server((self.address, self.port), family=family, backlog=128)
         self.port = listener.getsockname()[1]
         self._listener = listener
         self._acceptor = threading.Thread(target=self._accept, args=(listener,), daemon=True)

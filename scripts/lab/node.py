@@ -23,6 +23,7 @@ from lab import install
 from lab.ec2 import Ec2
 from lab.ec2_front import Ec2Front, Rule
 from lab.etcd import CLIENT_PORT, NOT_YET, PEER_PORT, EtcdClient
+from lab.http_server import in_url
 from lab.imds import PORT, Imds
 from lab.instance import Instance
 from lab.netns import Host, Hub
@@ -70,8 +71,8 @@ class Node:
     data = property(lambda self: self.directory / "data")
     wal = property(lambda self: self.directory / "wal")
     ssl = property(lambda self: self.directory / "ssl")
-    peer_url = property(lambda self: f"{self.security.scheme('peer')}://{self.address}:{PEER_PORT}")
-    client_url = property(lambda self: f"{self.security.scheme('client')}://{self.address}:{CLIENT_PORT}")
+    peer_url = property(lambda self: f"{self.security.scheme('peer')}://{in_url(self.address)}:{PEER_PORT}")
+    client_url = property(lambda self: f"{self.security.scheme('client')}://{in_url(self.address)}:{CLIENT_PORT}")
 
     def secure(self, security: Security) -> None:
         """Speak so from the next start on; own certificates are for the address and the name it has now."""

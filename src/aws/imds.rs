@@ -68,7 +68,8 @@ impl std::error::Error for Error {}
 pub struct IdentityDocument {
     pub instance_id: String,
     pub region: String,
-    pub private_ip: std::net::IpAddr,
+    /// `None`: it has IPv6 addresses only.
+    pub private_ip: Option<std::net::IpAddr>,
 }
 
 /// A client of one metadata service, with its session token.
@@ -111,6 +112,16 @@ impl Imds {
         let path = "dynamic/instance-identity/document";
         let text = self.fetch(path).await?.ok_or_else(|| not_found(path))?;
         serde_json::from_str(&text).map_err(|e| Error::Malformed { path: path.to_owned(), cause: e.to_string() })
+    }
+
+    /// The first IPv6 address of the first network interface.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn fetch_ipv6(&self) -> Result<std::net::IpAddr, Error> {
+        let path = "meta-data/ipv6";
+        let text = self.fetch(path).await?.ok_or_else(|| not_found(path))?;
+        text.trim().parse().map_err(|e: std::net::AddrParseError| malformed(path, &e))
     }
 
     /// The private DNS name; `None`: the service has none.

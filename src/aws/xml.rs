@@ -118,6 +118,7 @@ struct Draft {
     state: String,
     launched: String,
     address: Option<String>,
+    ipv6: Option<String>,
     private_dns: Option<String>,
     zone: String,
     reason: String,
@@ -175,6 +176,11 @@ impl Fold {
                 }
                 "/instanceId" => self.draft.id = self.take(),
                 "/privateIpAddress" => self.draft.address = Some(self.take()),
+                "/ipv6Address" => self.draft.ipv6 = Some(self.take()),
+                // The first interface's first is the one that IMDS shows.
+                "/networkInterfaceSet/item/ipv6AddressesSet/item/ipv6Address" if self.draft.ipv6.is_none() => {
+                    self.draft.ipv6 = Some(self.take());
+                }
                 "/privateDnsName" => self.draft.private_dns = Some(self.take()),
                 "/reason" => self.draft.reason = self.take(),
                 "/launchTime" => self.draft.launched = self.take(),
@@ -241,8 +247,12 @@ impl Draft {
         }
         let state = InstanceState::parse(&self.state).ok_or_else(|| field("instanceState", &self.state))?;
         let launched = clock::parse_rfc3339(&self.launched).ok_or_else(|| field("launchTime", &self.launched))?;
-        let address = match self.address.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => Some(text.parse().map_err(|_| field("privateIpAddress", text))?),
+        // By IPv4 where there is one, as the metadata service does.
+        let addresses = [("privateIpAddress", &self.address), ("ipv6Address", &self.ipv6)];
+        let given =
+            addresses.into_iter().find_map(|(name, text)| Some((name, text.as_deref().filter(|t| !t.is_empty())?)));
+        let address = match given {
+            Some((name, text)) => Some(text.parse().map_err(|_| field(name, text))?),
             None => None,
         };
         // StateTransitionReason: "User initiated (2015-12-22 10:44:05 GMT)".
@@ -251,7 +261,7 @@ impl Draft {
         let instance = Instance {
             id: InstanceId(self.id),
             state,
-            launched,
+            launched: Some(launched),
             changed,
             address,
             private_dns: self.private_dns.filter(|name| !name.is_empty()),
@@ -291,10 +301,24 @@ mod tests {
         let Described { instance, tags } = &page.instances[0];
         assert_eq!(instance.changed, Some(1_450_781_100));
         assert_eq!(page.next_token.as_deref(), Some("more&more"));
-        assert_eq!((instance.id.0.as_str(), instance.launched), ("i-0a", 1_450_781_045));
+        assert_eq!((instance.id.0.as_str(), instance.launched), ("i-0a", Some(1_450_781_045)));
         assert_eq!(instance.address.unwrap().to_string(), "10.0.0.1");
         let tag = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(*tags, [tag("etcd", "1"), tag("Name", "a <b> é")]);
+    }
+
+    #[test]
+    fn an_instance_without_ipv4_is_at_its_ipv6_address() {
+        let address = |text: &str| read(text).unwrap().instances[0].instance.address.map(|a| a.to_string());
+        let interface = "<privateIpAddress>10.9.9.9</privateIpAddress>";
+        let within = "<ipv6AddressesSet><item><ipv6Address>fd00::9</ipv6Address></item></ipv6AddressesSet>";
+        let both = PAGE.replace(interface, &format!("{interface}{within}"));
+        assert_eq!(address(&both).as_deref(), Some("10.0.0.1"));
+        let only = both.replace("<privateIpAddress>10.0.0.1</privateIpAddress>", "");
+        assert_eq!(address(&only).as_deref(), Some("fd00::9"));
+        let own = only.replace("<tagSet><item><key>etcd", "<ipv6Address>fd00::1</ipv6Address><tagSet><item><key>etcd");
+        assert_eq!(address(&own.replacen("fd00::1", "fd00::2", 0)).as_deref(), Some("fd00::1"));
+        assert!(matches!(read(&own.replace("fd00::1", "fd00")), Err(Malformed::Field { field: "ipv6Address", .. })));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub enum Kept {
     Off,
     /// No instance could be named for it.
     NoInstance,
-    /// EC2 shows its instance in being.
+    /// Its instance is in being, by EC2's or the written roster's word.
     Standing(InstanceId),
     /// EC2 could not be asked.
     Unknown(InstanceId, String),
@@ -86,6 +86,23 @@ pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member
         Err(_) if policy.clean == Clean::Unhealthy && fate.silent_for >= UNHEALTHY_AFTER => Removal::Unhealthy,
         Err(kept) => return Err(kept),
     };
+    may_go(view, cluster, member).map(|()| why)
+}
+
+/// For a member that bears our name in a written roster and isn't where we are.
+///
+/// # Errors
+/// Why it is kept.
+pub fn has_fallen_silent(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+    let fate = view.fates.get(&member.id).ok_or(Kept::Alive)?;
+    match fate.silent_for >= policy.clean_dwell {
+        true => may_go(view, cluster, member),
+        false => Err(Kept::Dwell),
+    }
+}
+
+/// The cluster can do without it now.
+fn may_go(view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
     // One change at a time (G3): a learner that answers is one.
     let on_its_way = |m: &&Member| m.is_learner && m.id != member.id && !view.fates.contains_key(&m.id);
     if let Some(learner) = cluster.members.iter().find(on_its_way) {
@@ -97,5 +114,5 @@ pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member
     if answering < needed {
         return Err(Kept::QuorumAfter { answering, needed });
     }
-    Ok(why)
+    Ok(())
 }

@@ -148,7 +148,8 @@ fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
 /// other may have run before, and voted. (Found by the tests, and again by the model for a list that was pushed.)
 pub(super) fn may_believe(policy: &Policy, view: &View) -> bool {
     let took_part = view.ledger.promised.is_some() || view.ledger.saw_unclaimed;
-    let young = |roster: &Roster| roster.find(&view.me.instance).is_some_and(|me| roster.age(me) < policy.found_window);
+    let young =
+        |roster: &Roster| roster.find(&view.me.instance).is_some_and(|me| roster.is_younger(me, policy.found_window));
     took_part || policy.found_absent || view.roster.known().is_some_and(young)
 }
 
@@ -199,6 +200,14 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
     if named && !at_our_urls && me.name != view.me.instance.0 && held_by_another(view, member) {
         let (name, urls) = (member.name.clone(), member.peer_urls.clone());
         return Step::Halt(Halt::NameInUse { name, member: member.id, urls });
+    }
+    // A name that an operator wrote is no proof as an instance id is: another host may bear it still, by another list.
+    if named
+        && !at_our_urls
+        && policy.written
+        && let Err(kept) = cleaning::has_fallen_silent(policy, view, etcd, member)
+    {
+        return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
     }
     if !named && !member.name.is_empty() {
         // Another instance's member at our address: its owner may have moved and still hold its data.

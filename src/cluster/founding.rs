@@ -30,7 +30,8 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
         && have == 1
     {
         // Its whole life lay inside the founding window, and ours: it can't have been in a cluster that had time to be forgotten.
-        if policy.found_absent || roster.all().iter().all(|i| roster.age(i) < policy.found_window) {
+        let young = || !policy.written && roster.all().iter().all(|i| roster.is_younger(i, policy.found_window));
+        if policy.found_absent || young() {
             return alone(policy, view, roster, Alone::OtherTerminated(other));
         }
         return Err(Hold::Absent { absent: vec![other.clone()], why: Absence::Terminated(other) });
@@ -96,7 +97,8 @@ fn young(policy: &Policy, roster: &Roster) -> Result<(), Absence> {
     if let Some(instance) = roster.terminated().next() {
         return Err(Absence::Terminated(instance.id.clone()));
     }
-    match roster.standing().find(|i| roster.age(i) >= policy.found_window) {
+    match roster.standing().find(|i| !roster.is_younger(i, policy.found_window)) {
+        Some(instance) if roster.age(instance).is_none() => Err(Absence::AgeUnknown(instance.id.clone())),
         Some(instance) => Err(Absence::Aged(instance.id.clone())),
         None => Ok(()),
     }
@@ -117,8 +119,12 @@ fn one_of_two(policy: &Policy, view: &View, roster: &Roster, me: &Instance, othe
         young(policy, roster).or_else(hold_with(other))?;
         return alone(policy, view, roster, Alone::ClaimDecides);
     }
+    // Two lists may call each of two the first, at an address that is wrong: nobody but their writers knows that they are one.
+    if policy.written {
+        return hold(Absence::OneOfTwo);
+    }
     // Both could claim the same proof of each other; the older one may, the younger joins it.
-    let oldest = me.rank() < other.rank();
+    let oldest = roster.ranks_before(&me.id, &other.id);
     let why = match peer {
         Some(Peer { refused_throughout: true, .. }) => Alone::OtherRefused(other.id.clone()),
         Some(Peer { sighting: Sighting::Silent(_), impaired: Known::Known(true), .. }) => {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ impl fmt::Display for Ballot {
     }
 }
 
+/// Names and addresses, by rank.
+pub type WrittenHosts = Box<[(InstanceId, Option<IpAddr>)]>;
+
 /// What a founding is over. Two nodes may only talk about a founding if theirs are equal: then they count the same
 /// quorums over the same acceptors.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -33,17 +37,25 @@ pub struct Charter {
     pub size: usize,
     pub token_prefix: String,
     /// The first N of the roster by rank. The launch time is in it, because it changes at stop/start.
-    pub first: Vec<(InstanceId, LaunchTime)>,
+    pub first: Vec<(InstanceId, Option<LaunchTime>)>,
     /// `MUSTER_CLAIM`: those who claim and those who vote must not count each other.
     #[serde(default)]
     pub claim: Option<String>,
+    /// A written roster's, all of it that stands: nobody but its writers vouches that two nodes mean the same hosts by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<WrittenHosts>,
 }
 
 impl fmt::Display for Charter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids: Vec<&str> = self.first.iter().map(|(id, _)| id.0.as_str()).collect();
         write!(f, "{} of {}, token {}", ids.join(" "), self.size, self.token_prefix)?;
-        self.claim.iter().try_for_each(|claim| write!(f, ", claim {claim}"))
+        self.claim.iter().try_for_each(|claim| write!(f, ", claim {claim}"))?;
+        let Some(written) = &self.written else { return Ok(()) };
+        let at = |(id, address): &(InstanceId, Option<IpAddr>)| {
+            address.map_or_else(|| id.to_string(), |address| format!("{id}={address}"))
+        };
+        write!(f, ", list {}", written.iter().map(at).collect::<Vec<_>>().join(","))
     }
 }
 

@@ -170,6 +170,12 @@ pub enum Hold {
         member: MemberId,
         kept: Kept,
     },
+    /// By a written roster this host has the name of a member elsewhere.
+    NameTaken {
+        member: MemberId,
+        urls: Vec<String>,
+        kept: Kept,
+    },
     Settling,
     /// This instance is about to end: it joins nothing any more.
     Ending(Ending),
@@ -184,10 +190,12 @@ pub enum Hold {
 pub enum Absence {
     /// The grace time is not over.
     Grace { waited: Duration, grace: Duration },
-    /// EC2 shows terminated instances of the filter: one of them may have been in a cluster.
+    /// The roster shows terminated instances: one of them may have been in a cluster.
     Terminated(InstanceId),
     /// This instance is older than the founding window.
     Aged(InstanceId),
+    /// Nobody can say how old this instance is.
+    AgeUnknown(InstanceId),
     /// Fewer answer than make a quorum of N.
     TooFewAnswer { answering: usize, needed: usize },
     /// N is unset and the roster is too large, or changed.
@@ -234,7 +242,9 @@ impl fmt::Display for Removal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OwnOldId => f.write_str("it is this instance's place from before, and its disk holds nothing of it"),
-            Self::Gone(instance) => write!(f, "EC2 says {instance} is gone, it was silent, and the rest has quorum"),
+            Self::Gone(instance) => {
+                write!(f, "its instance {instance} is gone, it was silent, and the rest has quorum")
+            }
             Self::Unhealthy => {
                 f.write_str("it was silent for 5 minutes (MUSTER_CLEAN=unhealthy), and the rest has quorum")
             }
@@ -289,7 +299,7 @@ impl fmt::Display for Halt {
         match self {
             Self::TwoClusters { ids: found } => write!(
                 f,
-                "clusters {} both have quorum among the tagged instances; give one of them another tag, then restart this node",
+                "clusters {} both have quorum among the tagged (or listed) instances; give one of them another tag, then restart this node",
                 ids(found)
             ),
             Self::ForeignData { ours, living } => write!(
@@ -308,7 +318,7 @@ impl fmt::Display for Halt {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RosterUnknown { cause } => write!(f, "EC2 can't be asked: {cause}"),
+            Self::RosterUnknown { cause } => f.write_str(cause),
             Self::NotInRoster { filter, tags } => {
                 write!(f, "this instance doesn't match the filter {filter}; ")?;
                 match tags {
@@ -319,7 +329,7 @@ impl fmt::Display for Hold {
                 f.write_str("; tag it, or set MUSTER_TAGS")
             }
             Self::TooFewInstances { have, need } => {
-                write!(f, "{have} of at least {need} tagged instances (MUSTER_MIN_NODES); launch more")
+                write!(f, "{have} of at least {need} tagged (or listed) instances (MUSTER_MIN_NODES); launch more")
             }
             Self::NoAddress { instance } => write!(f, "{instance} has no usable private address yet"),
             Self::SameName { name, instances } => write!(
@@ -357,6 +367,9 @@ impl fmt::Display for Hold {
             Self::PeerMismatch { instance, cause } => {
                 write!(f, "{instance} can't be understood ({cause}); that is never read as \"no cluster\"")
             }
+            Self::DifferentRoster { instance, theirs: Some(theirs) } if theirs.written.is_some() => {
+                write!(f, "{instance} counts another founding ({theirs}); give all the same MUSTER_ROSTER")
+            }
             Self::DifferentRoster { instance, theirs: Some(theirs) } => {
                 write!(f, "{instance} counts another founding ({theirs}); waiting for EC2's answers to agree")
             }
@@ -371,6 +384,12 @@ impl fmt::Display for Hold {
                 write!(f, "spare: the cluster has all its {voters} members")?;
                 kept.iter().filter(|(_, why)| !matches!(why, Kept::Alive)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
             }
+            Self::NameTaken { member, urls, kept } => write!(
+                f,
+                "member {member} at {} has this host's name in MUSTER_ROSTER; {member} {kept}; give this host another name if both \
+                 are to live",
+                urls.join(",")
+            ),
             Self::AddressTaken { member, kept } => write!(f, "member {member} is listed at this address; {member} {kept}"),
             Self::Settling => f.write_str("the removal of the old member settles"),
             Self::Ending(ending) => write!(f, "this instance joins no more ({ending})"),
@@ -402,6 +421,11 @@ impl fmt::Display for Absence {
                 f,
                 "{id} is older than MUSTER_FOUND_WINDOW, so there may have been a cluster; MUSTER_FOUND_ABSENT=yes if not"
             ),
+            Self::AgeUnknown(id) => write!(
+                f,
+                "how old {id} is, nobody says (`launched` in MUSTER_ROSTER's file), so there may have been a cluster; \
+                 MUSTER_FOUND_ABSENT=yes if not"
+            ),
             Self::TooFewAnswer { answering, needed } => {
                 write!(f, "{answering} fresh instances answer, founding needs {needed}; start the others")
             }
@@ -424,7 +448,7 @@ impl fmt::Display for Kept {
             Self::NoInstance => {
                 f.write_str("is kept: no instance can be named for it; remove it by hand if it is dead")
             }
-            Self::Standing(id) => write!(f, "is kept: EC2 shows {id} in being"),
+            Self::Standing(id) => write!(f, "is kept: {id} is shown in being"),
             Self::Unknown(id, cause) => write!(f, "is kept: EC2 can't say what became of {id} ({cause})"),
             Self::Dwell => f.write_str("is kept until it has been silent for MUSTER_CLEAN_DWELL"),
             Self::ChangeInFlight(learner) => write!(f, "is kept until learner {learner} votes: one change at a time"),

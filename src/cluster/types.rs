@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// An EC2 instance id, `i-…`.
+/// An EC2 instance id, `i-…`; in a written roster the host's name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct InstanceId(pub String);
 
@@ -76,7 +76,8 @@ pub type LaunchTime = i64;
 pub struct Instance {
     pub id: InstanceId,
     pub state: InstanceState,
-    pub launched: LaunchTime,
+    /// `None`: a written roster may leave it out. Then nothing is known of its age.
+    pub launched: Option<LaunchTime>,
     /// When EC2 last changed its state, seconds since the epoch; `None` where EC2 gives no time (it does for what an API call
     /// changed).
     pub changed: Option<i64>,
@@ -86,29 +87,27 @@ pub struct Instance {
     pub zone: String,
 }
 
-impl Instance {
-    /// Oldest first; equal launch times by id.
-    pub fn rank(&self) -> (LaunchTime, &InstanceId) {
-        (self.launched, &self.id)
-    }
-}
-
-/// The instances of one complete DescribeInstances answer, by rank.
+/// The instances of one complete DescribeInstances answer, or of a list that an operator wrote (`MUSTER_ROSTER`), by rank.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Roster {
     by_rank: Vec<Instance>,
-    /// EC2's own clock when it answered (its Date header), seconds since the epoch.
+    /// EC2's own clock when it answered (its Date header), seconds since the epoch; of a written roster, ours.
     pub seen_at: i64,
 }
 
 impl Roster {
-    /// Sorts by rank, so that the order of EC2's answer never matters.
+    /// EC2's: oldest first, equal launch times by id, so that the order of its answer never matters.
     pub fn new(mut instances: Vec<Instance>, seen_at: i64) -> Self {
-        instances.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        instances.sort_by(|a, b| (a.launched, &a.id).cmp(&(b.launched, &b.id)));
         Self { by_rank: instances, seen_at }
     }
 
-    /// Every instance EC2 showed, terminated ones too, oldest first.
+    /// An operator's: rank is the order it is written in.
+    pub fn written(instances: Vec<Instance>, seen_at: i64) -> Self {
+        Self { by_rank: instances, seen_at }
+    }
+
+    /// Every instance of it by rank, terminated ones too.
     pub fn all(&self) -> &[Instance] {
         &self.by_rank
     }
@@ -119,7 +118,7 @@ impl Roster {
         self.by_rank.iter().filter(|i| i.state != InstanceState::Terminated)
     }
 
-    /// Those EC2 shows as terminated.
+    /// Those that are shown as terminated.
     pub fn terminated(&self) -> impl Iterator<Item = &Instance> {
         self.by_rank.iter().filter(|i| i.state == InstanceState::Terminated)
     }
@@ -129,9 +128,20 @@ impl Roster {
         self.by_rank.iter().find(|i| i.id == *id)
     }
 
-    /// How long ago an instance was launched, by EC2's clock.
-    pub fn age(&self, instance: &Instance) -> Duration {
-        Duration::from_secs(u64::try_from(self.seen_at - instance.launched).unwrap_or(0))
+    /// Whether the first of two comes before the other.
+    pub fn ranks_before(&self, first: &InstanceId, other: &InstanceId) -> bool {
+        self.by_rank.iter().find(|i| i.id == *first || i.id == *other).is_some_and(|i| i.id == *first)
+    }
+
+    /// How long ago an instance was launched, by the clock of whoever listed it; `None`: nobody can say.
+    pub fn age(&self, instance: &Instance) -> Option<Duration> {
+        // A launch that is still to come is a slip of the pen, or of a clock.
+        u64::try_from(self.seen_at.saturating_sub(instance.launched?)).ok().map(Duration::from_secs)
+    }
+
+    /// Whether it was launched less than so long ago. Of what nothing is known, no.
+    pub fn is_younger(&self, instance: &Instance, window: Duration) -> bool {
+        self.age(instance).is_some_and(|age| age < window)
     }
 }
 

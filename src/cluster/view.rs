@@ -31,8 +31,10 @@ pub struct Policy {
     pub token_prefix: String,
     /// `MUSTER_CLAIM`: the object that is claimed, if one is.
     pub claim: Option<String>,
-    /// The tag filter, in words, for reasons that name it.
+    /// The tag filter, or the written roster, in words, for reasons that name it.
     pub filter: String,
+    /// `MUSTER_ROSTER`: the roster is a list that an operator wrote.
+    pub written: bool,
 }
 
 impl Policy {
@@ -44,11 +46,13 @@ impl Policy {
     /// The founding this roster calls for.
     pub fn charter(&self, roster: &Roster) -> Charter {
         let size = self.size(roster);
+        let written = || roster.standing().map(|i| (i.id.clone(), i.address)).collect();
         Charter {
             size,
             token_prefix: self.token_prefix.clone(),
             first: roster.standing().take(size).map(|i| (i.id.clone(), i.launched)).collect(),
             claim: self.claim.clone(),
+            written: self.written.then(written),
         }
     }
 }

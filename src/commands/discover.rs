@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{find_cloud, table};
 use crate::aws::ec2::Described;
-use crate::cloud::{self, Cloud};
-use crate::cluster::types::{Instance, Roster};
+use crate::cloud::{self, Cloud, Fleet};
+use crate::cluster::types::Instance;
 use crate::config::Config;
 use crate::exit::Failure;
 
@@ -24,10 +24,10 @@ pub(super) struct Discover {
 
 impl Discover {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
-        // The region and the role come from the instance, unless both are given.
-        let cloud = match config.region {
-            Some(_) => Cloud::new(config, cloud::metadata_service(config), None),
-            None => find_cloud(config).await?.1,
+        // The region and the role come from the instance, unless both are given. A written list needs neither.
+        let cloud = match config.region.is_some() || config.written.is_some() {
+            true => Cloud::new(config, cloud::metadata_service(config), None),
+            false => find_cloud(config).await?.1,
         };
         match self.json {
             true => print_json(&cloud).await?,
@@ -37,21 +37,15 @@ impl Discover {
     }
 }
 
-/// Oldest first: the order in which a founding would rank them.
+/// In the order in which a founding would rank them.
 async fn print_table(cloud: &Cloud, filter: &str) -> Result<(), Failure> {
-    let mut names = BTreeMap::new();
-    let mut instances = Vec::new();
-    let keep = |Described { instance, tags, .. }| {
-        names.extend(tags.into_iter().find(|(key, _)| key == "Name").map(|(_, name)| (instance.id.clone(), name)));
-        instances.push(instance);
-    };
-    let seen_at = cloud.each_instance(keep).await?;
-    let roster = Roster::new(instances, seen_at);
+    let Fleet { roster, names } = cloud.fleet().await?;
     let row = |instance: &Instance| {
         let address = instance.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
-        let age = format!("{} s", roster.age(instance).as_secs());
+        let age = roster.age(instance).map_or_else(|| "-".to_owned(), |age| format!("{} s", age.as_secs()));
         let name = names.get(&instance.id).cloned().unwrap_or_else(|| "-".to_owned());
-        vec![instance.id.0.clone(), instance.state.name().to_owned(), address, instance.zone.clone(), age, name]
+        let zone = if instance.zone.is_empty() { "-" } else { &instance.zone };
+        vec![instance.id.0.clone(), instance.state.name().to_owned(), address, zone.to_owned(), age, name]
     };
     let rows: Vec<Vec<String>> = roster.all().iter().map(row).collect();
     table::print(&["INSTANCE", "STATE", "ADDRESS", "ZONE", "AGE", "NAME"], &rows);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::table;
-use crate::cloud::{self, Cloud};
+use crate::cloud::{self, Cloud, Fleet};
 use crate::cluster::types::{Instance, InstanceId, Known, Member, MemberId, Roster};
 use crate::config::Config;
 use crate::etcd::client::{self, Client, MemberList};
@@ -34,13 +34,6 @@ pub(super) struct Members {
     /// ask at this client URL instead of this node's own
     #[argh(option, arg_name = "URL")]
     endpoint: Option<String>,
-}
-
-/// EC2's listing, with the instances' Name tags.
-#[derive(Default)]
-struct Fleet {
-    roster: Roster,
-    names: BTreeMap<InstanceId, String>,
 }
 
 /// What a member says of itself; the trouble is why it doesn't, or why it isn't healthy.
@@ -110,11 +103,13 @@ impl Members {
             true => etcd.alarms(&url, ANSWER_TIMEOUT).await.map_err(|e| e.to_string()),
             false => Err("without a quorum nobody can say".to_owned()),
         };
-        let rows = join(&list, &answers, alarms.as_deref().unwrap_or_default(), fleet.known());
+        let written = config.written.is_some();
+        let rows = join(&list, &answers, alarms.as_deref().unwrap_or_default(), fleet.known(), written);
         notes.extend(fleet_trouble(&fleet));
         notes.extend(alarms.err().map(|cause| format!("alarms are unknown: {cause}")));
         notes.extend(unseen(&rows, &answers));
-        notes.extend(fleet.known().and_then(|fleet| strangers(&rows, &fleet.roster)));
+        let how = if written { "listed" } else { "tagged" };
+        notes.extend(fleet.known().and_then(|fleet| strangers(&rows, &fleet.roster, how)));
         self.print(&list.cluster.to_string(), &rows, &notes);
         failure.map_or(Ok(0), Err)
     }
@@ -139,14 +134,14 @@ async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity
     let imds = cloud::metadata_service(config);
     let cause = match tokio::time::timeout(IMDS_PATIENCE, cloud::fetch_identity(config, &imds)).await {
         Ok(Ok(own)) => {
-            let region = config.region.clone().unwrap_or_else(|| own.region.clone());
+            let region = config.region.clone().or_else(|| own.region.clone()).unwrap_or_default();
             return (Some(own), Ok(region));
         }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("the instance metadata service doesn't answer within {} s", IMDS_PATIENCE.as_secs()),
     };
     let kept = Store::peek_identity(&config.data).ok().flatten();
-    let region = config.region.clone().or_else(|| kept.as_ref().map(|own| own.region.clone()));
+    let region = config.region.clone().or_else(|| kept.as_ref().and_then(|own| own.region.clone()));
     if region.is_some() {
         notes.push(cause.clone());
     }
@@ -156,26 +151,25 @@ async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity
 async fn ask_ec2(config: &Config, region: Result<String, String>) -> Known<Fleet> {
     let region = match region {
         Ok(region) => region,
-        Err(cause) => return Known::Unknown(format!("the region is unknown: {cause}")),
+        Err(cause) if config.written.is_some() => return Known::Unknown(cause),
+        Err(cause) => return Known::Unknown(format!("EC2 can't be asked: the region is unknown: {cause}")),
     };
     let cloud = Cloud::new(config, cloud::metadata_service(config), Some(&region));
-    let (mut instances, mut names) = (Vec::new(), BTreeMap::new());
-    let asked = cloud.each_instance(|described| {
-        let name = described.tags.into_iter().find(|(key, _)| key == "Name");
-        names.extend(name.map(|(_, name)| (described.instance.id.clone(), name)));
-        instances.push(described.instance);
-    });
-    match tokio::time::timeout(EC2_PATIENCE, asked).await {
-        Ok(Ok(seen_at)) => Known::Known(Fleet { roster: Roster::new(instances, seen_at), names }),
-        Ok(Err(error)) => Known::Unknown(error.to_string()),
-        Err(_) => Known::Unknown(format!("no complete answer within {} s", EC2_PATIENCE.as_secs())),
+    match tokio::time::timeout(EC2_PATIENCE, cloud.fleet()).await {
+        Ok(Ok(fleet)) => Known::Known(fleet),
+        Ok(Err(error @ cloud::Error::Roster(_))) => Known::Unknown(error.to_string()),
+        Ok(Err(error)) => Known::Unknown(format!("EC2 can't be asked: {error}")),
+        Err(_) => {
+            let seconds = EC2_PATIENCE.as_secs();
+            Known::Unknown(format!("EC2 can't be asked: no complete answer within {seconds} s"))
+        }
     }
 }
 
 fn fleet_trouble(fleet: &Known<Fleet>) -> Option<String> {
     match fleet {
         Known::Known(_) => None,
-        Known::Unknown(cause) => Some(format!("EC2 can't be asked: {cause}")),
+        Known::Unknown(cause) => Some(cause.clone()),
     }
 }
 
@@ -241,6 +235,7 @@ fn join(
     answers: &BTreeMap<MemberId, Answer>,
     alarms: &[(MemberId, String)],
     fleet: Option<&Fleet>,
+    written: bool,
 ) -> Vec<Row> {
     let status = |id: MemberId| answers.get(&id).and_then(|answer| answer.status.as_ref());
     let leads = |id: MemberId| status(id).is_some_and(|s| s.leader == Some(id));
@@ -257,7 +252,7 @@ fn join(
             Some(_) if leader.is_some_and(|l| l.id == member.id) => "leader",
             Some(_) => "voter",
         };
-        let instance = owner(member, fleet.map_or(&no_roster, |fleet| &fleet.roster));
+        let instance = owner(member, fleet.map_or(&no_roster, |fleet| &fleet.roster), written);
         let raft_index = status.map(|s| s.raft_index);
         Row {
             role,
@@ -294,11 +289,11 @@ fn unseen(rows: &[Row], answers: &BTreeMap<MemberId, Answer>) -> Vec<String> {
 }
 
 /// Tagged instances that are no members: spares, newcomers, and those that hold.
-fn strangers(rows: &[Row], roster: &Roster) -> Option<String> {
+fn strangers(rows: &[Row], roster: &Roster, how: &str) -> Option<String> {
     let is_member = |i: &&Instance| rows.iter().any(|row| row.instance.as_ref() == Some(&i.id));
     let others: Vec<String> =
         roster.standing().filter(|i| !is_member(i)).map(|i| format!("{} ({})", i.id, i.state.name())).collect();
-    (!others.is_empty()).then(|| format!("tagged, and no member: {}", others.join(", ")))
+    (!others.is_empty()).then(|| format!("{how}, and no member: {}", others.join(", ")))
 }
 
 impl Row {
@@ -390,7 +385,7 @@ mod tests {
         let instance = |n: u8, state| Instance {
             id: InstanceId(format!("i-{n}")),
             state,
-            launched: i64::from(n),
+            launched: Some(i64::from(n)),
             changed: None,
             address: Some(std::net::IpAddr::from([10, 0, 0, n])),
             private_dns: None,
@@ -418,7 +413,7 @@ mod tests {
         let mut answers: BTreeMap<_, _> = [says(1, 1, 70, Some("no leader")), says(2, 2, 100, None)].into();
         answers.insert(MemberId(3), Answer { status: None, trouble: Some("refused".to_owned()) });
         let alarms = [(MemberId(2), "NOSPACE".to_owned())];
-        let rows = join(&list(), &answers, &alarms, Some(&fleet()));
+        let rows = join(&list(), &answers, &alarms, Some(&fleet()), false);
         let shown: Vec<String> = rows.iter().map(|row| row.cells().join("|")).collect();
         assert_eq!(
             shown,
@@ -431,13 +426,16 @@ mod tests {
         );
         assert_eq!(rows[1].json()["nameTag"], "blue");
         assert_eq!(unseen(&rows, &answers), ["i-1 isn't healthy: no leader", "i-3 doesn't answer: refused"]);
-        assert_eq!(strangers(&rows, &fleet().roster).as_deref(), Some("tagged, and no member: i-9 (pending)"));
+        assert_eq!(
+            strangers(&rows, &fleet().roster, "tagged").as_deref(),
+            Some("tagged, and no member: i-9 (pending)")
+        );
     }
 
     #[test]
     fn without_ec2_and_leader_the_rest_is_still_shown() {
         let answers = [says(1, 3, 70, None)].into();
-        let rows = join(&list(), &answers, &[], None);
+        let rows = join(&list(), &answers, &[], None, false);
         assert_eq!(rows[0].cells()[..7], ["i-1", "-", "-", "i-1", "1", "voter", "healthy"]);
         assert_eq!((rows[0].raft_behind, &rows[1].instance), (None, &None));
         assert!(unseen(&rows, &answers).iter().any(|note| note.starts_with("no leader answers")));

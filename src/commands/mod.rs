@@ -148,7 +148,7 @@ fn take_settings(words: &[String]) -> Result<(Vec<&str>, Settings), Failure> {
 async fn find_cloud(config: &Config) -> Result<(Identity, Cloud), Failure> {
     let imds = cloud::metadata_service(config);
     let identity = cloud::fetch_identity(config, &imds).await?;
-    let cloud = Cloud::new(config, imds, Some(&identity.region));
+    let cloud = Cloud::new(config, imds, identity.region.as_deref());
     Ok((identity, cloud))
 }
 

@@ -101,8 +101,8 @@ fn print_text(view: &View, step: &str) {
     }
     for (member, fate) in &view.fates {
         let gone = match &fate.gone {
-            Known::Known(true) => "EC2 says its instance is gone".to_owned(),
-            Known::Known(false) => "EC2 shows its instance".to_owned(),
+            Known::Known(true) => "its instance is gone".to_owned(),
+            Known::Known(false) => "its instance is shown in being".to_owned(),
             Known::Unknown(cause) => format!("unknown: {cause}"),
         };
         println!("member {member} doesn't answer; {gone}");

@@ -19,6 +19,7 @@ use crate::cluster::view::{Clean, Policy};
 use crate::etcd::settings::{self, Kind};
 use crate::logger::Format;
 use crate::proxy::Proxy;
+use crate::roster::Written;
 use crate::tls::CaFile;
 pub use security::{CaKey, Files, Minting, Origin, Security, is_secret};
 use variables::RETIRED;
@@ -35,8 +36,13 @@ const LOG_LEVELS: [(&str, LevelFilter); 5] = [
 
 const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
-/// The metadata service's address on every instance.
-const AWS_METADATA: &str = "http://169.254.169.254";
+/// The metadata service's address on every instance, by `AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE`. The SDKs take it in any case.
+const AWS_METADATA: [(&str, &str); 4] = [
+    ("IPv4", "http://169.254.169.254"),
+    ("IPv6", "http://[fd00:ec2::254]"),
+    ("ipv4", "http://169.254.169.254"),
+    ("ipv6", "http://[fd00:ec2::254]"),
+];
 
 /// How members are addressed in advertised URLs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +55,8 @@ pub enum MemberType {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub tags: Vec<(String, String)>,
+    /// `MUSTER_ROSTER`: `None`, the instances are EC2's.
+    pub written: Option<Written>,
     pub region: Option<String>,
     pub credentials: Source,
     pub imds_endpoint: String,
@@ -154,7 +162,11 @@ impl Reader<'_> {
         self.refuse_misspelt();
         let tags = self.tags();
         let token_prefix = self.text("ETCD_INITIAL_CLUSTER_TOKEN").unwrap_or("etcd-muster").to_owned();
-        let filter = tags.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
+        let written = self.roster();
+        let filter = match &written {
+            None => tags.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","),
+            Some(written) => written.to_string(),
+        };
         let size = self.number("MUSTER_CLUSTER_SIZE", 1..=MAX_CLUSTER_SIZE);
         let claim = self.claim();
         let policy = Policy {
@@ -170,6 +182,7 @@ impl Reader<'_> {
             token_prefix,
             claim: claim.as_ref().map(Object::to_string),
             filter,
+            written: written.is_some(),
         };
         if let Some(size) = size
             && size > 1
@@ -186,15 +199,21 @@ impl Reader<'_> {
         let data = self.text("ETCD_DATA_DIR").map_or_else(|| self.path("ED_DATA", "/etcd/data"), PathBuf::from);
         let (client, peer, minting) = self.security(&data);
         let notices = self.notices(minting.is_some(), &client);
-        let types = [("host", MemberType::Host), ("ip", MemberType::Ip)];
+        // What is written down are addresses; a host's name need not resolve.
+        let types = match written {
+            None => [("host", MemberType::Host), ("ip", MemberType::Ip)],
+            Some(_) => [("ip", MemberType::Ip), ("host", MemberType::Host)],
+        };
+        let metadata = self.choice("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", &AWS_METADATA);
         Config {
             tags,
+            written,
             region: ["DOCKER_AWSREG", "AWS_REGION", "AWS_DEFAULT_REGION"]
                 .iter()
                 .find_map(|k| self.text(k))
                 .map(str::to_owned),
             credentials: self.credentials(),
-            imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| AWS_METADATA.to_owned()),
+            imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| metadata.to_owned()),
             ec2_endpoint: self.url("AWS_ENDPOINT_URL_EC2").or_else(|| self.url("AWS_ENDPOINT_URL")),
             s3_endpoint: self.url("AWS_ENDPOINT_URL_S3").or_else(|| self.url("AWS_ENDPOINT_URL")),
             autoscaling_endpoint: self.url("AWS_ENDPOINT_URL_AUTO_SCALING").or_else(|| self.url("AWS_ENDPOINT_URL")),
@@ -299,6 +318,22 @@ impl Reader<'_> {
             }
         }
         tags
+    }
+
+    /// What only EC2's metadata service can tell is refused beside a list: it would wait for ever.
+    fn roster(&mut self) -> Option<Written> {
+        const NAME: &str = "MUSTER_ROSTER";
+        let value = self.text(NAME)?.to_owned();
+        let written = Written::parse(&value).unwrap_or_else(|why| {
+            self.wrong(NAME, why);
+            None
+        })?;
+        for name in ["MUSTER_LEAVE", "MUSTER_LIFECYCLE_HOOK"] {
+            if self.text(name).is_some_and(|value| value != "no") {
+                self.wrong(name, format!("needs EC2, and the instances are {NAME}={value}; unset one of the two"));
+            }
+        }
+        Some(written)
     }
 
     fn number(&mut self, name: &str, range: std::ops::RangeInclusive<usize>) -> Option<usize> {
@@ -650,6 +685,43 @@ mod tests {
         assert_eq!(
             problems(&beside),
             ["MUSTER_STATUS_LISTEN=0.0.0.0:2381: is a port that etcd listens on; give it another"]
+        );
+    }
+
+    #[test]
+    fn a_written_roster_has_no_features_of_ec2() {
+        let read_one = |value| read(&env(&[("MUSTER_ROSTER", value)])).ok();
+        assert_eq!(read_one("ec2").unwrap().written, None);
+        let config = read_one("static:a=10.0.0.1,b=[fd00::2]").unwrap();
+        assert_eq!(config.member_type, MemberType::Ip, "a name need not resolve");
+        assert!(config.written.is_some() && config.policy.written);
+        assert!(read_one("file:/etc/etcd-muster/roster.json").unwrap().written.is_some());
+        for wrong in ["static:", "static:a=10.0.0.1,b=10.0.0.1", "file:roster.json", "aws", "/etc/roster.json"] {
+            let said = problems(&[("MUSTER_ROSTER", wrong)]);
+            assert!(said.len() == 1 && said[0].starts_with(&format!("MUSTER_ROSTER={wrong}: ")), "{said:?}");
+        }
+        let list = ("MUSTER_ROSTER", "static:a=10.0.0.1");
+        assert_eq!(
+            problems(&[list, ("MUSTER_LEAVE", "on-terminate"), ("MUSTER_LIFECYCLE_HOOK", "up")]),
+            [
+                "MUSTER_LEAVE=on-terminate: needs EC2, and the instances are MUSTER_ROSTER=static:a=10.0.0.1; unset one of the two",
+                "MUSTER_LIFECYCLE_HOOK=up: needs EC2, and the instances are MUSTER_ROSTER=static:a=10.0.0.1; unset one of the two",
+            ]
+        );
+        assert!(problems(&[list, ("MUSTER_LEAVE", "no")]).is_empty());
+    }
+
+    #[test]
+    fn the_metadata_service_is_met_over_ipv6_where_that_is_said() {
+        let endpoint = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().imds_endpoint;
+        let mode = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6");
+        assert_eq!(endpoint(&[mode]), "http://[fd00:ec2::254]");
+        assert_eq!(endpoint(&[]), "http://169.254.169.254");
+        let given = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[::1]:1338");
+        assert_eq!(endpoint(&[mode, given]), "http://[::1]:1338");
+        assert_eq!(
+            problems(&[(mode.0, "v6")]),
+            ["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE=v6: is none of IPv4, IPv6, ipv4, ipv6"]
         );
     }
 

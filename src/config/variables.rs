@@ -23,6 +23,11 @@ const fn variable(name: &'static str, default: &'static str, meaning: &'static s
 
 /// Every variable that is read, besides etcd's own `ETCD_*` and AWS's.
 pub const VARIABLES: &[Variable] = &[
+    variable(
+        "MUSTER_ROSTER",
+        "ec2",
+        "where the instances are listed: ec2, static:host=address,host2=address2, or file:/path.json",
+    ),
     variable("DOCKER_EC2TAG", "etcd", "the tag an instance must carry"),
     variable("DOCKER_EC2VAL", "1", "that tag's value"),
     variable("MUSTER_TAGS", "DOCKER_EC2TAG=DOCKER_EC2VAL", "tags that must all match: key=value,key2=value2"),
@@ -32,7 +37,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("PEER_PORT", "2380", "etcd's peer port, also the roll call's"),
     variable("PEER_SCHEMA", "http, or https where there is a certificate", "the peer port's scheme"),
     variable("BOOTSTRAP_WAIT", "20", "longest pause between looks while nothing moves"),
-    variable("ETCD_MEMBER_TYPE", "host", "advertise by private DNS name (host) or address (ip)"),
+    variable(
+        "ETCD_MEMBER_TYPE",
+        "host, or ip where MUSTER_ROSTER lists addresses",
+        "advertise by private DNS name (host) or address (ip)",
+    ),
     variable("ED_HOME", "/etcd", "etcd is ED_HOME/bin/etcd, else found on PATH"),
     variable("ED_DATA", "/etcd/data", "etcd's data directory, and ours in ED_DATA/muster"),
     variable("ED_WAL", "/etcd/wal", "the volume of etcd's WAL"),
@@ -59,7 +68,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("MUSTER_ETCD_USER", "", "the user for an etcd with authentication on"),
     variable("MUSTER_ETCD_PASSWORD_FILE", "", "the file that holds that user's password"),
     variable("ETCD_OPTS", "", "flags for etcd: --flag=value words, each becomes its ETCD_ variable and wins over it"),
-    variable("MUSTER_CLUSTER_SIZE", "the number of tagged instances", "how many members the cluster is to have"),
+    variable(
+        "MUSTER_CLUSTER_SIZE",
+        "the number of tagged (or listed) instances",
+        "how many members the cluster is to have",
+    ),
     variable("MUSTER_MIN_NODES", "2", "how many instances founding waits for at least"),
     variable("MUSTER_FOUND_GRACE", "60", "how long an absent instance is waited for before founding without it"),
     variable("MUSTER_FOUND_WINDOW", "15m", "greatest age of an instance in a fleet that may found without the absent"),
@@ -69,7 +82,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MUSTER_CLEAN",
         "gone",
-        "which members may be removed: gone (by EC2's word), unhealthy (also those silent for 5 minutes), off",
+        "which members may be removed: gone (by EC2's or the list's word), unhealthy (also those silent for 5 minutes), off",
     ),
     variable("MUSTER_CLEAN_DWELL", "30", "how long a member must have been silent before it may be removed"),
     variable(

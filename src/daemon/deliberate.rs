@@ -260,9 +260,11 @@ impl Daemon {
     async fn wait(&mut self, hold: &Hold, pause: Duration) {
         let most = match hold {
             Hold::Absent { why: Absence::Grace { waited, grace }, .. } => grace.saturating_sub(*waited),
-            Hold::Settling | Hold::Spare { .. } | Hold::AddressTaken { .. } | Hold::AnotherJoins { .. } => {
-                RIPENING_PAUSE
-            }
+            Hold::Settling
+            | Hold::Spare { .. }
+            | Hold::AddressTaken { .. }
+            | Hold::NameTaken { .. }
+            | Hold::AnotherJoins { .. } => RIPENING_PAUSE,
             Hold::DifferentRoster { .. } => {
                 self.observer.expire_roster();
                 self.config.bootstrap_wait

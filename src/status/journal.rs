@@ -87,8 +87,8 @@ impl Journal {
     }
 
     /// Which instance this is.
-    pub fn this_is(&self, instance: &str, address: &str, region: &str) {
-        let (instance, address, region) = (instance.to_owned(), address.to_owned(), region.to_owned());
+    pub fn this_is(&self, instance: &str, address: &str, region: Option<&str>) {
+        let (instance, address, region) = (instance.to_owned(), address.to_owned(), region.map(str::to_owned));
         self.state().who = Some(Who { instance, address, region });
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Who};
 
 /// As many decisions as fit on a screen, each as long as fits on a line.
 const DECISIONS: usize = 12;
@@ -24,7 +24,8 @@ pub fn render(now: &Snapshot, asked: Option<&Asked>) -> String {
         let _infallible = writeln!(text, "{name:<11}{value}");
     };
     let who = now.identity.as_ref();
-    let who = who.map_or("not known yet".to_owned(), |w| format!("{} at {} in {}", w.instance, w.address, w.region));
+    let place = |w: &Who| w.region.as_ref().map_or_else(String::new, |region| format!(" in {region}"));
+    let who = who.map_or("not known yet".to_owned(), |w| format!("{} at {}{}", w.instance, w.address, place(w)));
     line("instance", who);
     line("supervisor", format!("{}, up {}", now.version, span(now.started.seconds_ago)));
     line("ready", if now.ready { "yes" } else { "no" }.to_owned());
@@ -90,7 +91,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::snapshot::{Decision, Who};
+    use crate::status::snapshot::Decision;
 
     #[test]
     fn times_are_told_in_two_units() {
@@ -114,7 +115,8 @@ mod tests {
         assert!(text.contains("  T49  add self: because") && !text.contains("T37 "), "{text}");
         assert!(text.lines().count() <= 24, "{text}");
         assert!(text.lines().all(|l| l.chars().count() <= 140), "{text}");
-        now.identity = Some(Who { instance: "i-1".to_owned(), address: "10.0.0.1".to_owned(), region: "r".to_owned() });
+        now.identity =
+            Some(Who { instance: "i-1".to_owned(), address: "10.0.0.1".to_owned(), region: Some("r".to_owned()) });
         now.etcd.member = Some("ab".to_owned());
         now.etcd.cluster = Some("cd".to_owned());
         let asked = Asked { role: Some("leader"), trouble: None };

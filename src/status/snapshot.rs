@@ -47,7 +47,8 @@ pub struct Snapshot {
 pub struct Who {
     pub instance: String,
     pub address: String,
-    pub region: String,
+    /// `None`: by a written roster.
+    pub region: Option<String>,
 }
 
 /// The etcd of this node, as the supervisor last saw it.

@@ -37,6 +37,7 @@ pub fn policy(size: Option<usize>) -> Policy {
         token_prefix: "t".to_owned(),
         claim: None,
         filter: "etcd=1".to_owned(),
+        written: false,
     }
 }
 
@@ -58,7 +59,7 @@ pub fn instance(name: char, state: InstanceState) -> Instance {
     Instance {
         id: id(name),
         state,
-        launched: NOW - 60 + i64::from(u32::from(name) - u32::from('a')),
+        launched: Some(NOW - 60 + i64::from(u32::from(name) - u32::from('a'))),
         changed: None,
         address: None,
         private_dns: None,

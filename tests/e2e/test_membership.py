@@ -210,7 +210,7 @@ def test_who_is_not_gone_by_ec2s_word_is_never_removed(lab, silence):
         lab.stop_instance(quiet)
         if silence == "stopping":
             lab.fault_ec2(shown_as("stopping", quiet.instance.id))
-    wait_said(lab, leader, "reconcile: member ", "EC2 shows", quiet.instance.id)
+    wait_said(lab, leader, "reconcile: member ", f"{quiet.instance.id} is shown in being")
     calls = leader.front.calls["DescribeInstances"]
     lab.wait(lambda: leader.front.calls["DescribeInstances"] >= calls + 2, BOUND, "two more listings")
     assert member_ids(leader) == before

@@ -150,7 +150,7 @@ fn trace(seen: &HashMap<Print, Option<(Print, String)>>, mut at: Print) -> Strin
 
 /// Heals the world and lets everybody act in turn; `Some`: it never became one cluster.
 fn stuck(rules: &Rules, world: &World) -> Option<String> {
-    if world.is_operators_case() {
+    if world.is_operators_case() || (rules.policy.written && world.lost_somebody()) {
         return None;
     }
     let mut now = world.healed(rules);

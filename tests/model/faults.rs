@@ -6,6 +6,9 @@ use etcd_muster::cluster::quorum::quorum;
 use crate::etcd::make_wal;
 use crate::world::{Budget, Data, Doing, Launch, Life, NAMES, Node, Rules, World, bits, named, node_of};
 
+/// What a new ledger's nonce is above the lost one's.
+const WIPED: u64 = 100;
+
 /// How a node's etcd or supervisor may end, as far as the disk shows it. An etcd that is starting has made nothing, or its
 /// backend, or its WAL too. Of one that ran it was recorded, or not yet, that it served and that it elected.
 pub fn endings(world: &World, n: usize) -> Vec<(&'static str, World)> {
@@ -81,7 +84,7 @@ pub fn disturb(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(Stri
             if world.budget.wipes > 0 {
                 let mut after = world.clone();
                 after.budget.wipes -= 1;
-                let ledger = Ledger { nonce: node.ledger.nonce + 100, ..Ledger::default() };
+                let ledger = Ledger { nonce: node.ledger.nonce + WIPED, ..Ledger::default() };
                 after.nodes[n] =
                     Node { life: Life::Down, forgiven: !world.old, shown: node.shown, ..Node::new(ledger) };
                 add(format!("{name} crashes and loses its disk"), after);
@@ -150,6 +153,11 @@ impl World {
         };
         let voters = up.iter().filter(|n| is_voter(n)).count();
         voters == up.len().min(rules.size)
+    }
+
+    /// Then nobody of unknown age believes a choice that it had no part in: the operator must vouch.
+    pub fn lost_somebody(&self) -> bool {
+        self.nodes.iter().any(|n| n.life == Life::Dead || n.ledger.nonce > WIPED)
     }
 
     /// A cluster wrote, and what is left of its data is no quorum; or of those that a list names too many are gone or have

@@ -137,6 +137,30 @@ fn five_nodes() {
     check("five that chose, WAL lost and crash", &rules, &chose, Budget { wals: 1, ..CRASH }, Promise::OneEver);
 }
 
+/// A list that an operator wrote, without a word on ages: files that differ, too.
+#[test]
+fn a_written_roster() {
+    let written =
+        |size, slots| Rules { policy: Policy { written: true, ..common::policy(Some(size)) }, ..rules(size, slots) };
+    let two = written(2, 3);
+    let differing = new(&two, &all_stale_rosters(2));
+    check("two by a list, crash and cut", &two, &differing, Budget { cuts: 1, ..CRASH }, Promise::OneEver);
+    check("two by a list, disk lost and crash", &two, &differing, Budget { wipes: 1, ..CRASH }, Promise::OneAtOnce);
+    let three = written(3, 4);
+    let differing = new(&three, &all_stale_rosters(3));
+    check("three by a list, crash", &three, &differing, CRASH, Promise::OneEver);
+    check("three by a list, cut", &three, &differing, CUT, Promise::OneEver);
+    let whole = new(&three, &[vec![7; 3]]);
+    check(
+        "three by a list, one terminated and crash",
+        &three,
+        &whole,
+        Budget { terminations: 1, ..CRASH },
+        Promise::OneEver,
+    );
+    check("three by a list, disk lost", &three, &whole, Budget { wipes: 1, ..QUIET }, Promise::OneAtOnce);
+}
+
 /// With a claim, and an EC2 that may hide launches and terminations for ever: nothing but the object keeps two from founding.
 fn claiming(size: usize, slots: usize) -> Rules {
     let policy = Policy { claim: Some("s3://b/claim.json".to_owned()), ..common::policy(Some(size)) };

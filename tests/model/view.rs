@@ -5,22 +5,26 @@ use std::time::Duration;
 
 use etcd_muster::cluster::claim::Claimed;
 use etcd_muster::cluster::paxos::Standing;
-use etcd_muster::cluster::types::{InstanceState, Known, MemberId, Roster};
+use etcd_muster::cluster::types::{Instance, InstanceState, Known, MemberId, Roster};
 use etcd_muster::cluster::view::{DataDir, Fate, FreshSeen, Me, Peer, Sighting, View};
 
 use crate::common::{NOW, id, instance, listed};
 use crate::world::{Data, LONG, Life, NAMES, Rules, Waited, World, bits};
 
 impl World {
-    pub fn roster(&self, n: usize) -> Roster {
+    pub fn roster(&self, rules: &Rules, n: usize) -> Roster {
         let (standing, terminated) = self.nodes[n].shown;
         let all = bits(standing).map(|i| instance(NAMES[i], InstanceState::Running));
         let gone = bits(terminated).map(|i| instance(NAMES[i], InstanceState::Terminated));
+        if rules.policy.written {
+            let ageless = |i: Instance| Instance { launched: None, ..i };
+            return Roster::written(all.chain(gone).map(ageless).collect(), NOW);
+        }
         Roster::new(all.chain(gone).collect(), if self.old { NOW + 86_400 } else { NOW })
     }
 
     pub fn standing(&self, rules: &Rules, n: usize) -> Standing {
-        let roster = self.roster(n);
+        let roster = self.roster(rules, n);
         Standing {
             charter: Some(rules.policy.charter(&roster)),
             terminated: roster.terminated().map(|i| i.id.clone()).collect(),
@@ -59,7 +63,7 @@ impl World {
     /// The view of one look.
     pub fn view(&self, rules: &Rules, n: usize, waited: Waited) -> View {
         let node = &self.nodes[n];
-        let roster = self.roster(n);
+        let roster = self.roster(rules, n);
         let silent_for = if waited == Waited::Long { LONG } else { Duration::ZERO };
         let mut peers = BTreeMap::new();
         for p in bits(node.shown.0).filter(|p| *p != n) {

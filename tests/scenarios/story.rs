@@ -7,7 +7,9 @@ use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::{Running, YIELD_AFTER};
 use etcd_muster::cluster::paxos::{Accepted, Call, FirstStart, Joined, Ledger};
 use etcd_muster::cluster::supervision::{Ended, Life};
-use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceId, InstanceState, Known, MemberId, Roster};
+use etcd_muster::cluster::types::{
+    ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, MemberId, Roster,
+};
 use etcd_muster::cluster::view::{DataDir, Policy, Sighting, View};
 use etcd_muster::config;
 
@@ -79,7 +81,8 @@ impl Story {
             }
             ["our", "etcd"] => self.run(value),
             ["etcd"] => self.end(value),
-            ["EC2"] => self.show(value),
+            ["EC2"] => self.show(value, Roster::new, "EC2 can't be asked: "),
+            ["roster"] => self.show(value, Roster::written, ""),
             ["claim"] => self.claim(value),
             ["later"] => duration(value).map(|time| self.pass(time)),
             ["member", name] if name.starts_with("i-") => self.lose(member_id(letter(name)?), letter(name)?, value),
@@ -243,9 +246,15 @@ impl Story {
 
     // ---- the others
 
-    fn show(&mut self, value: &str) -> Parsed<()> {
+    /// By EC2, or as an operator wrote it: then no age is known but what is said.
+    fn show(&mut self, value: &str, by: fn(Vec<Instance>, i64) -> Roster, unknown: &str) -> Parsed<()> {
+        let written = self.policy()?.written;
+        if written != unknown.is_empty() {
+            return Err("`EC2:` lists instances, or with MUSTER_ROSTER set `roster:`".to_owned());
+        }
         if let ("can't be asked", cause) = aside(value) {
-            self.view.roster = Known::Unknown(cause);
+            // In the observer's words.
+            self.view.roster = Known::Unknown(format!("{unknown}{cause}"));
             return Ok(());
         }
         let mut instances = Vec::new();
@@ -261,14 +270,15 @@ impl Story {
             for name in letters(names)? {
                 let mut one = instance(name, state);
                 one.launched = match (age, self.shown.find(&one.id)) {
-                    (Some(age), _) => self.shown.seen_at - age.as_secs().cast_signed(),
+                    (Some(age), _) => Some(self.shown.seen_at - age.as_secs().cast_signed()),
                     (None, Some(known)) => known.launched,
-                    (None, None) => one.launched + self.shown.seen_at - NOW,
+                    (None, None) if written => None,
+                    (None, None) => one.launched.map(|at| at + self.shown.seen_at - NOW),
                 };
                 instances.push(one);
             }
         }
-        let roster = Roster::new(instances, self.shown.seen_at);
+        let roster = by(instances, self.shown.seen_at);
         let standing = |roster: &Roster| roster.standing().map(|i| (i.launched, i.id.clone())).collect::<Vec<_>>();
         if standing(&roster) != standing(&self.shown) {
             self.view.roster_unchanged_for = Duration::ZERO;
@@ -296,7 +306,9 @@ impl Story {
     fn as_seen(&self, names: &[&str]) -> Parsed<Roster> {
         let known =
             |name| self.shown.find(&id(name)).cloned().unwrap_or_else(|| instance(name, InstanceState::Running));
-        Ok(Roster::new(letters(names)?.into_iter().map(known).collect(), self.shown.seen_at))
+        let seen = letters(names)?.into_iter().map(known).collect();
+        let by = if self.policy()?.written { Roster::written } else { Roster::new };
+        Ok(by(seen, self.shown.seen_at))
     }
 
     /// All that lasts has lasted longer.
