@@ -65,6 +65,7 @@ def test_the_entry_plans_and_refuses(cloud, tmp_path):
     key = cloud.client("iam").create_access_key(UserName="lab")["AccessKey"]
     entry = tools.Deployment(tmp_path, cloud.url, cloud.url, key["AccessKeyId"], key["SecretAccessKey"])
     (entry.private / "etcd.tar.gz").write_bytes(b"what the plan needs is a file")
+    entry.look_into_credentials()
     tools.init(entry.folder)
     said = entry.run("test", "-no-color")
-    assert re.search(r"Success! 10 passed, 0 failed\.", said), said
+    assert re.search(r"Success! 8 passed, 0 failed\.", said), said
