@@ -30,7 +30,8 @@ for tool in terraform aws openssl; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 [ -z "$missing" ] || fail "missing:$missing; install them (terraform 1.11 or later, the AWS CLI), then run me again"
-[ -e aws_credentials.tf ] || fail "no terraform/init/aws_credentials.tf: cp terraform/init/aws_credentials.tf.example terraform/init/aws_credentials.tf, and look into it"
+[ -e aws_credentials.tf ] || fail "no terraform/init/aws_credentials.tf: \
+cp terraform/init/aws_credentials.tf.example terraform/init/aws_credentials.tf, and look into it"
 
 confirm() {
     [ "$sure" = yes ] && return
@@ -78,7 +79,8 @@ ask() ( # EXPRESSION ARGUMENT …: its value, by those arguments that are about 
 told=$(ask 'join(" ", [var.region, var.tls])' "$@") || true
 region=${told% *} tls=${told#* }
 who=$(aws sts get-caller-identity ${region:+--region "$region"} --query '[Account, Arn]' --output text 2>&1) ||
-    fail "AWS doesn't know you${region:+ in $region}: $(printf '%s\n' "$who" | sed -n '/./{p;q;}'); log in (aws sso login), export AWS_PROFILE=NAME (see terraform/init/aws_credentials.tf), or mend the variable region"
+    fail "AWS doesn't know you${region:+ in $region}: $(printf '%s\n' "$who" | sed -n '/./{p;q;}'); \
+log in (aws sso login), export AWS_PROFILE=NAME (see terraform/init/aws_credentials.tf), or mend the variable region"
 say "Account $(printf '%s\n' "$who" | tr '\t' ' ')${region:+, region $region}"
 
 # Terraform waits for what it is doing, and saves what it has done; then it is our turn.
@@ -86,12 +88,14 @@ apply() {
     trap 'cut=yes' INT TERM
     cut=no
     terraform apply -input=false "$plan" && [ "$cut" = no ] && { trap 'exit 130' INT TERM; return; }
-    fail "the apply ended early: what was made is in Terraform's state, but for what it was cut off from, as named above; run me again to go on, or with --destroy to take it away"
+    fail "the apply ended early: what was made is in Terraform's state, but for what it was cut off from, as named above; \
+run me again to go on, or with --destroy to take it away"
 }
 
 if [ "$destroy" = yes ]; then
     [ -n "$(terraform state list 2>/dev/null)" ] ||
-        fail "there is nothing to destroy: Terraform's state is empty; it is where you applied: terraform/init/terraform.tfstate, or your backend"
+        fail "there is nothing to destroy: Terraform's state is empty; \
+it is where you applied: terraform/init/terraform.tfstate, or your backend"
     # Terraform refuses to destroy kept volumes, so they are taken out of its state; a plan that isn't applied puts them back.
     kept=$(terraform state list | grep '\.aws_ebs_volume\.kept\[' || true)
     if [ -n "$kept" ]; then

@@ -144,7 +144,8 @@ os.execve("/bin/sh", ["sh", machine["directory"] + "/" + script, *arguments], ma
 def session_manager(folder: Path, machines: list[Machine]) -> None:
     """Session Manager's plugin for the AWS CLI, into this folder, for these machines."""
     table = folder / "machines.json"
-    table.write_text(json.dumps({m.node.instance.id: {"directory": str(m.node.directory), "environment": m.environment()} for m in machines}))
+    told = {m.node.instance.id: {"directory": str(m.node.directory), "environment": m.environment()} for m in machines}
+    table.write_text(json.dumps(told))
     plugin = folder / "session-manager-plugin"
     plugin.write_text(PLUGIN.format(python=sys.executable, table=str(table)))
     plugin.chmod(0o755)
@@ -225,6 +226,7 @@ def instance_user_data(ec2: Ec2, instance_id: str) -> bytes:
 def leftovers(ec2: Ec2, vpc_block: str) -> dict[str, Any]:
     """What of a deployment is still there."""
     api = ec2.client("ec2")
+    profiles = ec2.client("iam").list_instance_profiles()["InstanceProfiles"]
     states = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
     found = {
         "instances": [i["InstanceId"] for r in api.describe_instances(Filters=states)["Reservations"] for i in r["Instances"]],
@@ -233,7 +235,7 @@ def leftovers(ec2: Ec2, vpc_block: str) -> dict[str, Any]:
         "groups": [g["GroupName"] for g in api.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"],
         "endpoints": [e["VpcEndpointId"] for e in api.describe_vpc_endpoints()["VpcEndpoints"] if e["State"] != "deleted"],
         "roles": [r["RoleName"] for r in ec2.client("iam").list_roles()["Roles"] if "-member-" in r["RoleName"]],
-        "profiles": [p["InstanceProfileName"] for p in ec2.client("iam").list_instance_profiles()["InstanceProfiles"] if "-member-" in p["InstanceProfileName"]],
+        "profiles": [name for name in (p["InstanceProfileName"] for p in profiles) if "-member-" in name],
         "templates": [t["LaunchTemplateName"] for t in api.describe_launch_templates()["LaunchTemplates"]],
         "balancers": [b["LoadBalancerName"] for b in ec2.client("elbv2").describe_load_balancers()["LoadBalancers"]],
         "scaling": [g["AutoScalingGroupName"] for g in ec2.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]],

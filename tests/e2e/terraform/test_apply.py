@@ -105,7 +105,8 @@ def test_kept_volumes_give_a_destroyed_cluster_back(lab, account):
     again = user.form("scripts/run.sh --yes", disks={name: machine.node for name, machine in machines.items()})
     assert {machine.node.instance.id for machine in again.values()}.isdisjoint(m.node.instance.id for m in machines.values())
     assert again["b"].node.etcd.cluster_id() == cluster and again["b"].node.etcd.get("key") == "value"
-    attached = {v["VolumeId"]: v["Attachments"][0]["InstanceId"] for v in lab.ec2.client("ec2").describe_volumes(VolumeIds=list(volumes.values()))["Volumes"]}
+    described = lab.ec2.client("ec2").describe_volumes(VolumeIds=list(volumes.values()))["Volumes"]
+    attached = {volume["VolumeId"]: volume["Attachments"][0]["InstanceId"] for volume in described}
     assert attached == {volumes[name]: machine.node.instance.id for name, machine in again.items()}
 
 

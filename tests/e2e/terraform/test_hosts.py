@@ -215,6 +215,12 @@ def test_a_role_that_may_not_read_is_a_failure_that_names_the_object(lab):
 
 # A private registry.
 
+OCI = "application/vnd.oci.image"
+
+
+def digest(blob: bytes) -> str:
+    return f"sha256:{hashlib.sha256(blob).hexdigest()}"
+
 
 class Registry:
     """A registry that lets in who has ECR's password, with one image in it; docker takes plain HTTP on loopback."""
@@ -225,12 +231,12 @@ class Registry:
         layer = io.BytesIO()
         with tarfile.open(fileobj=layer, mode="w") as tar:
             tar.addfile(tarfile.TarInfo("marker"))
-        told = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"]}}
-        blobs = [(layer.getvalue(), "application/vnd.oci.image.layer.v1.tar"), (json.dumps(told).encode(), "application/vnd.oci.image.config.v1+json")]
-        layer_part, config = ({"mediaType": kind, "digest": f"sha256:{hashlib.sha256(blob).hexdigest()}", "size": len(blob)} for blob, kind in blobs)
-        self.kind = "application/vnd.oci.image.manifest.v1+json"
-        self.manifest = json.dumps({"schemaVersion": 2, "mediaType": self.kind, "config": config, "layers": [layer_part]}).encode()
-        self.blobs = {f"sha256:{hashlib.sha256(blob).hexdigest()}": blob for blob, _ in blobs}
+        told = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest(layer.getvalue())]}}
+        blobs = {"layer.v1.tar": layer.getvalue(), "config.v1+json": json.dumps(told).encode()}
+        layer_part, config = ({"mediaType": f"{OCI}.{kind}", "digest": digest(blob), "size": len(blob)} for kind, blob in blobs.items())
+        whole = {"schemaVersion": 2, "mediaType": f"{OCI}.manifest.v1+json", "config": config, "layers": [layer_part]}
+        self.manifest = json.dumps(whole).encode()
+        self.blobs = {digest(blob): blob for blob in blobs.values()}
         self.server = HttpServer(node.address, 0, self._answer)
 
     @property
@@ -242,9 +248,8 @@ class Registry:
         if request.header("Authorization") != f"Basic {who}":
             return Reply(401, headers=[("WWW-Authenticate", 'Basic realm="ecr"')])
         last = request.target.rpartition("/")[2]
-        digest = f"sha256:{hashlib.sha256(self.manifest).hexdigest()}"
-        if "/manifests/" in request.target and last in ("1.0", digest):
-            return Reply(200, self.manifest, [("Docker-Content-Digest", digest)], self.kind)
+        if "/manifests/" in request.target and last in ("1.0", digest(self.manifest)):
+            return Reply(200, self.manifest, [("Docker-Content-Digest", digest(self.manifest))], f"{OCI}.manifest.v1+json")
         if last in self.blobs:
             return Reply(200, self.blobs[last], content_type="application/octet-stream")
         return Reply(200 if request.target == "/v2/" else 404)

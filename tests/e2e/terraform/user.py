@@ -109,9 +109,10 @@ class Account:
         if (self.deployment.private / "ca.crt").exists():
             self.lab.security = around.Given(self.deployment.private)
         made = self.deployment.outputs()["instance_ids"]
-        machines = {
-            name: around.Machine(self.lab, id_, around.instance_user_data(self.lab.ec2, id_), disk=(disks or {}).get(name)) for name, id_ in made.items()
-        }
+        machines = {}
+        for name, id_ in made.items():
+            told = around.instance_user_data(self.lab.ec2, id_)
+            machines[name] = around.Machine(self.lab, id_, told, disk=(disks or {}).get(name))
         for machine in machines.values():
             machine.start()
         wait_formed(self.lab, *[machine.node for machine in machines.values()])
