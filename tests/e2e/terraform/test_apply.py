@@ -74,9 +74,10 @@ def test_the_readmes_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_
 
 
 def test_kept_volumes_give_a_destroyed_cluster_back(lab, account):
-    """Fixed addresses, certificates of one's own, volumes that stay: what a new cluster of these addresses gets is the old one."""
+    """Fixed addresses, certificates of one's own, no balancer, volumes that stay: what a new cluster of these addresses gets is the old one."""
     addresses = {name: f"{lab.network}.{last}" for name, last in (("a", 10), ("b", 74), ("c", 138))}
-    user = account(addresses=addresses, tls="files", tls_files="s3://etcd-tls/prod", data_volume={"at_destroy": "keep"})
+    tls = {"tls": "files", "tls_files": "s3://etcd-tls/prod"}
+    user = account(addresses=addresses, load_balancer=False, data_volume={"at_destroy": "keep"}, **tls)
     user.pack()
     user.deployment.look_into_credentials()
     lab.security = around.Fetched(client=FILES, peer=FILES)
