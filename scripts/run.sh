@@ -30,13 +30,13 @@ for tool in terraform aws openssl; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 [ -z "$missing" ] || fail "missing:$missing; install them (terraform 1.11 or later, the AWS CLI), then run me again"
-[ -e aws_credentials.tf ] || fail "no terraform/init/aws_credentials.tf:
-  cp terraform/init/aws_credentials.tf.example terraform/init/aws_credentials.tf, and look into it"
+[ -e aws_credentials.tf ] || fail "no terraform/init/aws_credentials.tf: \
+cp terraform/init/aws_credentials.tf.example terraform/init/aws_credentials.tf, and look into it"
 
 confirm() {
     [ "$sure" = yes ] && return
     printf '%s [yes/no] ' "$1" >&2
-    read -r answer || answer=no
+    read -r answer || { answer=no; say; }
     [ "$answer" = yes ] || fail 'nothing was changed'
 }
 
@@ -60,11 +60,47 @@ plan=$(mktemp)
 trap 'rm -f "$plan"' EXIT
 trap 'exit 130' INT TERM
 
+ask() ( # EXPRESSION ARGUMENT …: its value, by those arguments that are about variables
+    expression=$1 more=$# takes=no
+    while more=$((more - 1)) && [ "$more" -gt 0 ]; do
+        shift
+        case $takes$1 in
+        yes* | no-var=* | no-var-file=*) takes=no ;;
+        no-var | no-var-file) takes=yes ;;
+        *) continue ;;
+        esac
+        set -- "$@" "$1"
+    done
+    shift
+    printf '%s\n' "$expression" | terraform console "$@" 2>/dev/null | sed -n 's/^"\(.*\)"$/\1/p'
+)
+
+# Nothing is said if a variable is wrong: the plan does that at length.
+told=$(ask 'join(" ", [var.region, var.tls])' "$@") || true
+region=${told% *} tls=${told#* }
+who=$(aws sts get-caller-identity ${region:+--region "$region"} --query '[Account, Arn]' --output text 2>&1) ||
+    fail "AWS doesn't know you${region:+ in $region}: $(printf '%s\n' "$who" | sed -n '/./{p;q;}'); \
+log in (aws sso login), export AWS_PROFILE=NAME (see terraform/init/aws_credentials.tf), or mend the variable region"
+say "Account $(printf '%s\n' "$who" | tr '\t' ' ')${region:+, region $region}"
+
+# Terraform waits for what it is doing, and saves what it has done; then it is our turn.
+apply() {
+    trap 'cut=yes' INT TERM
+    cut=no
+    terraform apply -input=false "$plan" && [ "$cut" = no ] && { trap 'exit 130' INT TERM; return; }
+    fail "the apply ended early: what was made is in Terraform's state, but for what it was cut off from, as named above; \
+run me again to go on, or with --destroy to take it away"
+}
+
 if [ "$destroy" = yes ]; then
+    [ -n "$(terraform state list 2>/dev/null)" ] ||
+        fail "there is nothing to destroy: Terraform's state is empty; \
+it is where you applied: terraform/init/terraform.tfstate, or your backend"
     # Terraform refuses to destroy kept volumes, so they are taken out of its state; a plan that isn't applied puts them back.
     kept=$(terraform state list | grep '\.aws_ebs_volume\.kept\[' || true)
     if [ -n "$kept" ]; then
         say "These data volumes stay, and Terraform forgets them: $(terraform output -json data_volume_ids)"
+        say 'A new cluster at the same addresses takes them as existing_volumes.'
         state=$(mktemp)
         terraform state pull >"$state"
         trap 'terraform state push -force "$state" >/dev/null; rm -f "$plan" "$state"' EXIT
@@ -73,18 +109,15 @@ if [ "$destroy" = yes ]; then
     terraform plan -destroy -input=false -out="$plan" "$@"
     confirm 'Destroy all that?'
     trap 'rm -f "$plan" ${state:+"$state"}' EXIT
-    terraform apply -input=false "$plan"
+    apply
     exit 0
 fi
 
-# The console says what is wrong, too, as long as there is no CA.
-if [ ! -e private/ca.crt ] && [ ! -e private/ca.key ] && echo var.tls | terraform console "$@" 2>/dev/null | grep -q '^"minted"$'; then
-    make_ca
-fi
+if [ "$tls" = minted ] && [ ! -e private/ca.crt ] && [ ! -e private/ca.key ]; then make_ca; fi
 
 terraform plan -input=false -out="$plan" "$@"
 confirm 'Apply that?'
-terraform apply -input=false "$plan"
+apply
 
 output() { terraform output -raw "$1" 2>/dev/null || true; }
 region=$(output region) size=$(output size) targets=$(output target_group_arn)

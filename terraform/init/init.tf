@@ -20,6 +20,16 @@ locals {
     sha256 = local.uploaded_sha256
   }])
 
+  ecr_here = var.runtime == "container" && var.image_file == null && strcontains(try(var.image.name, ""), ".dkr.ecr.${var.region}.amazonaws.com")
+
+  endpoints = toset(concat(
+    ["ec2"],
+    var.session_manager ? ["ssm", "ssmmessages"] : [],
+    local.minted && !var.ca_key_inline ? ["ssm"] : [],
+    var.shape == "group" ? ["autoscaling"] : [],
+    local.ecr_here ? ["ecr.api", "ecr.dkr"] : [], # its layers come from S3
+  ))
+
   network = var.existing_network != null ? var.existing_network : {
     vpc_id  = module.network[0].vpc_id
     subnets = module.network[0].subnets
@@ -30,16 +40,11 @@ module "network" {
   source = "../modules/network"
   count  = var.existing_network == null ? 1 : 0
 
-  name    = local.name
-  cidr    = var.vpc[var.environment]
-  private = var.subnet_private[var.environment]
-  public  = var.internet ? lookup(var.subnet_public, var.environment, {}) : {}
-  endpoints = toset(concat(
-    ["ec2"],
-    var.session_manager ? ["ssm", "ssmmessages"] : [],
-    local.minted && !var.ca_key_inline ? ["ssm"] : [],
-    var.shape == "group" ? ["autoscaling"] : [],
-  ))
+  name      = local.name
+  cidr      = var.vpc[var.environment]
+  private   = var.subnet_private[var.environment]
+  public    = var.internet ? lookup(var.subnet_public, var.environment, {}) : {}
+  endpoints = local.endpoints
 }
 
 module "instance_etcd" {
@@ -66,6 +71,7 @@ module "instance_etcd" {
   architecture      = var.architecture
   instance_type     = var.instance_type
   data_volume       = var.data_volume
+  existing_volumes  = var.existing_volumes
   runtime           = var.runtime
   container_network = var.container_network
   binaries          = var.runtime != "binary" ? [] : local.file != null ? [local.uploaded] : var.binaries

@@ -18,6 +18,16 @@ output "group_name" {
   value       = module.instance_etcd.group_name
 }
 
+output "endpoint_health" {
+  description = "etcdctl's word on a member, through Session Manager: eval it."
+  value = !var.session_manager ? null : join(" ", [
+    "aws ssm start-session --region ${var.region} --document-name AWS-StartInteractiveCommand",
+    "--parameters 'command=sudo /opt/etcd/bin/node-etcdctl endpoint health' --target",
+    var.shape == "fixed" ? one(slice(values(module.instance_etcd.instance_ids), 0, 1)) :
+    "$(aws autoscaling describe-auto-scaling-groups --region ${var.region} --auto-scaling-group-names ${module.instance_etcd.group_name} --query 'AutoScalingGroups[0].Instances[0].InstanceId' --output text)",
+  ])
+}
+
 output "target_group_arn" {
   description = "The load balancer's target group, whose health scripts/run.sh waits for."
   value       = module.instance_etcd.target_group_arn

@@ -69,12 +69,12 @@ variable "subnet_public" {
 }
 
 variable "internet" {
-  description = "Whether the members reach the internet (through NAT): needed for a registry, for https:// sources, and for docker on ubuntu."
+  description = "Whether the members reach the internet (through NAT): needed for a registry other than ECR, for https:// sources, and for docker on ubuntu."
   type        = bool
   default     = false
   validation {
-    condition     = var.internet || var.existing_network != null || var.runtime != "container" || try(var.image.archive, var.image_file) != null || var.image_file != null
-    error_message = "Without internet no registry can be reached: give image_file or image.archive, or set internet = true."
+    condition     = var.internet || var.existing_network != null || var.runtime != "container" || try(var.image.archive, var.image_file) != null || var.image_file != null || strcontains(try(var.image.name, ""), ".dkr.ecr.${var.region}.amazonaws.com")
+    error_message = "Without internet no registry can be reached but ECR's in ${var.region}: give image_file or image.archive, or set internet = true."
   }
   validation {
     condition     = var.internet || var.existing_network != null || var.runtime != "container" || var.os != "ubuntu" || var.ami_id != null
@@ -199,6 +199,12 @@ variable "data_volume" {
     at_destroy  = optional(string)
   })
   default = {}
+}
+
+variable "existing_volumes" {
+  description = "Kept data volumes, node to volume, for a cluster of the same addresses; see modules/etcd."
+  type        = map(string)
+  default     = {}
 }
 
 variable "runtime" {

@@ -38,6 +38,19 @@ run "fedora_from_a_registry" {
   }
 }
 
+run "ecr_without_internet" {
+  command = plan
+  variables {
+    os      = "flatcar"
+    runtime = "container"
+    image   = { name = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/etcd-muster:1.0" }
+  }
+  assert {
+    condition     = length(setsubtract(["ec2", "ecr.api", "ecr.dkr"], local.endpoints)) == 0
+    error_message = "by ECR's own endpoints"
+  }
+}
+
 run "a_network_that_is_there" {
   command = plan
   variables {
@@ -53,33 +66,27 @@ run "a_network_that_is_there" {
   }
 }
 
-# Refusals.
+# Refusals: as many at once as there are variables, since each run starts the provider. Each one named has to fail.
 
-run "an_environment_without_a_network" {
+run "an_environment_without_a_network_and_nothing_to_run" {
   command = plan
   variables {
-    environment = "staging"
-    internet    = false
+    environment   = "staging"
+    binaries_file = "private/none.tar.gz"
+    tls           = "mutual"
   }
-  expect_failures = [var.environment]
+  expect_failures = [var.environment, var.binaries_file, var.tls]
 }
 
-run "zones_of_another_region" {
+run "zones_of_another_region_and_a_registry_without_internet" {
   command = plan
   variables {
-    region = "us-east-1"
-  }
-  expect_failures = [var.subnet_private]
-}
-
-run "a_registry_without_internet" {
-  command = plan
-  variables {
+    region  = "us-east-1"
     os      = "flatcar"
     runtime = "container"
     image   = { name = "registry.example.com/etcd-muster:1.0" }
   }
-  expect_failures = [var.internet]
+  expect_failures = [var.subnet_private, var.internet]
 }
 
 run "ubuntu_has_no_docker" {
@@ -91,20 +98,4 @@ run "ubuntu_has_no_docker" {
     image_file = "private/etcd.tar.gz"
   }
   expect_failures = [var.internet]
-}
-
-run "nothing_to_run" {
-  command = plan
-  variables {
-    binaries_file = "private/none.tar.gz"
-  }
-  expect_failures = [var.binaries_file]
-}
-
-run "an_unknown_tls" {
-  command = plan
-  variables {
-    tls = "mutual"
-  }
-  expect_failures = [var.tls]
 }

@@ -11,9 +11,13 @@ locals {
     ]) : local.zones[i % length(local.zones)]
   } } : {}
 
-  kept_volumes  = local.at_destroy == "keep" ? local.nodes : {}
-  other_volumes = local.at_destroy == "keep" ? {} : local.nodes
-  volumes       = merge(aws_ebs_volume.kept, aws_ebs_volume.data)
+  new_volumes   = { for name, node in local.nodes : name => node if !contains(keys(var.existing_volumes), name) }
+  kept_volumes  = local.at_destroy == "keep" ? local.new_volumes : {}
+  other_volumes = local.at_destroy == "keep" ? {} : local.new_volumes
+  volumes = merge(
+    { for name, volume in merge(aws_ebs_volume.kept, aws_ebs_volume.data) : name => volume.id },
+    { for name, volume in data.aws_ebs_volume.existing : name => volume.volume_id },
+  )
 }
 
 resource "aws_instance" "node" {
@@ -94,10 +98,26 @@ resource "aws_ebs_volume" "kept" {
   }
 }
 
+# One that is there already is attached, and is nobody's to destroy.
+data "aws_ebs_volume" "existing" {
+  for_each = var.existing_volumes
+  filter {
+    name   = "volume-id"
+    values = [each.value]
+  }
+
+  lifecycle {
+    postcondition {
+      condition     = self.availability_zone == local.nodes[each.key].zone
+      error_message = "existing_volumes: ${each.value} lies in ${self.availability_zone}, and node ${each.key} (${local.nodes[each.key].address}) in ${local.nodes[each.key].zone}: a volume can't be attached across zones."
+    }
+  }
+}
+
 resource "aws_volume_attachment" "data" {
   for_each    = local.nodes
   device_name = "/dev/sdf"
-  volume_id   = local.volumes[each.key].id
+  volume_id   = local.volumes[each.key]
   instance_id = aws_instance.node[each.key].id
 
   # etcd writes to it: the instance is stopped first.

@@ -10,6 +10,11 @@ locals {
   ca_parameter  = "arn:${local.partition}:ssm:${local.account}:parameter${coalesce(var.tls.ca_key, "/")}"
   reads_the_key = var.tls.mode == "minted" && var.tls.ca_key != null
 
+  # Registry of ECR: account, region, repository.
+  ecr = var.runtime == "container" && try(var.image.archive, null) == null ? try(
+    regex("^([0-9]{12})\\.dkr\\.ecr\\.([a-z0-9-]+)\\.amazonaws\\.com(?:\\.cn)?/([^:@]+)", var.image.name), null
+  ) : null
+
   statements = concat(
     [{
       Sid      = "FindEachOther"
@@ -23,6 +28,18 @@ locals {
       Action   = ["s3:GetObject"]
       Resource = objects
     } if length(objects) > 0],
+    [for registries in local.ecr == null ? [] : ["*"] : {
+      Sid      = "RegistryLogin"
+      Effect   = "Allow"
+      Action   = ["ecr:GetAuthorizationToken"]
+      Resource = [registries] # this knows no narrower one
+    }],
+    [for ecr in local.ecr == null ? [] : [local.ecr] : {
+      Sid      = "Pull"
+      Effect   = "Allow"
+      Action   = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+      Resource = ["arn:${local.partition}:ecr:${ecr[1]}:${ecr[0]}:repository/${ecr[2]}"]
+    }],
     [for claim in var.claim == null ? [] : [var.claim] : {
       Sid      = "Claim"
       Effect   = "Allow"

@@ -40,5 +40,5 @@ output "role_name" {
 
 output "data_volume_ids" {
   description = "The data volumes by node, in shape fixed."
-  value       = { for name, volume in local.volumes : name => volume.id }
+  value       = local.volumes
 }

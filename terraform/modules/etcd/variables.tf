@@ -162,7 +162,7 @@ variable "os" {
 }
 
 variable "ami_id" {
-  description = "An image of that operating system; null: its publisher's latest. Members that run keep theirs."
+  description = "An image of that operating system; null: its publisher's latest. Fixed instances keep theirs; in a group a newer one means a refresh at the next apply: pin it here to say when."
   type        = string
   default     = null
   validation {
@@ -231,7 +231,7 @@ variable "container_network" {
 }
 
 variable "data_volume" {
-  description = "The data volume (gp3, encrypted): size in GiB, IOPS, MiB/s, a KMS key (null: the account's own for EBS). at_destroy: keep, snapshot (the default in shape fixed) or delete (the default in a group, which can't snapshot; keep leaves a volume behind for every instance that ever was)."
+  description = "The data volume (gp3, encrypted): size in GiB, IOPS, MiB/s, a KMS key (null: the account's own for EBS; in a group the key's policy must let AWSServiceRoleForAutoScaling use it). at_destroy: keep, snapshot (the default in shape fixed) or delete (the default in a group, which can't snapshot; keep leaves a volume behind for every instance that ever was)."
   type = object({
     size        = optional(number, 20)
     iops        = optional(number, 3000)
@@ -252,6 +252,21 @@ variable "data_volume" {
   validation {
     condition     = var.data_volume.size >= 4 && var.data_volume.iops >= 3000 && var.data_volume.throughput >= 125
     error_message = "data_volume needs a size of 4 GiB or more, 3000 iops or more and a throughput of 125 MiB/s or more: gp3 has these in its price."
+  }
+}
+
+variable "existing_volumes" {
+  description = "Data volumes that are there already, node name to volume: those that an earlier cluster of the same addresses kept, or copies of their snapshots. They are attached, and never destroyed. Their members find each other where they were, so it goes with addresses."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+  validation {
+    condition     = alltrue([for name in keys(var.existing_volumes) : contains(keys(var.addresses), name)])
+    error_message = "existing_volumes is by the names in addresses (${join(", ", keys(var.addresses))}), which are to be the addresses that the volumes' members had."
+  }
+  validation {
+    condition     = alltrue([for volume in values(var.existing_volumes) : can(regex("^vol-[0-9a-f]{8,17}$", volume))])
+    error_message = "existing_volumes maps node names to volumes, as { a = \"vol-0123456789abcdef0\" }."
   }
 }
 

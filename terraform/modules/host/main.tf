@@ -52,9 +52,12 @@ locals {
   ) : k => v if v != "" }
 
   archive = try(var.image.archive, null)
+  # A registry of ECR asks for a password that is made anew each time: etcd-fetch pulls by the instance's role.
+  ecr = try(regex("^([0-9]{12}\\.dkr\\.ecr\\.([a-z0-9-]+)\\.amazonaws\\.com(?:\\.cn)?)/", var.image.name), null)
   fetch = concat(
     local.is_bin ? [for b in var.binaries : "binaries ${b.source} ${b.sha256}"] : [],
     !local.is_bin && local.archive != null ? ["image ${local.archive.source} ${local.archive.sha256}"] : [],
+    !local.is_bin && local.archive == null && local.ecr != null ? ["ecr ${join(" ", local.ecr)}"] : [],
     var.tls.mode == "files" && var.tls.files != null ? ["ssl ${var.tls.files}"] : [],
   )
 

@@ -11,6 +11,7 @@ import os
 import re
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
@@ -60,12 +61,19 @@ def active_at_once(_: Call, proceed: Next) -> Reply | None:
     return Reply(reply.status, reply.body.replace(b"provisioning", b"active"), reply.headers, reply.content_type)
 
 
-def balancers(ec2: Ec2) -> Ec2Front:
-    """The way to Elastic Load Balancing for Terraform and for scripts/run.sh."""
-    front = Ec2Front(ec2.url)
-    front.add(asks_the_targets(ec2), action="DescribeTargetHealth")
-    front.add(active_at_once, action="DescribeLoadBalancers")
-    return front
+def a_session(_: Call, proceed: Next) -> Reply | None:
+    """moto's Systems Manager opens none; the plugin below is the other end of this one."""
+    given = {"SessionId": "lab", "TokenValue": "lab", "StreamUrl": "wss://lab"}
+    return Reply(200, json.dumps(given).encode(), content_type="application/x-amz-json-1.1")
+
+
+def front(ec2: Ec2) -> Ec2Front:
+    """The way to those services of which moto tells too little."""
+    made = Ec2Front(ec2.url)
+    made.add(asks_the_targets(ec2), action="DescribeTargetHealth")
+    made.add(active_at_once, action="DescribeLoadBalancers")
+    made.add(a_session, action="StartSession")
+    return made
 
 
 def role_credentials(ec2: Ec2) -> Credentials:
@@ -98,15 +106,8 @@ def widen_beyond_s3(ec2: Ec2, role: str) -> None:
     iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(policy))
 
 
-class Given(Security):
-    """Both ports by certificates of a CA that is the deployment's; nothing is laid out for the node."""
-
-    def __init__(self, private: Path):
-        super().__init__()
-        self.modes = {side: MINTED for side in SIDES}
-        context = ssl.create_default_context(cafile=str(private / "ca.crt"))
-        context.load_cert_chain(private / "client.crt", private / "client.key")
-        self._contexts = {side: context for side in SIDES}
+class Fetched(Security):
+    """Nothing is laid out for the node: it fetches what it has."""
 
     def environment(self, node_directory: Path) -> dict[str, str]:
         return {}
@@ -115,13 +116,52 @@ class Given(Security):
         pass
 
 
+class Given(Fetched):
+    """Both ports by certificates of a CA that is the deployment's."""
+
+    def __init__(self, private: Path):
+        super().__init__()
+        self.modes = {side: MINTED for side in SIDES}
+        context = ssl.create_default_context(cafile=str(private / "ca.crt"))
+        context.load_cert_chain(private / "client.crt", private / "client.key")
+        self._contexts = {side: context for side in SIDES}
+
+
+# The AWS CLI starts it with what StartSession answered, the region, a word, the profile, what was asked, and the service's URL.
+# What was asked is done as on the machine, in its directory and environment.
+PLUGIN = """#!{python}
+import json, os, sys
+if sys.argv[1:] == ["--version"]:
+    sys.exit(print("1.2.0.0"))
+asked = json.loads(sys.argv[5])
+(command,) = asked["Parameters"]["command"]
+script, *arguments = command.removeprefix("sudo /opt/etcd/bin/").split()
+machine = json.load(open({table!r}))[asked["Target"]]
+os.execve("/bin/sh", ["sh", machine["directory"] + "/" + script, *arguments], machine["environment"])
+"""
+
+
+def session_manager(folder: Path, machines: list[Machine]) -> None:
+    """Session Manager's plugin for the AWS CLI, into this folder, for these machines."""
+    table = folder / "machines.json"
+    told = {m.node.instance.id: {"directory": str(m.node.directory), "environment": m.environment()} for m in machines}
+    table.write_text(json.dumps(told))
+    plugin = folder / "session-manager-plugin"
+    plugin.write_text(PLUGIN.format(python=sys.executable, table=str(table)))
+    plugin.chmod(0o755)
+
+
 class Machine:
     """One instance that Terraform made, booted: its user data carried out in a directory of its own."""
 
-    def __init__(self, lab: Lab, instance_id: str, user_data: bytes, env: dict[str, str] | None = None):
+    def __init__(self, lab: Lab, instance_id: str, user_data: bytes, env: dict[str, str] | None = None, disk: Node | None = None):
         found = lab.ec2.describe(instance_id)
         self.lab = lab
         self.node = lab.add_node(launch=False, address=found.private_ip)
+        if disk is not None:  # its data volume is now this one's
+            for mine, theirs in ((self.node.data, disk.data), (self.node.wal, disk.wal)):
+                mine.rmdir()
+                theirs.rename(mine)
         imds = Imds(found, lambda: role_credentials(lab.ec2))
         imds.meta_data["services/domain"] = "amazonaws.com"
         self.node.attach(found, imds, Ec2Front(lab.ec2.url, found.private_ip))
@@ -147,19 +187,23 @@ class Machine:
             told = {key: value.replace(before, after) for key, value in told.items()}
         return {key: value for key, value in told.items() if not key.startswith("ED_")}
 
-    def run(self, script: str, *arguments: str) -> str:
-        """One of the machine's scripts, with the machine's metadata service and S3."""
+    def environment(self) -> dict[str, str]:
+        """Of the machine's scripts: its metadata service, its S3, its places."""
         node = self.node
         places = {"OPT": node.home, "SSL": node.ssl, "LIST": node.directory / "fetch", "ENV": node.directory / "env"}
+        return {
+            "PATH": os.environ["PATH"],
+            "OWNER": f"{os.getuid()}:{os.getgid()}",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": node.imds.url,
+            "AWS_ENDPOINT_URL_S3": node.front.url,
+            **{name: str(place) for name, place in places.items()},
+        }
+
+    def run(self, script: str, *arguments: str) -> str:
+        """One of the machine's scripts."""
         done = subprocess.run(
             ["sh", str(self._script(script)), *arguments],
-            env={
-                "PATH": os.environ["PATH"],
-                "OWNER": f"{os.getuid()}:{os.getgid()}",
-                "AWS_EC2_METADATA_SERVICE_ENDPOINT": node.imds.url,
-                "AWS_ENDPOINT_URL_S3": node.front.url,
-                **{name: str(place) for name, place in places.items()},
-            },
+            env=self.environment(),
             capture_output=True,
             text=True,
             timeout=60,
@@ -182,6 +226,7 @@ def instance_user_data(ec2: Ec2, instance_id: str) -> bytes:
 def leftovers(ec2: Ec2, vpc_block: str) -> dict[str, Any]:
     """What of a deployment is still there."""
     api = ec2.client("ec2")
+    profiles = ec2.client("iam").list_instance_profiles()["InstanceProfiles"]
     states = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
     found = {
         "instances": [i["InstanceId"] for r in api.describe_instances(Filters=states)["Reservations"] for i in r["Instances"]],
@@ -190,6 +235,8 @@ def leftovers(ec2: Ec2, vpc_block: str) -> dict[str, Any]:
         "groups": [g["GroupName"] for g in api.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"],
         "endpoints": [e["VpcEndpointId"] for e in api.describe_vpc_endpoints()["VpcEndpoints"] if e["State"] != "deleted"],
         "roles": [r["RoleName"] for r in ec2.client("iam").list_roles()["Roles"] if "-member-" in r["RoleName"]],
+        "profiles": [name for name in (p["InstanceProfileName"] for p in profiles) if "-member-" in name],
+        "templates": [t["LaunchTemplateName"] for t in api.describe_launch_templates()["LaunchTemplates"]],
         "balancers": [b["LoadBalancerName"] for b in ec2.client("elbv2").describe_load_balancers()["LoadBalancers"]],
         "scaling": [g["AutoScalingGroupName"] for g in ec2.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]],
         "buckets": [b["Name"] for b in ec2.client("s3").list_buckets()["Buckets"]],

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import tools
+from user import Account
 
 HERE = Path(__file__).parent
+LONGEST = (
+    "test_kept_volumes_give_a_destroyed_cluster_back",
+    "test_the_readmes_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_nothing",
+    "test_a_group_forms_replaces_and_goes",
+    "test_an_apply_that_is_interrupted_is_taken_away",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,19 +24,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if HERE in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason=why))
-    spread_the_long_ones(items)
+    longest_first(items)
 
 
-def spread_the_long_ones(items: list[pytest.Item]) -> None:
-    """The two applies take most of the time, waiting: each of two workers, who get half of the list each, begins with one."""
-    long = [item for item in items if item.path.name == "test_apply.py"]
+def longest_first(items: list[pytest.Item]) -> None:
+    """The applies take most of the time, waiting: each worker, who is given a part of the list, begins with one."""
+    if not all(HERE in item.path.parents for item in items):
+        return
+    long = [item for name in LONGEST for item in items if item.name == name]
     rest = [item for item in items if item not in long]
-    if len(long) == 2 and all(HERE in item.path.parents for item in items):
-        half = len(rest) // 2
-        items[:] = [long[0], *rest[:half], long[1], *rest[half:]]
+    dealt: list[pytest.Item] = []
+    for workers in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), 0, -1):
+        size = (len(long) + len(rest)) // workers
+        begin = -(-len(long) // workers)
+        dealt += [*long[:begin], *rest[: size - begin]]
+        long, rest = long[begin:], rest[max(0, size - begin) :]
+    items[:] = dealt
 
 
 @pytest.fixture(scope="session")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of terraform/ to run Terraform in."""
     return tools.sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture
+def account(lab, tmp_path: Path, binary: Path):
+    made: list[Account] = []
+
+    def make(**variables) -> Account:
+        made.append(Account(lab, tmp_path, binary, **variables))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import shutil
 import subprocess
 import tarfile
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
 import tools
+from lab.http_server import HttpServer, Reply, Request
+from lab.node import Node
 
 FILES = tools.SOURCES / "modules" / "host" / "files"
 PREFIX = "nvme-Amazon_Elastic_Block_Store_vol"
@@ -143,7 +148,7 @@ class Fetcher:
         self.s3.put_object(Bucket="etcd-bucket", Key=key, Body=content)
         return hashlib.sha256(content).hexdigest()
 
-    def fetch(self, *lines: str) -> subprocess.CompletedProcess[str]:
+    def fetch(self, *lines: str, **env: str) -> subprocess.CompletedProcess[str]:
         told = self.node.directory / "fetch"
         told.write_text("".join(f"{line}\n" for line in lines))
         return subprocess.run(
@@ -156,6 +161,7 @@ class Fetcher:
                 "OWNER": f"{os.getuid()}:{os.getgid()}",
                 "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.node.imds.url,
                 "AWS_ENDPOINT_URL_S3": self.node.front.url,
+                **env,
             },
             capture_output=True,
             text=True,
@@ -205,3 +211,69 @@ def test_a_role_that_may_not_read_is_a_failure_that_names_the_object(lab):
     lab.ec2.set_role_actions("ec2:DescribeInstances")
     done = fetcher.fetch(f"binaries s3://etcd-bucket/etcd.tar.gz {told}")
     assert done.returncode == 1 and "403" in done.stderr and "can't fetch s3://etcd-bucket/etcd.tar.gz" in done.stderr
+
+
+# A private registry.
+
+OCI = "application/vnd.oci.image"
+
+
+def digest(blob: bytes) -> str:
+    return f"sha256:{hashlib.sha256(blob).hexdigest()}"
+
+
+class Registry:
+    """A registry that lets in who has ECR's password, with one image in it; docker takes plain HTTP on loopback."""
+
+    PASSWORD = "123456789012-auth-token"  # as moto's ECR gives it
+
+    def __init__(self, node: Node):
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo("marker"))
+        told = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest(layer.getvalue())]}}
+        blobs = {"layer.v1.tar": layer.getvalue(), "config.v1+json": json.dumps(told).encode()}
+        layer_part, config = ({"mediaType": f"{OCI}.{kind}", "digest": digest(blob), "size": len(blob)} for kind, blob in blobs.items())
+        whole = {"schemaVersion": 2, "mediaType": f"{OCI}.manifest.v1+json", "config": config, "layers": [layer_part]}
+        self.manifest = json.dumps(whole).encode()
+        self.blobs = {digest(blob): blob for blob in blobs.values()}
+        self.server = HttpServer(node.address, 0, self._answer)
+
+    @property
+    def host(self) -> str:
+        return f"{self.server.address}:{self.server.port}"
+
+    def _answer(self, request: Request) -> Reply:
+        who = b64encode(f"AWS:{self.PASSWORD}".encode()).decode()
+        if request.header("Authorization") != f"Basic {who}":
+            return Reply(401, headers=[("WWW-Authenticate", 'Basic realm="ecr"')])
+        last = request.target.rpartition("/")[2]
+        if "/manifests/" in request.target and last in ("1.0", digest(self.manifest)):
+            return Reply(200, self.manifest, [("Docker-Content-Digest", digest(self.manifest))], f"{OCI}.manifest.v1+json")
+        if last in self.blobs:
+            return Reply(200, self.blobs[last], content_type="application/octet-stream")
+        return Reply(200 if request.target == "/v2/" else 404)
+
+
+def test_an_image_of_ecr_is_pulled_by_the_instances_role_and_no_password_stays(lab, tmp_path):
+    """A real engine and a registry that asks for the password which ECR gives the role; a restart asks nobody."""
+    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode != 0:
+        pytest.skip("no docker that answers")
+    fetcher = Fetcher(lab)
+    registry = Registry(fetcher.node)
+    with registry.server:
+        image = f"{registry.host}/db/etcd-muster:1.0"
+        docker = {"ENGINE": "docker", "IMAGE": image, "DOCKER_CONFIG": str(tmp_path), "AWS_ENDPOINT_URL_ECR": fetcher.node.front.url}
+        line = f"ecr {registry.host} eu-west-1"
+        done = fetcher.fetch(line, **docker)
+        assert done.returncode == 1 and "it needs ecr:GetAuthorizationToken" in done.stderr
+        lab.ec2.set_role_actions("ecr:GetAuthorizationToken")
+        try:
+            done = fetcher.fetch(line, **docker)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0
+            assert registry.host not in (tmp_path / "config.json").read_text()
+            fetcher.node.imds.fault = "no-listener"
+            assert fetcher.fetch(line, **docker).returncode == 0
+        finally:
+            subprocess.run(["docker", "image", "rm", image], capture_output=True)

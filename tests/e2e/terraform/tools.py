@@ -6,18 +6,22 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, Mapping
 
+from lab import install
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 SOURCES = REPOSITORY / "terraform"
-BOUND = 240  # seconds; an apply against moto takes some twenty
+BOUND = 600  # seconds; an apply against moto takes some thirty on a quiet machine
 
 # Where vendors and Terraform itself look for providers that are installed beside it.
 MIRRORS = ("~/.terraform.d", "~/.local/share/terraform", "/usr/local/share/terraform", "/usr/share/terraform", "/opt", "/usr/lib")
 PROVIDER = "registry.terraform.io/hashicorp/aws"
+
+# What git ignores.
+OF_A_USER = (".git", "target", ".terraform*", "*.tfstate*", "*.tfvars*", "*.tfplan", "aws_credentials.tf", "*.key", "*.crt", "etcd.tar.gz")
 
 # What a user's own shell may have set is none of these deployments' business.
 QUIET = {"TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1", "TF_CLI_ARGS_apply": "-parallelism=8"}
@@ -70,67 +74,47 @@ def init(folder: Path) -> None:
 
 def sources(into: Path) -> Path:
     """A copy of the repository's configuration, without what a user may have put beside it."""
-    ignored = shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars", "*.tfplan", "aws_credentials.tf", "*.key", "*.gz")
+    ignored = shutil.ignore_patterns(*OF_A_USER)
     return Path(shutil.copytree(SOURCES, into / "terraform", ignore=ignored))
 
 
-def provider_file(url: str, balancers: str, access_key: str, secret: str) -> str:
-    """What stands in for the user's aws_credentials.tf: the same provider, led to moto."""
-    services = dict.fromkeys(("autoscaling", "ec2", "iam", "kms", "s3", "ssm", "sts"), url) | {"elbv2": balancers}
-    endpoints = "\n".join(f'    {service} = "{place}"' for service, place in services.items())
-    return f"""
-provider "aws" {{
-  region            = var.region
-  access_key        = "{access_key}"
-  secret_key        = "{secret}"
-  s3_use_path_style = true
-  endpoints {{
-{endpoints}
-  }}
-  default_tags {{
-    tags = {{ environment = var.environment }}
-  }}
-}}
-"""
-
-
 class Deployment:
-    """terraform/init, as a user has it, with its own variables and state, in moto."""
+    """The repository as a user has it who has just fetched it, and an account in moto, to which the environment leads."""
 
-    def __init__(self, folder: Path, url: str, balancers: str, access_key: str, secret: str):
-        self.folder = sources(folder) / "init"
+    def __init__(self, folder: Path, url: str, front: str, access_key: str, secret: str):
+        self.repository = Path(shutil.copytree(REPOSITORY, folder / "etcd-muster", ignore=shutil.ignore_patterns(*OF_A_USER)))
+        self.folder = self.repository / "terraform" / "init"
         self.private = self.folder / "private"
-        (self.folder / "aws_credentials.tf").write_text(provider_file(url, balancers, access_key, secret))
+        # moto knows buckets by path only, where it isn't asked by S3's own name. An override leaves the user's file as it is.
+        (self.folder / "emulator_override.tf").write_text('provider "aws" {\n  s3_use_path_style = true\n}\n')
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2": front,
+            "AWS_ENDPOINT_URL_SSM": front,
+        }
+
+    def look_into_credentials(self) -> None:
+        shutil.copy(self.folder / "aws_credentials.tf.example", self.folder / "aws_credentials.tf")
 
     def set(self, **variables: Any) -> None:
         (self.folder / "terraform.tfvars.json").write_text(json.dumps(variables))
 
     def run(self, *arguments: str) -> str:
-        return terraform(self.folder, *arguments)
-
-    def apply(self) -> str:
-        return self.run("apply", "-no-color", "-input=false", "-auto-approve")
-
-    def destroy(self) -> str:
-        return self.run("destroy", "-no-color", "-input=false", "-auto-approve")
+        return terraform(self.folder, *arguments, env=self.environment)
 
     def outputs(self) -> dict[str, Any]:
         return {name: it["value"] for name, it in json.loads(self.run("output", "-json")).items()}
 
 
-# Programs that check what Terraform makes; beside the lab's venv, since their requirements don't agree with moto's.
-
-CHECKERS = ["checkov==3.3.30", "awscli==1.46.3"]
-VENV = REPOSITORY / "target" / "lab" / "terraform-venv"
-
-
 @cache
 def checkers() -> Path:
-    """The folder that holds checkov and aws."""
-    stamp = VENV / "installed-requirements.txt"
-    if not stamp.is_file() or stamp.read_text() != "\n".join(CHECKERS):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
-        for requirement in CHECKERS:  # one by one: each pins a botocore, and either works with the other's
-            subprocess.run([str(VENV / "bin" / "pip"), "install", "--quiet", requirement], check=True)
-        stamp.write_text("\n".join(CHECKERS))
-    return VENV / "bin"
+    """The folder that holds checkov, aws, and those of the other checkers that this machine lacks."""
+    return install.checkers()
+
+
+def program(name: str) -> str | None:
+    """A checker's path: this machine's own, or the one that was fetched."""
+    return shutil.which(name, path=f"{checkers()}:{os.environ['PATH']}")

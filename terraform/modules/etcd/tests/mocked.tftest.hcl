@@ -93,6 +93,35 @@ run "fixed_addresses" {
   }
 }
 
+run "volumes_that_were_kept" {
+  command = plan
+  variables {
+    addresses        = { a = "10.20.2.10", b = "10.20.0.11", c = "10.20.1.12" }
+    existing_volumes = { a = "vol-0123456789abcdef0" }
+  }
+  override_data {
+    target = data.aws_ebs_volume.existing
+    values = { availability_zone = "eu-west-1c", volume_id = "vol-0123456789abcdef0" }
+  }
+  assert {
+    condition     = aws_volume_attachment.data["a"].volume_id == "vol-0123456789abcdef0" && toset(keys(aws_ebs_volume.data)) == toset(["b", "c"])
+    error_message = "a's volume is the old one, the others get new ones"
+  }
+}
+
+run "a_kept_volume_in_another_zone" {
+  command = plan
+  variables {
+    addresses        = { a = "10.20.2.10", b = "10.20.0.11", c = "10.20.1.12" }
+    existing_volumes = { b = "vol-0123456789abcdef0" }
+  }
+  override_data {
+    target = data.aws_ebs_volume.existing
+    values = { availability_zone = "eu-west-1c", volume_id = "vol-0123456789abcdef0" }
+  }
+  expect_failures = [data.aws_ebs_volume.existing]
+}
+
 run "a_group_with_everything" {
   command = plan
   variables {
@@ -101,12 +130,14 @@ run "a_group_with_everything" {
     session_manager   = true
     runtime           = "container"
     container_network = "bridge"
-    image             = { name = "registry.example.com/etcd-muster:1.0" }
+    image             = { name = "210987654321.dkr.ecr.eu-central-1.amazonaws.com/db/etcd-muster:1.0" }
     tls               = { mode = "minted", ca_cert = "-----BEGIN CERTIFICATE-----\n", ca_key = "/etcd/ca-key", kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/k" }
   }
   assert {
     condition = [for s in jsondecode(aws_iam_role_policy.member.policy).Statement : "${s.Sid} ${join(",", s.Action)} ${join(",", s.Resource)}"] == [
       "FindEachOther ec2:DescribeInstances,ec2:DescribeInstanceStatus *",
+      "RegistryLogin ecr:GetAuthorizationToken *",
+      "Pull ecr:BatchGetImage,ecr:GetDownloadUrlForLayer arn:aws:ecr:eu-central-1:210987654321:repository/db/etcd-muster",
       "Claim s3:GetObject,s3:PutObject arn:aws:s3:::claims/prod/claim.json",
       "ClaimAbsent s3:ListBucket arn:aws:s3:::claims",
       "CaKey ssm:GetParameter arn:aws:ssm:eu-west-1:123456789012:parameter/etcd/ca-key",
@@ -150,56 +181,55 @@ run "ssh_to_a_block" {
   }
 }
 
-# Refusals.
+# Refusals: as many at once as there are variables, since each run starts the provider. Each one named has to fail.
 
-run "ssh_to_the_world" {
+run "what_no_cluster_can_have" {
   command = plan
   variables {
-    ssh = { key_name = "me", cidrs = ["0.0.0.0/0"] }
+    name          = "an-etcd-cluster-for-everything"
+    filter_tags   = {}
+    claim         = "s3://claims"
+    client_cidrs  = ["0.0.0.0/0"]
+    ssh           = { key_name = "me", cidrs = ["0.0.0.0/0"] }
+    os            = "coreos"
+    ami_id        = "ubuntu"
+    architecture  = "i386"
+    instance_type = "m4.large"
+    data_volume   = { at_destroy = "archive" }
+    tls           = { mode = "mutual" }
   }
-  expect_failures = [var.ssh]
-}
-
-run "clients_from_everywhere" {
-  command = plan
-  variables {
-    client_cidrs = ["0.0.0.0/0"]
-  }
-  expect_failures = [var.client_cidrs]
-}
-
-run "a_name_too_long" {
-  command = plan
-  variables {
-    name = "an-etcd-cluster-for-everything"
-  }
-  expect_failures = [var.name]
+  expect_failures = [
+    var.name, var.filter_tags, var.claim, var.client_cidrs, var.ssh, var.os, var.ami_id, var.architecture, var.instance_type,
+    var.data_volume, var.tls,
+  ]
 }
 
 run "no_such_shape_or_size" {
   command = plan
   variables {
-    size      = 9
-    addresses = {}
+    shape = "pair"
+    size  = 9
   }
-  expect_failures = [var.size]
+  expect_failures = [var.shape, var.size]
 }
 
-run "addresses_for_a_group" {
+run "what_a_group_cannot_have" {
   command = plan
   variables {
-    shape     = "group"
-    addresses = { a = "10.20.0.10", b = "10.20.1.10", c = "10.20.2.10" }
+    shape       = "group"
+    addresses   = { a = "10.20.0.10", b = "10.20.1.10", c = "10.20.2.10" }
+    data_volume = { at_destroy = "snapshot" }
   }
-  expect_failures = [var.addresses]
+  expect_failures = [var.addresses, var.data_volume]
 }
 
-run "an_address_twice" {
+run "an_address_twice_and_a_volume_too_small" {
   command = plan
   variables {
-    addresses = { a = "10.20.0.10", b = "10.20.0.10", c = "10.20.2.10" }
+    addresses   = { a = "10.20.0.10", b = "10.20.0.10", c = "10.20.2.10" }
+    data_volume = { size = 1 }
   }
-  expect_failures = [var.addresses]
+  expect_failures = [var.addresses, var.data_volume]
 }
 
 run "an_address_in_no_subnet" {
@@ -211,29 +241,13 @@ run "an_address_in_no_subnet" {
   expect_failures = [var.addresses]
 }
 
-run "a_snapshot_of_a_groups_volumes" {
+run "minted_without_a_ca_and_a_kept_volume_for_nobody" {
   command = plan
   variables {
-    shape       = "group"
-    data_volume = { at_destroy = "snapshot" }
+    tls              = { mode = "minted", ca_key = "/etcd/ca-key" }
+    existing_volumes = { "0" = "vol-0123456789abcdef0" }
   }
-  expect_failures = [var.data_volume]
-}
-
-run "an_instance_type_before_nitro" {
-  command = plan
-  variables {
-    instance_type = "m4.large"
-  }
-  expect_failures = [var.instance_type]
-}
-
-run "minted_without_a_ca" {
-  command = plan
-  variables {
-    tls = { mode = "minted", ca_key = "/etcd/ca-key" }
-  }
-  expect_failures = [var.tls]
+  expect_failures = [var.tls, var.existing_volumes]
 }
 
 run "minted_without_the_cas_key" {
@@ -263,27 +277,13 @@ run "automatic_in_a_bridged_container" {
   expect_failures = [var.tls]
 }
 
-run "a_key_in_the_user_data_is_warned_of" {
+run "what_is_warned_of" {
   command = plan
   variables {
+    size           = 4
+    subnets        = { eu-west-1a = { id = "subnet-a", cidr = "10.20.0.0/24" } }
     tls            = { mode = "minted", ca_cert = "-----BEGIN CERTIFICATE-----\n" }
     inline_secrets = { all = { "ca.key" = "-----BEGIN PRIVATE KEY-----\n" } }
   }
-  expect_failures = [check.secrets]
-}
-
-run "an_even_size_is_warned_of" {
-  command = plan
-  variables {
-    size = 4
-  }
-  expect_failures = [check.size]
-}
-
-run "too_few_zones_are_warned_of" {
-  command = plan
-  variables {
-    subnets = { eu-west-1a = { id = "subnet-a", cidr = "10.20.0.0/24" } }
-  }
-  expect_failures = [check.zones]
+  expect_failures = [check.secrets, check.size, check.zones]
 }
