@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+FAMILIES = ("discovery", "forming", "replacing", "stopping", "rest", "cost", "growth", "inside", "size")
 STORE = ROOT / "docs" / "figures.json"
 
 
@@ -139,7 +140,7 @@ class Figures:
         for one in found:
             (self.rows if isinstance(one, Row) else self.curves)[one.key] = one
 
-    def in_order(self, families: list[str]) -> list[Row]:
+    def in_order(self, families: list[str] | tuple[str, ...] = FAMILIES) -> list[Row]:
         return [row for family in families for row in self.rows.values() if row.family == family]
 
     def write(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from bench_parts import plot
 from bench_parts.figures import ROOT, Figures, Row, short, spread
@@ -49,16 +50,18 @@ def screen(rows: list[Row]) -> None:
         print(f"    ratio {row.beside() or '-'}{bound}{'; ' + row.note if row.note else ''}", flush=True)
 
 
-def write(figures: Figures, families: tuple[str, ...]) -> None:
+def write(figures: Figures) -> None:
     figures.write()
-    rows = figures.in_order(list(families))
-    TABLE.write_text(_page(rows, figures))
-    PLOT.write_text(plot.svg(rows, list(figures.curves.values())))
-    text = README.read_text()
-    head, found, rest = text.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
-    if found and ended:
-        README.write_text(f"{head}{BEGIN}\n{_block(rows)}{END}{tail}")
+    for path, text in made_of(figures).items():
+        path.write_text(text)
+
+
+def made_of(figures: Figures) -> dict[Path, str]:
+    """What each file is to hold."""
+    rows = figures.in_order()
+    head, _, rest = README.read_text().partition(BEGIN)
+    readme = f"{head}{BEGIN}\n{_block(rows)}{END}{rest.partition(END)[2]}"
+    return {TABLE: _page(rows, figures), PLOT: plot.svg(rows, list(figures.curves.values())), README: readme}
 
 
 def _page(rows: list[Row], figures: Figures) -> str:

@@ -3,7 +3,7 @@
 import xml.dom.minidom
 
 import pytest
-from bench_parts import plot, regression
+from bench_parts import plot, regression, report
 from bench_parts.figures import Bound, Curve, Figures, Row
 
 
@@ -93,3 +93,8 @@ def test_the_plot_is_well_formed_and_holds_every_bounded_row():
     )
     said = [text.firstChild.data for text in drawn.getElementsByTagName("text")]
     assert said.count("a row") == 2 and "<a> & b, by n (s)" in said
+
+
+def test_table_plot_and_readme_are_what_the_kept_figures_make():
+    for path, text in report.made_of(Figures()).items():
+        assert path.read_text() == text, f"{path.name}: run scripts/bench --table"
