@@ -123,6 +123,10 @@ class Node:
         places = [f"--data-dir={self.data}", f"--wal-dir={self.wal}"]
         self._spawn([str(self._etcd_binary), *places, *arguments], {"PATH": os.environ["PATH"], **self.env})
 
+    def start_program(self, command: list[str], environment: dict[str, str]) -> None:
+        """Whatever else is to run on this node: the benchmark's peers."""
+        self._spawn(command, environment)
+
     def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
         if self.runs():
             raise ValueError(f"{self.address} already runs process {self.process.pid}")

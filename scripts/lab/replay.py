@@ -1,7 +1,7 @@
 """A recorded DescribeInstances: thousands of instances in AWS's own answer shape, rendered once, served from memory.
 
 For measuring a client at a size where moto would measure itself. It checks no signature, ignores filters and
-MaxResults, and follows NextToken. What moto leaves out and AWS has is here on purpose: a second network interface with
+MaxResults, and follows NextToken. Up to a page it also answers DescribeTags, and DescribeInstances for one id. What moto leaves out and AWS has is here on purpose: a second network interface with
 addresses and tags of its own, block devices with ids and times, tags that need unescaping, nextToken after the set.
 
     python3 scripts/lab/replay.py --instances 10000     # prints its URL; runs until interrupted
@@ -25,6 +25,7 @@ from lab.instance import ACCOUNT, ROLE
 
 FIRST_LAUNCH = datetime(2024, 5, 1, 6, 30, tzinfo=timezone.utc)
 TAGS_PER_INSTANCE = 12
+FEW = 100  # so many can also be asked for one by one
 
 
 class Replay:
@@ -37,6 +38,9 @@ class Replay:
             page = _page(range(start, end), _token(end) if end < instances else None)
             self._pages[_token(start) if start else ""] = Reply(200, page, content_type=XML)
         self.bytes = sum(len(page.body) for page in self._pages.values())
+        few = range(instances if instances <= FEW else 0)
+        self._tags = Reply(200, _tag_page(few), content_type=XML)
+        self._single = {instance_id(index): Reply(200, _page(range(index, index + 1), None), content_type=XML) for index in few}
         self.calls = 0
         self._guard = threading.Lock()
         self._server = HttpServer(address, port, self._answer)
@@ -44,6 +48,10 @@ class Replay:
     @property
     def url(self) -> str:
         return self._server.url
+
+    def page(self) -> bytes:
+        """The first one, as it is served."""
+        return self._pages[""].body
 
     def start(self) -> Replay:
         self._server.start()
@@ -62,7 +70,12 @@ class Replay:
         with self._guard:
             self.calls += 1
         text = request.target.partition("?")[2] or request.body.decode("latin-1")
-        token = dict(urllib.parse.parse_qsl(text)).get("NextToken", "")
+        asked = dict(urllib.parse.parse_qsl(text))
+        if asked.get("Action") == "DescribeTags":
+            return self._tags
+        if "InstanceId.1" in asked:
+            return self._single.get(asked["InstanceId.1"]) or Reply(400, BAD_TOKEN, content_type=XML)
+        token = asked.get("NextToken", "")
         return self._pages.get(token) or Reply(400, BAD_TOKEN, content_type=XML)
 
 
@@ -107,6 +120,28 @@ def _page(indices: range, next_token: str | None) -> bytes:
 </DescribeInstancesResponse>
 """
     return document.replace("    ", " ").encode()  # 6 KB an instance
+
+
+def _tag_page(indices: range) -> bytes:
+    """The tag `etcd` of each."""
+    items = "".join(
+        f"""
+        <item>
+            <resourceId>{instance_id(index)}</resourceId>
+            <resourceType>instance</resourceType>
+            <key>etcd</key>
+            <value>1</value>
+        </item>"""
+        for index in indices
+    )
+    document = f"""<?xml version="1.0" encoding="UTF-8"?>
+<DescribeTagsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">
+    <requestId>8f7724cf-496f-496e-8fe3-000000000000</requestId>
+    <tagSet>{items}
+    </tagSet>
+</DescribeTagsResponse>
+"""
+    return document.replace("    ", " ").encode()
 
 
 def _instance(index: int) -> str:

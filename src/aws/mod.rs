@@ -7,7 +7,7 @@ pub mod ec2;
 pub mod imds;
 mod refusal;
 pub mod s3;
-mod sigv4;
+pub mod sigv4;
 pub mod ssm;
 pub mod xml;
 

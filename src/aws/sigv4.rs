@@ -15,7 +15,7 @@ use crate::meter::Api;
 
 /// The service a signature is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Service {
+pub enum Service {
     Ec2,
     S3,
     AutoScaling,
@@ -56,7 +56,7 @@ impl Service {
 }
 
 /// What a signature is for.
-pub(super) struct Scope<'a> {
+pub struct Scope<'a> {
     pub region: &'a str,
     pub service: Service,
     /// What to add to our clock to get AWS's, in seconds.
@@ -67,7 +67,7 @@ pub(super) struct Scope<'a> {
 ///
 /// # Errors
 /// What aws-sigv4 refuses, in its words.
-pub(super) fn sign_request(
+pub fn sign_request(
     request: &mut Outgoing,
     body: &[u8],
     credentials: &Credentials,

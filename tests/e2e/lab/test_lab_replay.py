@@ -21,3 +21,14 @@ def test_all_pages_in_turn():
         assert 5_000 < replay.bytes / 25 < 6_500
         with pytest.raises(ClientError, match="pagination token"):
             client.describe_instances(NextToken="made-up")
+
+
+def test_few_can_be_asked_for_by_tag_and_one_by_one():
+    with Replay(instances=3) as replay:
+        client = boto3.session.Session().client(
+            "ec2", "eu-west-1", endpoint_url=replay.url, aws_access_key_id="a", aws_secret_access_key="b"
+        )
+        ids = [tag["ResourceId"] for tag in client.describe_tags()["Tags"]]
+        assert ids == [instance_id(index) for index in range(3)]
+        one = client.describe_instances(InstanceIds=[ids[1]])["Reservations"]
+        assert [i["PrivateIpAddress"] for r in one for i in r["Instances"]] == [private_ip(1)]

@@ -1,0 +1,154 @@
+"""Forming: from the start of the last node's program until all are healthy voters, the same etcds every time."""
+
+from __future__ import annotations
+
+import time
+
+from bench_parts import peers
+from bench_parts.figures import Bound, Row
+from bench_parts.measure import all_healthy_voters, must, pairs, poll, progress
+from bench_parts.peers import BOOTSTRAPPERS, Options
+
+AT_ONCE_RATIO, ONE_BY_ONE_RATIO = 1.0, 1.5
+SCRIPT_BOUND_SECONDS = 60  # for a script to form a cluster; it has failed then
+GIVEN_UP_AFTER = 4  # failures without one success
+GROUP = "etcd"
+SCRIPT_ACTIONS = (
+    "ec2:DescribeInstances",
+    "ec2:DescribeTags",
+    "autoscaling:DescribeAutoScalingInstances",
+    "autoscaling:DescribeAutoScalingGroups",
+)
+SCRIPTS = {"seed.sh": "the seed's algorithm, in bash", "group.sh": "a bash bootstrapper by Auto Scaling group"}
+
+
+def measure(options: Options) -> list[Row]:
+    from lab.ec2 import NODE_ACTIONS, Ec2
+
+    peers.need("jq", "curl")
+    aws = peers.awscli()
+    rows: list[Row] = []
+    with Ec2() as cloud:
+        for size in (3, 5):
+            progress(f"forming {size}, by hand")
+            rows += _against_hands(cloud, size, options)
+            for script, name in SCRIPTS.items():
+                progress(f"forming {size}, {name}")
+                rows.append(_against_script(cloud, size, script, name, aws, options, NODE_ACTIONS))
+    return rows
+
+
+def _against_hands(cloud, size: int, options: Options) -> list[Row]:
+    ours, at_once, by_one = pairs(
+        options.pairs,
+        lambda: by_supervisors(cloud, size, options),
+        lambda: _by_hand(cloud, size, options, one_by_one=False),
+        lambda: _by_hand(cloud, size, options, one_by_one=True),
+    )
+    title = f"forming {size}: the last start to {size} healthy voters"
+    return [
+        Row(
+            f"forming/at-once-{size}",
+            title,
+            "s",
+            "by hand with a static list, all at once",
+            ours,
+            at_once,
+            Bound(ratio=AT_ONCE_RATIO),
+            headline=True,
+        ),
+        Row(
+            f"forming/one-by-one-{size}",
+            title,
+            "s",
+            "by hand, one by one by peer port (the limit)",
+            ours,
+            by_one,
+            Bound(ratio=ONE_BY_ONE_RATIO),
+            headline=True,
+        ),
+    ]
+
+
+def by_supervisors(cloud, size: int, options: Options, together: bool = False) -> float:
+    """Seconds. The last is started when the others have looked and wait for it, or all are `together`."""
+    from lab.node import Lab
+
+    with Lab(etcd=options.etcd, muster=options.binary, shared_ec2=cloud, env={"MUSTER_CLUSTER_SIZE": str(size)}) as lab:
+        nodes = [lab.add_node() for _ in range(size)]
+        if not together:
+            for node in nodes[:-1]:
+                node.start()
+            must(lambda: all("hold: " in n.log_text() for n in nodes[:-1]), "the others waiting")
+        began = time.monotonic()
+        for node in nodes if together else nodes[-1:]:
+            node.start()
+        must(lambda: all_healthy_voters(nodes), f"{size} healthy voters")
+        return time.monotonic() - began
+
+
+def _by_hand(cloud, size: int, options: Options, one_by_one: bool) -> float:
+    from lab.node import Lab, static_list_arguments
+
+    with Lab(etcd=options.etcd, shared_ec2=cloud) as lab:
+        nodes = [lab.add_node(launch=False) for _ in range(size)]
+        began = time.monotonic()
+        for node in nodes:
+            node.start_plain_etcd(static_list_arguments(node, nodes))
+            if one_by_one:
+                must(node.etcd.peer_version, "a peer port")
+        must(lambda: all_healthy_voters(nodes), f"{size} healthy voters by hand")
+        return time.monotonic() - began
+
+
+def _against_script(cloud, size: int, script: str, name: str, aws, options: Options, node_actions) -> Row:
+    """A script that fails to form is counted, and its pair has no ratio."""
+    ours, theirs, failed = [], [], 0
+    for _ in range(options.pairs):
+        mine = by_supervisors(cloud, size, options, together=True)
+        took = _by_script(cloud, size, script, aws, options, node_actions)
+        if took is None:
+            failed += 1
+            if failed == GIVEN_UP_AFTER and not theirs:
+                break
+            continue
+        ours.append(mine)
+        theirs.append(took)
+    if not theirs:
+        ours = [mine]
+    key, title = f"forming/{script.partition('.')[0]}-{size}", f"forming {size}: all started together"
+    note = f"a script has failed when it hasn't formed a cluster within {SCRIPT_BOUND_SECONDS} s; ours always had"
+    return Row(key, title, "s", name, ours, theirs, failed=failed, note=note, headline=size == 3)
+
+
+def _by_script(cloud, size: int, script: str, aws, options: Options, node_actions) -> float | None:
+    """Seconds, or None. Like a unit with Restart=always, each node's script is run again a second after it has ended."""
+    from lab.node import Lab
+
+    again = f'while :; do /bin/bash "{BOOTSTRAPPERS / script}"; sleep 1; done'
+    with Lab(etcd=options.etcd, shared_ec2=cloud) as lab:
+        nodes = [lab.add_node() for _ in range(size)]
+        cloud.set_role_actions(*node_actions, *SCRIPT_ACTIONS)
+        _group(cloud, nodes)
+        began = time.monotonic()
+        for node in nodes:
+            more = {"AWS_ENDPOINT_URL_AUTO_SCALING": node.front.url, "AWS_PAGER": "", "HOME": str(node.directory), "AWS": str(aws)}
+            node.start_program(["/bin/bash", "-c", again], {**node.environment(), **more})
+        formed = poll(lambda: all_healthy_voters(nodes), SCRIPT_BOUND_SECONDS)
+        return time.monotonic() - began if formed else None
+
+
+def _group(cloud, nodes) -> None:
+    """The nodes' Auto Scaling group: made empty, since its own launches would choose their addresses."""
+    group = cloud.client("autoscaling")
+    template = {"ImageId": "ami-0123456789abcdef0", "InstanceType": "t3.micro"}
+    cloud.client("ec2").create_launch_template(LaunchTemplateName=GROUP, LaunchTemplateData=template)
+    group.create_auto_scaling_group(
+        AutoScalingGroupName=GROUP,
+        LaunchTemplate={"LaunchTemplateName": GROUP, "Version": "$Latest"},
+        MinSize=0,
+        MaxSize=10,
+        DesiredCapacity=0,
+        AvailabilityZones=[nodes[0].instance.az],
+    )
+    group.attach_instances(AutoScalingGroupName=GROUP, InstanceIds=[node.instance.id for node in nodes])

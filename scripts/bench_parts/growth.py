@@ -1,0 +1,87 @@
+"""How it grows: with the account, with the cluster, and with how many join at once. Ours alone; the shape is the figure."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from bench_parts import discovery, peers
+from bench_parts.figures import Bound, Curve, Row
+from bench_parts.forming import by_supervisors
+from bench_parts.measure import all_healthy_voters, cost_of, must, progress
+from bench_parts.peers import Options
+
+INSTANCES = (10, 100, 1_000, 10_000, 100_000)
+MEMBERS = (3, 5, 7, 9)
+JOINERS = {1: 3, 2: 2, 4: 2, 10: 1}  # and how many runs: ten take a minute
+RUNS = 5
+FLAT_RATIO = 1.25  # resident at 100,000 instances to that at 1,000, which is the first full page
+JOIN_BOUND_SECONDS = 180
+
+
+def measure(options: Options) -> list[Row | Curve]:
+    peers.need("/usr/bin/time")
+    found: list[Row | Curve] = [*_instances(options)]
+    from lab.ec2 import Ec2
+
+    with Ec2() as cloud:
+        forming = [_point(size, [by_supervisors(cloud, size, options) for _ in range(RUNS)]) for size in _said("members", MEMBERS)]
+        joining = [
+            _point(number, [_joining(cloud, number, options) for _ in range(JOINERS[number])]) for number in _said("joiners", JOINERS)
+        ]
+    why = "nearly flat: one exchange with all at once, then the etcds in turn"
+    found.append(Curve("growth/members", "forming", "members", "s", forming, why))
+    why = "linear: etcd takes one learner at a time, each five seconds after the last"
+    found.append(Curve("growth/joiners", "joining three at once", "joiners", "s", joining, why))
+    return found
+
+
+def _said(what: str, sizes):
+    for size in sizes:
+        progress(f"growth, {size:,} {what}")
+        yield size
+
+
+def _instances(options: Options) -> list[Row | Curve]:
+    from lab.replay import Replay
+
+    command = [str(options.binary), "discover", "--json"]
+    seen = {}
+    for size in _said("instances", INSTANCES):
+        with Replay(instances=size) as server:
+            given = discovery.environment(server.url)
+            seen[size] = [cost_of(command, given, peak=True) for _ in range(options.pairs if size <= 10_000 else RUNS)]
+    memory = {size: [c.peak for c in costs] for size, costs in seen.items()}
+    curve = lambda what, unit, value, why: Curve(
+        f"growth/{what}", f"discovery: {what}", "instances", unit, [_point(s, [value(c) for c in costs]) for s, costs in seen.items()], why
+    )
+    pairs = list(zip(memory[100_000], memory[1_000]))
+    title, other = "growth: peak resident at 100,000 instances", "at 1,000 (one page)"
+    return [
+        Row("growth/flat", title, "MiB", other, [a for a, _ in pairs], [b for _, b in pairs], Bound(ratio=FLAT_RATIO), headline=True),
+        curve("memory", "MiB", lambda c: c.peak, "flat: a page is read as it streams, and no instance is kept"),
+        curve("wall", "ms", lambda c: c.wall, "linear from a page on: each instance's XML is read once"),
+        curve("cpu", "ms", lambda c: c.cpu, "linear from a page on, as the time is"),
+    ]
+
+
+def _joining(cloud, joiners: int, options: Options) -> float:
+    """Seconds, from the joiners' start to a cluster that they all vote in."""
+    from lab.node import Lab
+
+    with Lab(etcd=options.etcd, muster=options.binary, shared_ec2=cloud) as lab:
+        nodes = [lab.add_node(env={"MUSTER_CLUSTER_SIZE": "3"}) for _ in range(3)]
+        for node in nodes:
+            node.start()
+        must(lambda: all_healthy_voters(nodes), "three voters")
+        time.sleep(6)  # etcd's five seconds, of a cluster that is older than its joiners
+        new = [lab.add_node(env={"MUSTER_CLUSTER_SIZE": str(3 + joiners)}) for _ in range(joiners)]
+        began = time.monotonic()
+        for node in new:
+            node.start()
+        must(lambda: all_healthy_voters([*nodes, *new]), f"{joiners} joiners", JOIN_BOUND_SECONDS)
+        return time.monotonic() - began
+
+
+def _point(size: int, values: list[float]) -> list[float]:
+    return [size, statistics.median(values), min(values), max(values)]

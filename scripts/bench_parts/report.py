@@ -1,0 +1,125 @@
+"""What is made of the figures: a table on the screen, docs/figures.md, the plot, and the README's block."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bench_parts import plot
+from bench_parts.figures import ROOT, Figures, Row, short, spread
+
+TABLE, PLOT, README = ROOT / "docs" / "figures.md", ROOT / "docs" / "figures.svg", ROOT / "README.md"
+BEGIN, END = "<!-- figures: scripts/bench writes this block -->", "<!-- end of figures -->"
+
+INTRODUCTION = """\
+# Figures
+
+Written by `scripts/bench`; [figures.json](figures.json) has every sample. Ours and the other are measured in turn in the same run,
+on the same machine: medians, with lowest and highest in brackets. **The ratio is what to quote**: how many times as much ours costs
+(below 1: less; of rates the reverse), the median of the pairs' ratios, with their lowest and highest. A bound is on the ratio unless
+it says otherwise. ARCHITECTURE.md says how it is measured.
+
+![Ratios with their bounds, and how it grows](figures.svg)
+"""
+GROWTH = """\
+
+## How it grows
+
+Ours alone, median (lowest to highest); the shape is the figure.
+
+| what | at | why |
+|---|---|---|
+"""
+PEERS = """\
+
+## The others
+
+awscli is PyPI's. The bash bootstrappers, [`seed.sh`](../scripts/bench_parts/bootstrappers/seed.sh) and
+[`group.sh`](../scripts/bench_parts/bootstrappers/group.sh), were written anew from the documents of what they stand for, and are run
+again a second after they end, as a unit would. "By hand" is the same etcd with the flags an operator would give it. tini is Debian's.
+The hello-world ([`benches/hello.rs`](../benches/hello.rs)) is built by the same command as the executable, so with the same crates,
+versions, profile and target. What the seed's image holds is the installed size of its packages on an empty Debian.
+"""
+
+
+def screen(rows: list[Row]) -> None:
+    for row in rows:
+        print(row.title)
+        print(f"    ours {spread(row.ours, row.unit)}; {row.other} {row.theirs()}")
+        bound = f"; bound {row.bound}: {_verdict(row)}" if row.bound else ""
+        print(f"    ratio {row.beside() or '-'}{bound}{'; ' + row.note if row.note else ''}", flush=True)
+
+
+def write(figures: Figures) -> None:
+    figures.write()
+    for path, text in made_of(figures).items():
+        path.write_text(text)
+
+
+def made_of(figures: Figures) -> dict[Path, str]:
+    """What each file is to hold."""
+    rows = figures.in_order()
+    head, _, rest = README.read_text().partition(BEGIN)
+    readme = f"{head}{BEGIN}\n{_block(rows)}{END}{rest.partition(END)[2]}"
+    return {TABLE: _page(rows, figures), PLOT: plot.svg(rows, list(figures.curves.values())), README: readme}
+
+
+def _page(rows: list[Row], figures: Figures) -> str:
+    parts = [INTRODUCTION]
+    for family in dict.fromkeys(row.family for row in rows):
+        parts += _family(family, [row for row in rows if row.family == family])
+    curves = list(figures.curves.values())
+    if curves:
+        parts.append(GROWTH.rstrip("\n"))
+    for curve in curves:
+        points = "; ".join(f"{int(x):,}: {short(m)} {curve.unit} ({short(a)} to {short(b)})" for x, m, a, b in curve.points)
+        parts.append(f"| {curve.title}, by {curve.x} ({curve.date}) | {points} | {curve.why} |")
+    parts.append(PEERS.rstrip("\n"))
+    machines = dict.fromkeys(one.machine for one in [*rows, *curves])
+    parts.append(f"\nMeasured on: {'; '.join(machines)}.\n")
+    return "\n".join(parts)
+
+
+def _family(family: str, rows: list[Row]) -> list[str]:
+    parts = [
+        f"\n## {'Inside the process' if family == 'inside' else family.capitalize()}\n",
+        "| figure | ours | against | theirs | ratio | bound | pairs | date |\n|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bound = f"{row.bound}: {_verdict(row)}" if row.bound else ""
+        cells = (_own_title(row), spread(row.ours, row.unit), row.other, row.theirs(), row.beside(), bound, str(len(row.ours)), row.date)
+        parts.append(f"| {' | '.join(cells)} |")
+    notes = {row.note: f"{_own_title(row)}, {row.other}" for row in reversed(rows) if row.note}
+    if len(notes) == 1:
+        return [*parts, f"\n{next(iter(notes))[:1].upper()}{next(iter(notes))[1:]}."]
+    return [*parts, *([""] if notes else []), *(f"- {whose}: {note}" for note, whose in reversed(notes.items()))]
+
+
+def _own_title(row: Row) -> str:
+    """Without the family, which the heading says."""
+    return re.sub(rf"^{row.family}(, |: )", "", row.title)
+
+
+def _block(rows: list[Row]) -> str:
+    shown = [row for row in rows if row.headline]
+    if not shown:
+        return ""
+    dates = sorted({row.date for row in shown})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    fewest = min((len(row.ours) for row in shown if len(row.ours) > 1), default=1)
+    lines = [
+        f"Measured {when} on {'; '.join(dict.fromkeys(row.machine for row in shown))}. Ours and the other in turn, in one run; medians of",
+        f"at least {fewest} pairs. The ratio, with its lowest and highest pair, is how many times as much ours costs. More, and how it was",
+        "measured: [docs/figures.md](docs/figures.md).\n",
+        "![Ratios with their bounds, and how it grows](docs/figures.svg)\n",
+        "| figure | ours | against | theirs | ratio | bound |\n|---|---|---|---|---|---|",
+    ]
+    for row in shown:
+        bound = f"{row.bound}{'' if row.reached() else ', **missed**'}" if row.bound else ""
+        ours, theirs = (re.sub(r" \([^)]*\)", "", said) for said in (spread(row.ours, row.unit), row.theirs()))
+        lines.append(f"| {row.title} | {ours} | {row.other} | {theirs} | {row.beside()} | {bound} |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(row: Row) -> str:
+    return "reached" if row.reached() else "**missed**"

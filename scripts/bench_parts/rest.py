@@ -1,0 +1,95 @@
+"""At rest: three supervisors of a healthy cluster, and beside them tini with the same etcds, watched for the same time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+
+from bench_parts import peers
+from bench_parts.figures import Bound, Row
+from bench_parts.measure import Failed, all_healthy_voters, cpu_ms, must, progress, resident, switches
+from bench_parts.peers import Options
+
+OVER_TINI_MIB, RESIDENT_MIB = 2, 3
+SWITCHES_AN_HOUR = 3600
+SETTLE_SECONDS = 15  # a supervisor's faster polls after forming are over by then
+WINDOWS = 10  # the pairs
+TRACE_SECONDS = 30  # traced at the end, since tracing wakes what it watches
+
+
+def measure(options: Options) -> list[Row]:
+    from lab.ec2 import Ec2
+    from lab.node import Lab, static_list_arguments
+
+    peers.need("tini")
+    tini = shutil.which("tini")
+    watched = 2 * WINDOWS if options.quick else options.rest
+    progress(f"at rest, {watched} s")
+    size = {"MUSTER_CLUSTER_SIZE": "3"}
+    with Ec2() as cloud, Lab(etcd=options.etcd, muster=options.binary, shared_ec2=cloud, env=size) as lab, Lab(etcd=options.etcd) as held:
+        nodes = [lab.add_node() for _ in range(3)]
+        plain = [held.add_node(launch=False) for _ in range(3)]
+        for node in nodes:
+            node.start()
+        for node in plain:
+            arguments = [f"--data-dir={node.data}", f"--wal-dir={node.wal}", *static_list_arguments(node, plain)]
+            node.start_program([tini, "--", str(held.etcd_binary), *arguments], {"PATH": "/usr/bin"})
+        for group in (nodes, plain):
+            must(lambda: all_healthy_voters(group), "three voters")
+        time.sleep(SETTLE_SECONDS)
+        pids = [[node.process.pid for node in group] for group in (nodes, plain)]
+        calls = lambda: sum(sum(n.front.calls.values()) + sum(n.imds.requests.values()) for n in nodes)
+        calls_before = calls()
+        windows = [_watch(pids, watched / WINDOWS) for _ in range(WINDOWS)]
+        made = calls() - calls_before
+        traced = [] if options.quick else [_syscalls(group[0]) for group in pids]
+    rows = []
+    hour = 3600 / (watched / WINDOWS)
+    for what, title, unit, bound in (
+        ("memory", "resident, the largest of three", "MiB", Bound(excess=OVER_TINI_MIB, ours=RESIDENT_MIB)),
+        ("cpu", "CPU an hour, the most of three", "ms", None),
+        ("wakeups", "context switches an hour, the most of three", "", Bound(ours=SWITCHES_AN_HOUR)),
+    ):
+        per = 1 if what == "memory" else hour
+        sides = [[max(seen[what]) * per for seen in side] for side in zip(*windows)]
+        more = {"quick": True, "headline": True} if what == "memory" else {}
+        rows.append(
+            Row(f"rest/{what}", f"at rest: {title}", unit, "tini holding the same etcd", *sides, bound, note=f"over {watched} s", **more)
+        )
+    if options.quick:
+        return rows[:1]
+    if all(traced):
+        title, note = "at rest: system calls an hour", f"one of each, traced for {TRACE_SECONDS} s"
+        sides = [[calls * 3600 / TRACE_SECONDS] for calls in traced]
+        rows.append(Row("rest/syscalls", title, "", "tini holding the same etcd", *sides, note=note))
+    else:
+        progress("system calls: not measured, strace may not attach here")
+    rows.append(Row("rest/calls", "at rest: EC2 and IMDS calls of three", "", "none", [made], [], Bound(ours=0), note=f"over {watched} s"))
+    return rows
+
+
+def _watch(pids: list[list[int]], seconds: float) -> list[dict[str, list[float]]]:
+    """One window: what each process had, and what was added in the time."""
+    before = [[(cpu_ms(pid), switches(pid)) for pid in group] for group in pids]
+    time.sleep(seconds)
+    found = []
+    for group, was in zip(pids, before):
+        added = [(cpu_ms(pid) - cpu, switches(pid) - woken) for pid, (cpu, woken) in zip(group, was)]
+        found.append({"memory": [resident(pid) for pid in group], "cpu": [a for a, _ in added], "wakeups": [b for _, b in added]})
+    return found
+
+
+def _syscalls(pid: int) -> int | None:
+    try:
+        peers.need("strace")
+    except Failed:
+        return None
+    command = ["timeout", "--signal=INT", str(TRACE_SECONDS), "strace", "-f", "-c", "-p", str(pid)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=TRACE_SECONDS + 30).stderr
+    # "100.00    0.000123           5        24         2 total"; the errors' column may be empty
+    total = re.search(r"^\s*100\.00\s+\S+\s+\S+\s+(\d+)(?:\s+\d+)? total$", told, re.MULTILINE)
+    if total:
+        return int(total.group(1))
+    return 0 if "attached" in told and "rror" not in told else None

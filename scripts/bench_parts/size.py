@@ -1,0 +1,67 @@
+"""Size: the executable, and what an image holds beside etcd's own files."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+from bench_parts import peers
+from bench_parts.figures import ROOT, Bound, Row
+from bench_parts.measure import MIB, progress
+from bench_parts.peers import Options
+
+BINARY_MIB, IMAGE_MIB = 4, 4
+SEEDS_PACKAGES = ["bash", "jq", "curl", "awscli"]
+
+
+def measure(options: Options) -> list[Row]:
+    progress("size")
+    binary = options.binary.stat().st_size / MIB
+    hello = peers.bench_program("hello").stat().st_size / MIB
+    limit = "the least program of the same crates (benches/hello.rs)"
+    rows = [Row("size/binary", "size: the executable", "MiB", limit, [binary], [hello], Bound(ours=BINARY_MIB), quick=True, headline=True)]
+    if options.quick:
+        return rows
+    ours, seeds = _over_etcd(options), _as_debian_installs_them()
+    other = f"{', '.join(SEEDS_PACKAGES)}, as Debian installs them (of the seed's image)"
+    note = "" if seeds else "what the seed's image holds: not measured, apt-get isn't here"
+    rows.append(
+        Row(
+            "size/image",
+            "size: the image over etcd's own files",
+            "MiB",
+            other,
+            [ours],
+            seeds,
+            Bound(ours=IMAGE_MIB),
+            note=note,
+            headline=True,
+        )
+    )
+    return rows
+
+
+def _over_etcd(options: Options) -> float:
+    """Of the files that scripts/image packs: all but etcd's programs."""
+    from image_parts import contents, release
+    from lab import install
+
+    etcd = release.obtain(str(install.etcd_binaries(options.etcd)), platform.machine(), release.SUMS, peers.PLACE)
+    files = contents.entries(options.binary.read_bytes(), etcd, (ROOT / "LICENSE").read_bytes())
+    return sum(len(f.content or b"") for f in files if Path(f.path).name not in etcd.programs) / MIB
+
+
+def _as_debian_installs_them() -> list[float]:
+    """MiB of these packages with all that they depend on, on a system that has nothing yet."""
+    empty = ["-o", "Dir::State::status=/dev/null", "-o", "APT::Install-Recommends=false"]
+    try:
+        told = subprocess.run(["apt-get", *empty, "--simulate", "install", *SEEDS_PACKAGES], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    names = re.findall(r"^Inst (\S+) \((\S+)", told.stdout, re.MULTILINE)
+    if told.returncode != 0 or not names:
+        return []
+    shown = peers.run(["apt-cache", "show", *(f"{name}={version}" for name, version in names)])
+    return [sum(int(kib) for kib in re.findall(r"^Installed-Size: (\d+)", shown, re.MULTILINE)) / 1024]
