@@ -114,9 +114,12 @@ impl Actor {
     ) -> Result<BTreeMap<InstanceId, Answer>, Error> {
         let mut answers = BTreeMap::new();
         let mut calls = JoinSet::new();
+        let mut own = None;
         for (id, _) in &charter.first {
             if *id == self.me {
-                answers.insert(id.clone(), self.desk.answer(question)?);
+                // Beside the others', not before: each answer waits for its own disk.
+                let (desk, question) = (self.desk.clone(), question.clone());
+                own = Some(tokio::task::spawn_blocking(move || desk.answer(&question)));
                 continue;
             }
             let is_fresh = view.peers.get(id).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
@@ -133,6 +136,12 @@ impl Actor {
                 }
                 Ok((id, Err(error))) => log::debug!("{id}: {error}"),
                 Err(error) => log::error!("a call failed: {error}"),
+            }
+        }
+        if let Some(own) = own {
+            match own.await {
+                Ok(answer) => _ = answers.insert(self.me.clone(), answer?),
+                Err(error) => log::error!("our own answer failed: {error}"),
             }
         }
         Ok(answers)
