@@ -16,6 +16,7 @@ from pathlib import Path
 
 MANAGER = Path("/usr/lib/systemd/systemd")
 LOG = "/run/units.log"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # a login's
 BOUND = 60  # seconds
 POLL_SECONDS = 0.03
 TARGETS = ("sysinit", "basic", "network-online", "multi-user", "shutdown", "umount", "final", "exit")
@@ -115,9 +116,9 @@ class Systemd:
         return Path(f"/proc/{self.pid}/root{path}")
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """In there, as an operator would."""
+        """In there, as an operator would: with nothing of the test's environment."""
         inside = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--uts", "--ipc", "--cgroup"]
-        return subprocess.run([*inside, *command], capture_output=True, text=True, timeout=BOUND)
+        return subprocess.run([*inside, *command], env={"PATH": PATH}, capture_output=True, text=True, timeout=BOUND)
 
     def systemctl(self, *arguments: str) -> str:
         done = self.run("systemctl", *arguments)
