@@ -11,22 +11,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from lab import install  # needs the path above
+from fleet import QUICK  # these need the path above
+from lab import install
 from lab.ec2 import Ec2
 from lab.node import Lab
 
 DEFAULT_ETCD = "3.5.1"
 DEFAULT_BINARY = REPOSITORY / "target/x86_64-unknown-linux-musl/release/etcd-muster"
 LAB_TESTS = Path(__file__).parent / "lab"
-
-# Short where the point isn't the default; the debug log has a line for every look.
-QUICK = {
-    "MUSTER_LOG": "debug",
-    "MUSTER_FOUND_GRACE": "2s",
-    "MUSTER_CLEAN_DWELL": "1s",
-    "MUSTER_PROBE_TIMEOUT": "1s",
-    "BOOTSTRAP_WAIT": "500ms",
-}
 
 THE_LAB = pytest.StashKey[Lab]()
 

@@ -48,6 +48,9 @@ def test_at_a_stop_etcds_code_is_the_supervisors(lab):
     nodes = [lab.add_node(env={"MUSTER_CLUSTER_SIZE": "1", "MUSTER_TAGS": f"one={n}"}, tags={"one": str(n)}) for n in range(len(ends))]
     for node, end in zip(nodes, ends):
         replace_etcd(node, f"ulimit -c 0; trap '{end}' TERM\n{WAITING}")
+    # A test run in the background, or by nohup, has these ignored; what it starts would have so too, and no shell can change that.
+    for name in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(name, signal.SIG_DFL)
     codes = {}
     for batch in range(0, len(nodes), 6):
         some = list(zip(nodes, ends))[batch : batch + 6]

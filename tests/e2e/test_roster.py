@@ -19,8 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
-from conftest import QUICK
-from fleet import BOUND, COMMAND_BOUND, etcd_pid, mark, said, start, stop, wait_formed, wait_looks, wait_said
+from fleet import BOUND, COMMAND_BOUND, QUICK, etcd_pid, mark, said, start, stop, wait_formed, wait_looks, wait_said
 from lab import netns
 from lab.netns import Hub
 from lab.node import Lab, Node
