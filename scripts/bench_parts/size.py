@@ -5,10 +5,9 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-from pathlib import Path
 
 from bench_parts import peers
-from bench_parts.figures import ROOT, Bound, Row
+from bench_parts.figures import Bound, Row
 from bench_parts.measure import MIB, progress
 from bench_parts.peers import Options
 
@@ -24,7 +23,7 @@ def measure(options: Options) -> list[Row]:
     rows = [Row("size/binary", "size: the executable", "MiB", limit, [binary], [hello], Bound(ours=BINARY_MIB), quick=True, headline=True)]
     if options.quick:
         return rows
-    ours, seeds = _over_etcd(options), _as_debian_installs_them()
+    ours, seeds = over_etcd(options), _as_debian_installs_them()
     other = f"{', '.join(SEEDS_PACKAGES)}, as Debian installs them (of the seed's image)"
     note = "" if seeds else "what the seed's image holds: not measured, apt-get isn't here"
     rows.append(
@@ -43,14 +42,12 @@ def measure(options: Options) -> list[Row]:
     return rows
 
 
-def _over_etcd(options: Options) -> float:
+def over_etcd(options: Options) -> float:
     """Of the files that scripts/image packs: all but etcd's programs."""
-    from image_parts import contents, release
-    from lab import install
+    from image_parts import crates, licences
 
-    etcd = release.obtain(str(install.etcd_binaries(options.etcd)), platform.machine(), release.SUMS, peers.PLACE)
-    files = contents.entries(options.binary.read_bytes(), etcd, (ROOT / "LICENSE").read_bytes())
-    return sum(len(f.content or b"") for f in files if Path(f.path).name not in etcd.programs) / MIB
+    beside = licences.files(crates.linked(platform.machine())).values()
+    return (options.binary.stat().st_size + sum(map(len, beside))) / MIB
 
 
 def _as_debian_installs_them() -> list[float]:

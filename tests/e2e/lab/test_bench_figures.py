@@ -3,8 +3,10 @@
 import xml.dom.minidom
 
 import pytest
-from bench_parts import plot, regression, report
+from bench_parts import plot, regression, report, size
 from bench_parts.figures import Bound, Curve, Figures, Row
+from bench_parts.measure import MIB
+from bench_parts.peers import Options
 
 
 def row(key="family/row", ours=(2.0, 4.0, 3.0), others=(1.0, 1.0, 3.0), **more):
@@ -23,6 +25,12 @@ def test_of_rates_the_faster_costs_less():
 
 def test_the_steady_ratio_is_of_the_best_runs():
     assert row(ours=[9.0, 2.0], others=[1.0, 50.0]).steady() == 2.0
+
+
+def test_what_the_image_has_beside_etcd_is_the_binary_and_its_notices(tmp_path):
+    binary = tmp_path / "etcd-muster"
+    binary.write_bytes(bytes(MIB))
+    assert 1 < size.over_etcd(Options(binary, "3.5.1", pairs=1, rest=1, quick=True)) < 1.2
 
 
 @pytest.mark.parametrize(
