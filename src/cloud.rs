@@ -127,6 +127,14 @@ pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Er
     Ok(Identity { instance: document.instance_id, region: Some(document.region), address, hostname })
 }
 
+/// Why the instances are unknown. A written roster's errors name it themselves.
+pub fn unlisted(config: &Config, cause: impl fmt::Display) -> String {
+    match config.written {
+        None => format!("EC2 can't be asked: {cause}"),
+        Some(_) => cause.to_string(),
+    }
+}
+
 /// A client of the metadata service. It never goes through a proxy and needs no TLS.
 pub fn metadata_service(config: &Config) -> Imds {
     Imds::new(Client::new(Trust::public(None)), &config.imds_endpoint)
@@ -184,6 +192,9 @@ impl Cloud {
     /// # Errors
     /// [`Error::Ec2`], [`Error::Roster`].
     pub async fn fleet(&self) -> Result<Fleet, Error> {
+        if let Some(written) = &self.written {
+            return Ok(Fleet { roster: written.roster().map_err(Error::Roster)?, names: BTreeMap::new() });
+        }
         let (mut instances, mut names) = (Vec::new(), BTreeMap::new());
         let keep = |Described { instance, tags, .. }| {
             let name = tags.into_iter().find(|(key, _)| key == "Name");
@@ -191,11 +202,7 @@ impl Cloud {
             instances.push(instance);
         };
         let seen_at = self.each_instance(keep).await?;
-        let roster = match self.written {
-            None => Roster::new(instances, seen_at),
-            Some(_) => Roster::written(instances, seen_at),
-        };
-        Ok(Fleet { roster, names })
+        Ok(Fleet { roster: Roster::new(instances, seen_at), names })
     }
 
     /// Every instance of the filter with its tags, as EC2 lists them, none of them kept; EC2's clock at the end.

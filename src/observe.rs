@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::claim::ClaimObject;
 use crate::clock;
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, unlisted};
 use crate::cluster::claim::Claimed;
 use crate::cluster::leaving::Ending;
 use crate::cluster::paxos::Ledger;
@@ -83,14 +83,6 @@ impl Observer {
     /// The policy it observes for.
     pub fn policy(&self) -> &Policy {
         &self.config.policy
-    }
-
-    /// Why the roster can't be had, in its own terms.
-    fn blame(&self, cause: &str) -> String {
-        match self.config.written {
-            None => format!("EC2 can't be asked: {cause}"),
-            Some(_) => cause.to_owned(),
-        }
     }
 
     /// Whether that instance is in the roster last seen.
@@ -170,9 +162,10 @@ impl Observer {
         let answer = tokio::time::timeout(patience, self.cloud.roster(me)).await;
         let roster = match answer {
             Ok(Ok(roster)) => roster,
-            Ok(Err(error)) => return Known::Unknown(self.blame(&error.to_string())),
+            Ok(Err(error)) => return Known::Unknown(unlisted(&self.config, error)),
             Err(_) => {
-                return Known::Unknown(self.blame(&format!("no complete answer within {} s", patience.as_secs())));
+                let cause = format!("no complete answer within {} s", patience.as_secs());
+                return Known::Unknown(unlisted(&self.config, cause));
             }
         };
         let written = self.config.written.is_some();

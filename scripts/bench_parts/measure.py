@@ -103,6 +103,11 @@ def resident(pid: int) -> float:
     return int(status_of(pid)["VmRSS"].split()[0]) / 1024
 
 
+def anonymous(pid: int) -> float:
+    """Of what is resident, what is no page of a file."""
+    return int(status_of(pid)["RssAnon"].split()[0]) / 1024
+
+
 def switches(pid: int) -> int:
     """Context switches of all threads: an upper bound of the wake-ups."""
     total = 0

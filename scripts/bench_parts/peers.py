@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from bench_parts.measure import Failed, progress
 
 PLACE = ROOT / "target" / "bench"
 BOOTSTRAPPERS = Path(__file__).parent / "bootstrappers"
-AWSCLI = ["awscli==1.46.3; python_version >= '3.10'", "awscli<1.46; python_version < '3.10'"]
+AWSCLI = [f"{install.AWSCLI}; python_version >= '3.10'", "awscli<1.46; python_version < '3.10'"]
 BENCHES = ("parsing", "signing", "hello")
 DEBIAN = {"tini": "tini", "jq": "jq", "curl": "curl", "/usr/bin/time": "time", "strace": "strace"}
 
@@ -48,17 +46,12 @@ def need(*programs: str) -> None:
 def awscli() -> Path:
     """PyPI's, in a venv of its own."""
     venv = PLACE / "awscli"
-    aws, stamp = venv / "bin" / "aws", venv / "installed-requirements.txt"
-    wanted = "\n".join([sys.version, *AWSCLI])
-    PLACE.mkdir(parents=True, exist_ok=True)
-    with open(PLACE / ".lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (stamp.is_file() and stamp.read_text() == wanted):
-            progress("installing awscli")
-            run([sys.executable, "-m", "venv", "--clear", str(venv)])
-            run([str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *AWSCLI])
-            stamp.write_text(wanted)
-    return aws
+    try:
+        with install.alone(PLACE):
+            install.install_venv(venv, "awscli", AWSCLI)
+    except install.InstallError as error:
+        raise Failed(str(error)) from error
+    return venv / "bin" / "aws"
 
 
 def target_directory() -> Path:

