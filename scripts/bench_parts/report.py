@@ -52,7 +52,8 @@ def screen(rows: list[Row]) -> None:
 
 def write(figures: Figures) -> None:
     figures.write()
-    for path, text in made_of(figures).items():
+    # Of what is kept, which is rounded: whoever makes them anew must get the same.
+    for path, text in made_of(Figures(figures.path)).items():
         path.write_text(text)
 
 
