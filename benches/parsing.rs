@@ -48,8 +48,7 @@ fn main() {
     };
     let rounds = rest.first().map_or(20, |text| text.parse().expect("a number of rounds"));
     let text = std::fs::read(path).expect("the recorded page");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let ours = || runtime.block_on(read_page(&text[..])).expect("a page");
+    let ours = || read_page(&text[..]).expect("a page");
     let page = ours();
     let seconds =
         common::interleaved(rounds, &mut [&mut || _ = black_box(ours()), &mut || _ = black_box(bare_loop(&text))]);

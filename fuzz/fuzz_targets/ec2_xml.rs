@@ -2,8 +2,9 @@
 //! short listing: what ends early is an error, or says all that the whole says.
 #![cfg_attr(fuzzing, no_main)]
 
+use std::io::BufReader;
+
 use etcd_muster::aws::xml::{Malformed, Page, read_page};
-use tokio::io::BufReader;
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));
@@ -25,6 +26,5 @@ pub fn holds(data: &[u8]) {
 }
 
 fn read(text: &[u8], buffer: usize) -> Result<Page, Malformed> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(read_page(BufReader::with_capacity(buffer, text))).inspect_err(|error| _ = error.to_string())
+    read_page(BufReader::with_capacity(buffer, text)).inspect_err(|error| _ = error.to_string())
 }

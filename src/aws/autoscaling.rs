@@ -117,7 +117,7 @@ impl AutoScaling {
             Err(_) => return Err(malformed(format!("the answer ({status}) stalled for {} s", TIMEOUT.as_secs()))),
         };
         // A proxy's page with status 200 completes nothing, so the document is read either way.
-        match read_page(body.as_ref()).await.map(|page| page.error) {
+        match read_page(body.as_ref()).map(|page| page.error) {
             Ok(None) if status == StatusCode::OK => Ok(Answer::Completed),
             Ok(None) => Err(malformed(format!("answers {status} without an error document"))),
             Ok(Some(error)) if error.code == INVALID && error.message.contains(NOT_WAITING) => Ok(Answer::NotWaiting),

@@ -9,8 +9,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
-use tokio_util::io::StreamReader;
 
+use super::arriving::read_arriving;
 use super::caller::{self, Caller};
 use super::imds::Imds;
 use super::refusal::{ApiError, Outlook};
@@ -187,8 +187,8 @@ impl Ec2 {
         let answer =
             self.caller.call(imds, Service::Ec2, request, &body, PAGE_TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_PAGE_BYTES).map_err(std::io::Error::other).into_data_stream();
-        let page = tokio::time::timeout(PAGE_TIMEOUT, read_page(StreamReader::new(body))).await;
+        let body = Limited::new(answer.into_body(), MAX_PAGE_BYTES).map_err(std::io::Error::other);
+        let page = tokio::time::timeout(PAGE_TIMEOUT, read_arriving(body, read_page)).await;
         let malformed = |cause: String| Error::Malformed { endpoint: self.endpoint.clone(), cause };
         match page {
             Err(_) => Err(malformed(format!("the answer stalled for {} s", PAGE_TIMEOUT.as_secs()))),

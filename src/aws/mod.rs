@@ -1,5 +1,6 @@
 //! AWS: who we are (IMDS), with what right (credentials), what EC2 says, one object in S3, a lifecycle hook, and a parameter.
 
+mod arriving;
 pub mod autoscaling;
 pub mod caller;
 pub mod credentials;

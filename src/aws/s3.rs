@@ -127,7 +127,7 @@ impl S3 {
         match answer {
             Answer { status: StatusCode::OK, version: Some(version), body, .. } => Ok(Some(Stored { body, version })),
             Answer { status: StatusCode::OK, .. } => Err(malformed(object, "it is served without an ETag")),
-            other => match other.into_error("GetObject", object).await {
+            other => match other.into_error("GetObject", object) {
                 Error::Api { error, .. } if error.code == "NoSuchKey" => Ok(None),
                 error => Err(error),
             },
@@ -159,7 +159,7 @@ impl S3 {
         match answer.status {
             StatusCode::OK => Ok(true),
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(false),
-            _ => Err(answer.into_error("PutObject", object).await),
+            _ => Err(answer.into_error("PutObject", object)),
         }
     }
 
@@ -212,9 +212,9 @@ struct Answer {
 }
 
 impl Answer {
-    async fn into_error(self, action: &'static str, object: &Object) -> Error {
+    fn into_error(self, action: &'static str, object: &Object) -> Error {
         let Self { status, region, body, .. } = self;
-        match read_page(body.as_ref()).await.map(|page| page.error) {
+        match read_page(body.as_ref()).map(|page| page.error) {
             Ok(Some(error)) => Error::Api { action, object: Box::new(object.clone()), status, error, region },
             Ok(None) => malformed(object, &format!("answers {status} without an error document")),
             Err(cause) => malformed(object, &format!("answers {status}, {cause}")),

@@ -4,11 +4,11 @@
 //! (EC2 API Reference, DescribeInstances and "Error codes"; moto's errors have another root, so both are read.)
 
 use std::fmt;
+use std::io::BufRead;
 
 use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesRef, Event};
-use tokio::io::AsyncBufRead;
 
 use super::refusal::ApiError;
 use crate::clock;
@@ -71,23 +71,23 @@ impl fmt::Display for Malformed {
 ///
 /// # Errors
 /// [`Malformed`]; a page that breaks off is one.
-pub async fn read_page<R: AsyncBufRead + Unpin>(source: R) -> Result<Page, Malformed> {
+pub fn read_page(source: impl BufRead) -> Result<Page, Malformed> {
     let mut reader = Reader::from_reader(source);
     let mut fold = Fold::default();
     let mut buffer = Vec::new();
     loop {
-        match reader.read_event_into_async(&mut buffer).await.map_err(Malformed::Xml)? {
+        match reader.read_event_into(&mut buffer).map_err(Malformed::Xml)? {
             Event::Start(tag) => fold.open(tag.local_name().as_ref())?,
             Event::End(_) => fold.close()?,
             Event::Empty(tag) => {
                 fold.open(tag.local_name().as_ref())?;
                 fold.close()?;
             }
-            Event::Text(text) => fold.text.push_str(&text.xml10_content()),
+            Event::Text(text) if fold.opened => fold.text.push_str(&text.xml10_content()),
             Event::CData(text) => fold.text.push_str(&text.xml10_content()),
             Event::GeneralRef(entity) => fold.resolve(&entity)?,
             Event::Eof => break,
-            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
+            Event::Text(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
         }
         buffer.clear();
     }
@@ -106,10 +106,22 @@ struct Fold {
     path: String,
     /// Lengths of `path` before each open element; the root's is the first.
     marks: Vec<usize>,
+    place: Place,
+    /// Nothing was closed since the last element was opened: what text comes is its own, not the white space between two.
+    opened: bool,
     text: String,
     ended: bool,
     draft: Draft,
     tag: (String, String),
+}
+
+/// What `path` goes on from: told once, where it begins, and not again at each of a hundred elements inside.
+#[derive(Default, Clone, Copy)]
+enum Place {
+    #[default]
+    Document,
+    Instance,
+    Status,
 }
 
 #[derive(Default)]
@@ -153,12 +165,19 @@ impl Fold {
         self.path.push('/');
         self.path.push_str(name);
         self.text.clear();
+        self.opened = true;
+        match self.path.as_str() {
+            INSTANCE => self.place = Place::Instance,
+            STATUS => self.place = Place::Status,
+            _ => {}
+        }
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), Malformed> {
         self.leaf()?;
         self.text.clear();
+        self.opened = false;
         let mark = self.marks.pop().unwrap_or(0);
         self.path.truncate(mark);
         self.ended = self.marks.is_empty();
@@ -168,9 +187,10 @@ impl Fold {
     /// Takes the text of an element that matters. The whole path is matched: network interfaces and volumes repeat
     /// `privateIpAddress`, `tagSet` and `item` further down.
     fn leaf(&mut self) -> Result<(), Malformed> {
-        if let Some(rest) = self.path.strip_prefix(INSTANCE) {
-            match rest {
+        match self.place {
+            Place::Instance => match &self.path[INSTANCE.len()..] {
                 "" => {
+                    self.place = Place::Document;
                     let draft = std::mem::take(&mut self.draft);
                     self.page.instances.push(draft.finish()?);
                 }
@@ -193,12 +213,10 @@ impl Fold {
                     self.draft.tags.push(tag);
                 }
                 _ => {}
-            }
-            return Ok(());
-        }
-        if let Some(rest) = self.path.strip_prefix(STATUS) {
-            match rest {
+            },
+            Place::Status => match &self.path[STATUS.len()..] {
                 "" => {
+                    self.place = Place::Document;
                     let draft = std::mem::take(&mut self.draft);
                     if draft.impaired {
                         self.page.impaired.push(InstanceId(draft.id));
@@ -207,18 +225,17 @@ impl Fold {
                 "/instanceId" => self.draft.id = self.take(),
                 "/instanceStatus/status" | "/systemStatus/status" => self.draft.impaired |= self.text == "impaired",
                 _ => {}
-            }
-            return Ok(());
-        }
-        match self.path.as_str() {
-            "/nextToken" => self.page.next_token = Some(self.take()).filter(|token| !token.is_empty()),
-            "/Errors/Error/Code" | "/Error/Code" | "/Code" => {
-                self.page.error.get_or_insert_default().code = self.take()
-            }
-            "/Errors/Error/Message" | "/Error/Message" | "/Message" => {
-                self.page.error.get_or_insert_default().message = self.take();
-            }
-            _ => {}
+            },
+            Place::Document => match self.path.as_str() {
+                "/nextToken" => self.page.next_token = Some(self.take()).filter(|token| !token.is_empty()),
+                "/Errors/Error/Code" | "/Error/Code" | "/Code" => {
+                    self.page.error.get_or_insert_default().code = self.take()
+                }
+                "/Errors/Error/Message" | "/Error/Message" | "/Message" => {
+                    self.page.error.get_or_insert_default().message = self.take();
+                }
+                _ => {}
+            },
         }
         Ok(())
     }
@@ -276,8 +293,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Page, Malformed> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(read_page(text.as_bytes()))
+        read_page(text.as_bytes())
     }
 
     const PAGE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
