@@ -72,15 +72,14 @@ class Imds:
             "version": "2017-09-30",
         }
         self._make_credentials = credentials
-        self._credentials: Credentials | None = None
+        self._credentials = credentials()  # EC2 has them before the instance boots
         self._tokens: dict[str, float] = {}  # token -> monotonic time of its end
         self._fault: str | None = None
         self._healed = threading.Event()  # ends the waits of callers that hang now
         self._server = HttpServer(address or instance.private_ip, port, self._answer)
 
-    @property
-    def url(self) -> str:
-        return self._server.url
+    url = property(lambda self: self._server.url)
+    answered = property(lambda self: self._server.answered)
 
     def start(self) -> Imds:
         self._server.start()
@@ -177,8 +176,6 @@ class Imds:
         if self._fault == "creds-code-failed":
             message = "EC2 cannot assume the role etcd-node."
             return {"Code": "AssumeRoleUnauthorizedAccess", "Message": message, "LastUpdated": _iso(now)}
-        if self._credentials is None:
-            self.rotate_credentials()
         held = self._credentials
         expiration = now - timedelta(minutes=1) if self._fault == "expired-credentials" else held.expiration
         return {

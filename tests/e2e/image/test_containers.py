@@ -19,6 +19,7 @@ from engine import Engine, docker
 from fleet import BOUND, member_ids, said, wait_formed
 from lab import install
 from lab.ec2 import Ec2
+from lab.http_server import covered
 from lab.node import claim_network
 from machines import Machine, Machines
 
@@ -297,22 +298,13 @@ def phases(container: datetime, log: str, spawned: datetime, asked: list[Interva
     first, known = moment(log, "status is served"), moment(log, "this is i-")
     inside = [(max(since, first), min(until, spawned)) for since, until in asked if since < spawned and until > first]
     assert inside, "it asked EC2"
-    theirs = covered([*inside, (first, known)])
+    theirs = timedelta(seconds=covered((since.timestamp(), until.timestamp()) for since, until in [*inside, (first, known)]))
     return {
         "the container's start, by the engine, to the supervisor's first line": milliseconds(first - container),
         "that line to etcd spawned": milliseconds(spawned - first),
         "of it the metadata service's and EC2's answers (the emulator's time)": milliseconds(theirs),
         "and our own": milliseconds(spawned - first - theirs),
     }
-
-
-def covered(intervals: list[Interval]) -> timedelta:
-    """How long at least one of them lasts."""
-    total, reached = timedelta(), datetime.min.replace(tzinfo=timezone.utc)
-    for since, until in sorted(intervals):
-        total += max(until - max(since, reached), timedelta())
-        reached = max(reached, until)
-    return total
 
 
 def tell(what: str, starts: list[dict[str, float]]) -> None:

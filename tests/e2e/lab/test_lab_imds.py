@@ -4,10 +4,12 @@ import http.client
 import json
 import socket
 import threading
+import time
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from lab.http_server import covered
 from lab.imds import Imds
 from lab.instance import Credentials, Instance
 
@@ -42,6 +44,18 @@ def put_token(ttl="60", timeout=5.0, **headers):
 
 def read(path, token=None):
     return ask("GET", path, X_aws_ec2_metadata_token=token or put_token()[1])
+
+
+def test_how_long_it_took_to_answer_is_kept(imds):
+    began = time.monotonic()
+    read("/latest/meta-data/instance-id")
+    assert len(imds.answered) == 2  # the token, the item
+    assert 0 < covered(imds.answered) < time.monotonic() - began
+
+
+def test_what_is_answered_at_once_is_counted_once():
+    assert covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == 4
+    assert covered([]) == 0
 
 
 def test_what_it_serves(imds):
