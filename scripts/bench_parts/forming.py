@@ -10,6 +10,7 @@ from bench_parts.measure import all_healthy_voters, must, pairs, poll, progress
 from bench_parts.peers import BOOTSTRAPPERS, Options
 
 AT_ONCE_RATIO, ONE_BY_ONE_RATIO = 1.0, 1.5
+HAND_PAIRS_FOR_EACH = 3  # of the others: on both sides raft's random timeouts are most of it
 SCRIPT_BOUND_SECONDS = 60  # for a script to form a cluster; it has failed then
 GIVEN_UP_AFTER = 4  # failures without one success
 GROUP = "etcd"
@@ -40,7 +41,7 @@ def measure(options: Options) -> list[Row]:
 
 def _against_hands(cloud, size: int, options: Options) -> list[Row]:
     ours, at_once, by_one = pairs(
-        options.pairs,
+        HAND_PAIRS_FOR_EACH * options.pairs,
         lambda: by_supervisors(cloud, size, options),
         lambda: _by_hand(cloud, size, options, one_by_one=False),
         lambda: _by_hand(cloud, size, options, one_by_one=True),
