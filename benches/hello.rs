@@ -68,7 +68,7 @@ async fn hello(url: &str) -> Result<(), Box<dyn Error>> {
 
     let (mut reader, mut buffer, mut elements) = (Reader::from_reader(&answer[..]), Vec::new(), 0);
     loop {
-        match reader.read_event_into_async(&mut buffer).await? {
+        match reader.read_event_into(&mut buffer)? {
             Event::Start(_) => elements += 1,
             Event::Eof => break,
             _ => {}
