@@ -1,7 +1,7 @@
 """moto's server on a free port of 127.0.0.1, printed on stdout, until stdin closes; run as a child by `lab.ec2`.
 
 Not `python -m moto.server`: that one can't choose a free port without a race, outlives a test run that is killed,
-answers the second request of a connection 40 ms late (Nagle), and three things AWS does are missing from moto 5.2 and
+answers the second request of a connection 40 ms late (Nagle), and four things AWS does are missing from moto 5.2 and
 put right here, because the project depends on them.
 """
 
@@ -15,6 +15,7 @@ from moto.core.responses import BaseResponse
 from moto.core.utils import utcnow
 from moto.ec2.models.instances import Instance
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.responses import S3Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -65,16 +66,33 @@ def let_json_services_refuse_in_json() -> None:
     BaseResponse._authenticate_and_authorize_normal_action = check_and_refuse
 
 
+def let_one_conditional_write_win() -> None:
+    """Of two at once S3 takes one (User Guide, "Conditional writes"); moto looks, then writes, and may take both."""
+    put = S3Response.put_object
+    one_at_a_time = threading.Lock()
+
+    def put_alone(self: S3Response):
+        with one_at_a_time:
+            return put(self)
+
+    S3Response.put_object = put_alone
+
+
 class Handler(WSGIRequestHandler):
     disable_nagle_algorithm = True
 
 
-def main() -> None:
+def application() -> DomainDispatcherApplication:
+    """moto as it is served: changed for the whole process."""
     give_starts_a_new_launch_time()
     let_terminated_instances_release_their_address()
     let_json_services_refuse_in_json()
-    application = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
+    let_one_conditional_write_win()
+    return DomainDispatcherApplication(create_backend_app)
+
+
+def main() -> None:
+    server = make_server("127.0.0.1", 0, application(), threaded=True, request_handler=Handler)
     print(server.port, flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()  # ends when the parent does, whichever way

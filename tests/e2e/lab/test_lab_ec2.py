@@ -1,12 +1,16 @@
 """moto as the lab starts it refuses what EC2 refuses, and does what moto alone does not."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from botocore.exceptions import ClientError
+from lab import moto_server
 from lab.ec2 import Ec2
 from lab.instance import Credentials
+from moto.s3.models import S3Backend
+from werkzeug.test import Client
 
 
 def refusal(call, *arguments, **parameters):
@@ -87,3 +91,24 @@ def test_reset_leaves_an_empty_cloud_that_still_checks(ec2):
     assert listed(ec2, ec2.role_credentials()) == set()
     assert refusal(listed, ec2, before) == (401, "AuthFailure")
     ec2.launch("127.9.0.11")
+
+
+def test_of_two_writes_on_a_condition_one_takes_place(monkeypatch):
+    """In this process: the second write has to come in between the first one's look and its write, every time."""
+    served = moto_server.application()
+    look = S3Backend.get_object
+
+    def look_and_dawdle(*arguments, **named):
+        found = look(*arguments, **named)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(S3Backend, "get_object", look_and_dawdle)
+
+    def put(path, **headers):
+        return Client(served).put(path, base_url="http://s3.us-east-1.amazonaws.com", headers=headers).status_code
+
+    assert put("/claims") == 200
+    with ThreadPoolExecutor() as pool:
+        both = pool.map(lambda _: put("/claims/claim.json", **{"If-None-Match": "*"}), range(2))
+        assert sorted(both) == [200, 412]
