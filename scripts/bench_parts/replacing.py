@@ -24,7 +24,7 @@ def measure(options: Options) -> list[Row]:
     other = "by hand: remove, add learner, start, promote (the limit)"
     note = "the hand that replaces knows who is gone and who lives: it asks neither the metadata service nor EC2"
     own = [took - theirs for took, theirs in ours]
-    told = f"the emulated answers took {spread(list(answers), 's')}; EC2's own are some way off, and are no work of ours"
+    told = f"the emulator's answers took {spread(list(answers), 's')}"
     return [
         Row("replacing/by-hand", title, "s", other, list(whole), by_hand, Bound(ratio=RATIO), note=note, headline=True),
         Row("replacing/own", f"{title}, less the time the metadata service and EC2 took to answer", "s", other, own, by_hand, note=told),
@@ -33,7 +33,7 @@ def measure(options: Options) -> list[Row]:
 
 def _by_supervisor(cloud, options: Options) -> tuple[float, float]:
     """All of it, and what of it the metadata service and EC2 took to answer, in seconds."""
-    from lab.http_server import covered
+    from lab.moments import covered
     from lab.node import Lab
 
     env = {"MUSTER_CLUSTER_SIZE": "3", "MUSTER_CLEAN_DWELL": str(DWELL_SECONDS)}

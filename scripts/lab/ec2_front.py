@@ -75,7 +75,7 @@ class Ec2Front:
     url = property(lambda self: self._server.url)
     address = property(lambda self: self._server.address)
     port = property(lambda self: self._server.port)
-    answered = property(lambda self: self._server.answered)
+    answered = property(lambda self: list(self._server.answered))
 
     def start(self) -> Ec2Front:
         self._server.start()

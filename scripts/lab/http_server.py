@@ -6,7 +6,6 @@ and leaves open connections alive when it is closed: a metadata service that is 
 
 from __future__ import annotations
 
-import math
 import socket
 import ssl
 import sys
@@ -17,7 +16,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import BinaryIO, Callable, Iterable, Optional
+from typing import BinaryIO, Callable, Optional
 
 KEPT_ANSWERS = 1000
 ONE_PACKET_BYTES = 32768  # head and body go out together up to here; beyond it a copy costs more than a packet
@@ -75,7 +74,7 @@ class HttpServer:
     def __init__(self, address: str, port: int, answer: Answer, tls: ssl.SSLContext | None = None):
         self.address = address
         self.port = port  # 0: the kernel's choice, known once started
-        # From a request's arrival until its answer was had, monotonic seconds; of the last ones.
+        # From a request's arrival until its answer was had, by the clock that logs go by; of the last ones.
         self.answered: deque[tuple[float, float]] = deque(maxlen=KEPT_ANSWERS)
         self._answer = answer
         self._tls = tls
@@ -154,25 +153,16 @@ class HttpServer:
         request = read_request(stream)
         if request is None:
             return False
-        began = time.monotonic()
+        began = time.time()
         reply = self._answer(request)
         if reply is None:
             return False
-        self.answered.append((began, time.monotonic()))
+        self.answered.append((began, time.time()))
         reply.send(connection)
         if reply.takes_over is not None:
             reply.takes_over(connection)
             return False
         return reply.cut_after is None and (request.header("Connection") or "").lower() != "close"
-
-
-def covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """How long at least one of them lasts."""
-    total, reached = 0.0, -math.inf
-    for since, until in sorted(intervals):
-        total += max(until - max(since, reached), 0)
-        reached = max(reached, until)
-    return total
 
 
 def read_request(stream: BinaryIO) -> Request | None:

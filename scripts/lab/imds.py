@@ -79,7 +79,7 @@ class Imds:
         self._server = HttpServer(address or instance.private_ip, port, self._answer)
 
     url = property(lambda self: self._server.url)
-    answered = property(lambda self: self._server.answered)
+    answered = property(lambda self: list(self._server.answered))
 
     def start(self) -> Imds:
         self._server.start()

@@ -338,6 +338,33 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_the_instances_is_read_as_what_stands_before_them() {
+        let after = PAGE.replace("<nextToken>more&amp;more</nextToken>", "");
+        let after = after.replace("</reservationSet>", "</reservationSet><nextToken>more&amp;more</nextToken>");
+        assert_ne!(after, PAGE);
+        assert_eq!(read(&after).unwrap(), read(PAGE).unwrap());
+    }
+
+    #[test]
+    fn an_instance_is_impaired_by_either_of_its_checks() {
+        let item = |id, system, own| {
+            let status = |kind, status| format!("<{kind}><status>{status}</status></{kind}>");
+            let both = format!("{}{}", status("systemStatus", system), status("instanceStatus", own));
+            format!("<item><instanceId>{id}</instanceId>{both}</item>")
+        };
+        let items = [
+            item("i-1", "ok", "ok"),
+            item("i-2", "impaired", "ok"),
+            item("i-3", "ok", "impaired"),
+            item("i-4", "ok", "ok"),
+        ];
+        let set = format!("<instanceStatusSet>{}</instanceStatusSet><nextToken>t</nextToken>", items.concat());
+        let page = read(&format!("<DescribeInstanceStatusResponse>{set}</DescribeInstanceStatusResponse>")).unwrap();
+        assert_eq!(page.impaired, ["i-2", "i-3"].map(|id| InstanceId(id.to_owned())));
+        assert_eq!(page.next_token.as_deref(), Some("t"));
+    }
+
+    #[test]
     fn every_truncation_is_an_error() {
         for end in 0..PAGE.len() {
             if PAGE.is_char_boundary(end) {

@@ -8,8 +8,9 @@ import shlex
 import statistics
 import subprocess
 import tarfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 
 import engine
@@ -19,7 +20,7 @@ from engine import Engine, docker
 from fleet import BOUND, member_ids, said, wait_formed
 from lab import install
 from lab.ec2 import Ec2
-from lab.http_server import covered
+from lab.moments import covered
 from lab.node import claim_network
 from machines import Machine, Machines
 
@@ -241,14 +242,11 @@ def test_etcd_is_upgraded_one_member_at_a_time(lab, older):
 
 # How long a start takes.
 
-Interval = tuple[datetime, datetime]
-
 
 def test_what_a_start_costs_beside_awss_answers(lab):
     """Into a living cluster, by the supervisor's own lines. Told, not judged: one run on a shared machine says little."""
     nodes = form(lab)
     node = nodes[0]
-    asked = timing(node)
     starts = []
     for _ in range(RESTARTS):
         wait_healthy(lab, *nodes)
@@ -256,7 +254,7 @@ def test_what_a_start_costs_beside_awss_answers(lab):
         docker("restart", "--time=40", node.container)
         lab.wait(lambda: "etcd runs as process" in node.log_text()[since:], BOUND, "another life")
         log = node.log_text()[since:]
-        starts.append(phases(node.started_at(), log, moment(log, "etcd runs as process"), asked))
+        starts.append(phases(node.started_at(), log, moment(log, "etcd runs as process"), node.front.answered))
     tell(f"a container's start into a living cluster, until etcd is spawned; medians of {RESTARTS}", starts)
 
 
@@ -269,42 +267,28 @@ def test_what_a_founding_costs_beside_awss_answers(docker_engine, loaded, cloud)
             in_parallel(lambda node: node.run(lab.image), ready)
             for node in ready:
                 lab.wait(lambda: said(node, "hold: "), BOUND, "two that wait for the third")
-            asked = {node.address: timing(node) for node in lab.nodes}
             last.run(lab.image)
             wait_formed(lab, *ready, last)
             spawned = {moment(node.log_text(), "etcd runs as process"): node for node in lab.nodes}
             first = min(spawned)
-            awaited = asked[last.address] + asked[spawned[first].address]
+            awaited = [*last.front.answered, *spawned[first].front.answered]
             starts.append(phases(last.started_at(), last.log_text(), first, awaited))
     tell(f"the last of three containers' start, until the first etcd is spawned; medians of {FOUNDINGS}", starts)
 
 
-def timing(node: Machine) -> list[Interval]:
-    """Grows by each call to EC2 from now on: when it was asked, and had its answer."""
-    asked: list[Interval] = []
-
-    def rule(_, proceed):
-        began = datetime.now(timezone.utc)
-        reply = proceed()
-        asked.append((began, datetime.now(timezone.utc)))
-        return reply
-
-    node.front.add(rule)
-    return asked
-
-
-def phases(container: datetime, log: str, spawned: datetime, asked: list[Interval]) -> dict[str, float]:
-    """Of one start, in ms; `asked` are the calls that it had to wait for."""
-    first, known = moment(log, "status is served"), moment(log, "this is i-")
-    inside = [(max(since, first), min(until, spawned)) for since, until in asked if since < spawned and until > first]
+def phases(container: datetime, log: str, spawned: datetime, answered: Iterable[tuple[float, float]]) -> dict[str, float]:
+    """Of one start, in ms; `answered` are EC2's answers to who had to wait for them."""
+    first, known, end = moment(log, "status is served").timestamp(), moment(log, "this is i-").timestamp(), spawned.timestamp()
+    inside = [(max(since, first), min(until, end)) for since, until in answered if since < end and until > first]
     assert inside, "it asked EC2"
-    theirs = timedelta(seconds=covered((since.timestamp(), until.timestamp()) for since, until in [*inside, (first, known)]))
-    return {
-        "the container's start, by the engine, to the supervisor's first line": milliseconds(first - container),
-        "that line to etcd spawned": milliseconds(spawned - first),
-        "of it the metadata service's and EC2's answers (the emulator's time)": milliseconds(theirs),
-        "and our own": milliseconds(spawned - first - theirs),
+    theirs = covered([*inside, (first, known)])
+    lasted = {
+        "the container's start, by the engine, to the supervisor's first line": first - container.timestamp(),
+        "that line to etcd spawned": end - first,
+        "of it the metadata service's and EC2's answers (the emulator's time)": theirs,
+        "and our own": end - first - theirs,
     }
+    return {name: seconds * 1000 for name, seconds in lasted.items()}
 
 
 def tell(what: str, starts: list[dict[str, float]]) -> None:
@@ -317,7 +301,3 @@ def tell(what: str, starts: list[dict[str, float]]) -> None:
 def moment(log: str, mark: str) -> datetime:
     line = next(line for line in log.splitlines() if "etcd-muster: " in line and mark in line)
     return datetime.fromisoformat(line.split("Z")[0] + "+00:00")
-
-
-def milliseconds(duration: timedelta) -> float:
-    return duration / timedelta(milliseconds=1)

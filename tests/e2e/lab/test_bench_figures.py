@@ -7,7 +7,6 @@ from bench_parts import plot, regression, report, size
 from bench_parts.figures import Bound, Curve, Figures, Row
 from bench_parts.measure import MIB
 from bench_parts.peers import Options
-from bench_parts.stopping import longest_gap
 
 
 def row(key="family/row", ours=(2.0, 4.0, 3.0), others=(1.0, 1.0, 3.0), **more):
@@ -26,12 +25,6 @@ def test_of_rates_the_faster_costs_less():
 
 def test_the_steady_ratio_is_of_the_best_runs():
     assert row(ours=[9.0, 2.0], others=[1.0, 50.0]).steady() == 2.0
-
-
-def test_a_gap_counts_when_it_ends_after_the_stop():
-    acknowledged = [6.0, 0.0, 1.0, 5.0, 3.0]  # in the order in which threads say so
-    assert longest_gap(acknowledged, since=0.5) == 2
-    assert longest_gap(acknowledged, since=5.5) == 1
 
 
 def test_what_the_image_has_beside_etcd_is_the_binary_and_its_notices(tmp_path):

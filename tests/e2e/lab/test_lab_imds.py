@@ -9,9 +9,9 @@ from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from lab.http_server import covered
 from lab.imds import Imds
 from lab.instance import Credentials, Instance
+from lab.moments import covered
 
 ADDRESS = "127.0.2.11"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
@@ -47,15 +47,10 @@ def read(path, token=None):
 
 
 def test_how_long_it_took_to_answer_is_kept(imds):
-    began = time.monotonic()
+    began = time.time()
     read("/latest/meta-data/instance-id")
     assert len(imds.answered) == 2  # the token, the item
-    assert 0 < covered(imds.answered) < time.monotonic() - began
-
-
-def test_what_is_answered_at_once_is_counted_once():
-    assert covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == 4
-    assert covered([]) == 0
+    assert 0 < covered(imds.answered) < time.time() - began
 
 
 def test_what_it_serves(imds):
