@@ -13,8 +13,8 @@ from bench_parts.peers import Options
 
 INSTANCES = (10, 100, 1_000, 10_000, 100_000)
 MEMBERS = (3, 5, 7, 9)
-JOINERS = {1: 3, 2: 2, 4: 2, 10: 1}  # and how many runs: ten take a minute
-RUNS = 5
+JOINERS = (1, 2, 4, 10)
+RUNS_OF_TEN_JOINERS = 3  # each takes a minute
 FLAT_RATIO = 1.25  # resident at 100,000 instances to that at 1,000, which is the first full page
 JOIN_BOUND_SECONDS = 180
 
@@ -25,10 +25,9 @@ def measure(options: Options) -> list[Row | Curve]:
     from lab.ec2 import Ec2
 
     with Ec2() as cloud:
-        forming = [_point(size, [by_supervisors(cloud, size, options) for _ in range(RUNS)]) for size in _said("members", MEMBERS)]
-        joining = [
-            _point(number, [_joining(cloud, number, options) for _ in range(JOINERS[number])]) for number in _said("joiners", JOINERS)
-        ]
+        forming = [_point(size, [by_supervisors(cloud, size, options) for _ in range(options.pairs)]) for size in _said("members", MEMBERS)]
+        runs = lambda number: RUNS_OF_TEN_JOINERS if number == 10 else options.pairs
+        joining = [_point(number, [_joining(cloud, number, options) for _ in range(runs(number))]) for number in _said("joiners", JOINERS)]
     why = "nearly flat: one exchange with all at once, then the etcds in turn"
     found.append(Curve("growth/members", "forming", "members", "s", forming, why))
     why = "linear: etcd takes one learner at a time, each five seconds after the last"
@@ -50,7 +49,7 @@ def _instances(options: Options) -> list[Row | Curve]:
     for size in _said("instances", INSTANCES):
         with Replay(instances=size) as server:
             given = discovery.environment(server.url)
-            seen[size] = [cost_of(command, given, peak=True) for _ in range(options.pairs if size <= 10_000 else RUNS)]
+            seen[size] = [cost_of(command, given, peak=True) for _ in range(options.pairs)]
     memory = {size: [c.peak for c in costs] for size, costs in seen.items()}
     curve = lambda what, unit, value, why: Curve(
         f"growth/{what}", f"discovery: {what}", "instances", unit, [_point(s, [value(c) for c in costs]) for s, costs in seen.items()], why

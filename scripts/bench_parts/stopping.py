@@ -7,6 +7,7 @@ whenever the one in flight was lost.
 from __future__ import annotations
 
 import http.client
+import random
 import signal
 import threading
 import time
@@ -58,6 +59,7 @@ def _stop(lab, nodes, start_again) -> tuple[float, int]:
     follower = next(node for node in nodes if node is not leader)
     with Writers(follower) as writers:
         lab.wait(lambda: len(writers.acknowledged) > WRITES_BEFORE, FORM_BOUND_SECONDS, "writes before the stop")
+        time.sleep(random.uniform(0, EVERY_SECONDS))  # at any point between two writes: the wait above ends with one of them
         began = time.monotonic()
         leader.kill(signal.SIGTERM)
         leader.wait_exit(FORM_BOUND_SECONDS)
