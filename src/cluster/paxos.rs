@@ -120,6 +120,11 @@ impl Ledger {
         self.accepted = Some(accepted.clone());
     }
 
+    /// What foundings have brought here so far: the list accepted last, and the chosen one.
+    pub fn lists(&self) -> [Option<&InitialList>; 2] {
+        [self.accepted.as_ref().map(|accepted| &accepted.list), self.chosen.as_ref()]
+    }
+
     /// What must be durable before etcd first runs under the chosen list.
     pub fn start_founding(&mut self, list: &InitialList) {
         self.chosen = Some(list.clone());

@@ -49,6 +49,11 @@ impl Daemon {
                     continue;
                 }
             };
+            // Else a founder that was asked during its look could take its own place for that of a lost disk.
+            if self.desk.ledger().lists() != view.ledger.lists() {
+                log::debug!("looks again: a list was agreed on meanwhile");
+                continue;
+            }
             let step = decide(self.observer.policy(), &view);
             self.report(&step, &view);
             self.settle_departure(&step, &view);
@@ -128,7 +133,7 @@ impl Daemon {
         let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
         let has_data = data != DataDir::Fresh;
         // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
-        // meanwhile must not be taken for the one whose etcd was seen. What moved stirs the next look.
+        // meanwhile must not be taken for the one whose etcd was seen. `deliberate` looks again then.
         let view =
             self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, has_data, cluster)).await;
         if view.claim == Claimed::Absent

@@ -25,7 +25,7 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab.ec2_faults import hidden, impaired, launched
+from lab.ec2_faults import delayed, hidden, impaired, launched
 from lab.etcd import PEER_PORT
 
 
@@ -139,6 +139,22 @@ def test_a_listed_node_that_comes_after_the_founding_becomes_a_voter_of_the_same
     start(late)
     assert wait_formed(lab, *nodes) == cluster
     assert late.etcd.get("key") == "early"
+
+
+def test_a_founder_whose_look_outlasts_the_founding_takes_its_place(lab):
+    """EC2 is slow to it meanwhile. What its look began with must not make a member with a lost disk of it."""
+    *early, slow = nodes = launch(lab, 3, size=3)
+    start(slow)
+    wait_looks(lab, slow, more=1)
+    asked = slow.front.calls["DescribeInstances"]
+    slow.front.add(delayed(BOUND), action="DescribeInstances")
+    lab.wait(lambda: slow.front.calls["DescribeInstances"] > asked, BOUND, "a look that waits for EC2")
+    start(*early)
+    lab.wait(lambda: all(node.etcd.health() for node in early), BOUND, "two of three that serve")
+    ids = member_ids(early[0])
+    slow.front.clear()
+    wait_formed(lab, *nodes)
+    assert member_ids(slow) == ids and not said(slow, "remove member")
 
 
 def test_the_older_of_two_founds_alone_when_the_other_refuses_and_the_other_joins(lab):
