@@ -78,6 +78,14 @@ def form(lab: Lab, count: int, size: int | None = None, **env: str) -> list[Node
     return nodes
 
 
+def keep(nodes: list[Node], key: str, value: str) -> None:
+    """A write that a kill of them all must leave in each: etcd 3.5.1 itself may lose one that it hasn't committed."""
+    nodes[0].etcd.put(key, value)
+    for node in nodes:
+        assert node.etcd.get(key) == value
+        node.etcd.commit()
+
+
 def is_voter(member: Member) -> bool:
     return bool(member.name) and not member.learner
 

@@ -14,6 +14,7 @@ from fleet import (
     field,
     form,
     goes_on_answering,
+    keep,
     launch,
     mark,
     member_ids,
@@ -116,7 +117,7 @@ def test_a_whole_cluster_comes_back_from_a_power_loss_without_ec2_and_metadata(l
     """When a region burns, AWS's API burns with it: data and known addresses must be enough."""
     nodes = form(lab, 3, size=3)
     before = member_ids(nodes[0])
-    nodes[0].etcd.put("key", "value")
+    keep(nodes, "key", "value")
     for node in nodes:
         node.power_off()
         node.front.stop()
@@ -246,7 +247,7 @@ def test_a_member_removed_while_it_runs_rejoins(lab):
 def test_half_of_the_data_is_never_taken_for_a_fresh_disk(lab):
     """A WAL volume that was not mounted: starting fresh over the other half would destroy it."""
     nodes = form(lab, 3, size=3)
-    nodes[0].etcd.put("key", "value")
+    keep(nodes, "key", "value")
     broken = nodes[2]
     for node in nodes:
         node.power_off()

@@ -17,7 +17,7 @@ import engine
 import pytest
 from archives import ETCD, REPOSITORY, SOURCE, Archive, run_script
 from engine import Engine, docker
-from fleet import BOUND, member_ids, said, wait_formed
+from fleet import BOUND, keep, member_ids, said, wait_formed
 from lab import install
 from lab.ec2 import Ec2
 from lab.moments import covered
@@ -191,7 +191,7 @@ def test_one_that_loses_its_network_comes_back(lab):
 def test_all_at_once(lab, how):
     """As when the engine restarts, or every machine loses its power."""
     nodes = form(lab)
-    nodes[0].etcd.put("key", "kept")
+    keep(nodes, "key", "kept")
     before, cluster = member_ids(nodes[0]), nodes[0].etcd.cluster_id()
     if how == "restart":
         in_parallel(lambda node: docker("restart", "--time=40", node.container), nodes)

@@ -60,6 +60,19 @@ def test_three_plain_etcds(version):
     assert not lab.directory.exists()
 
 
+def test_what_is_committed_is_in_the_database():
+    """Not only in the WAL: etcd's own commits are put off for an hour."""
+    with Lab() as lab:
+        node = lab.add_node(launch=False)
+        node.start_plain_etcd([*static_list_arguments(node, [node]), "--backend-batch-interval=1h"])
+        lab.wait(node.etcd.health, 20, "a healthy etcd")
+        node.etcd.put("key", "a value of its own")
+        database = node.data / "member/snap/db"
+        assert b"a value of its own" not in database.read_bytes()
+        node.etcd.commit()
+        assert b"a value of its own" in database.read_bytes()
+
+
 def test_a_node_is_given_its_own_variables_and_no_others(script, ec2, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the-user's")
     with Lab(muster=script('echo "$1"; env'), env={"MUSTER_CLUSTER_SIZE": "3"}, shared_ec2=ec2) as lab:
