@@ -30,7 +30,7 @@ def measure(options: Options) -> list[Row | Curve]:
         joining = [_point(number, [_joining(cloud, number, options) for _ in range(runs(number))]) for number in _said("joiners", JOINERS)]
     why = "nearly flat: one exchange with all at once, then the etcds in turn"
     found.append(Curve("growth/members", "forming", "members", "s", forming, why))
-    why = f"linear: etcd takes one learner at a time, each five seconds after the last; {RUNS_OF_TEN_JOINERS} runs with ten, {options.pairs} else"
+    why = f"linear: one learner at a time, every five seconds ({RUNS_OF_TEN_JOINERS} runs with ten)"
     found.append(Curve("growth/joiners", "joining three at once", "joiners", "s", joining, why))
     return found
 
