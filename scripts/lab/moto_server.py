@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Callable
 
 from moto.core.responses import BaseResponse
 from moto.core.utils import utcnow
 from moto.ec2.models.instances import Instance
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.responses import S3Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -66,29 +66,30 @@ def let_json_services_refuse_in_json() -> None:
     BaseResponse._authenticate_and_authorize_normal_action = check_and_refuse
 
 
-def let_one_conditional_write_win() -> None:
-    """Of two at once S3 takes one (User Guide, "Conditional writes"); moto looks, then writes, and may take both."""
-    put = S3Response.put_object
-    one_at_a_time = threading.Lock()
+class OneAtATime:
+    """To AWS a call happens as a whole. moto's threads meet in the middle: of two conditional writes both are taken, for each looked
+    before either wrote (S3 User Guide, "Conditional writes": one is), and what was made is answered by 500, for the tags that the
+    answer lists grew meanwhile, whereupon a client asks again and is told that it exists."""
 
-    def put_alone(self: S3Response):
-        with one_at_a_time:
-            return put(self)
+    def __init__(self, served: Callable):
+        self._served = served
+        self._one = threading.Lock()
 
-    S3Response.put_object = put_alone
+    def __call__(self, *request):
+        with self._one:
+            return self._served(*request)
 
 
 class Handler(WSGIRequestHandler):
     disable_nagle_algorithm = True
 
 
-def application() -> DomainDispatcherApplication:
+def application() -> OneAtATime:
     """moto as it is served: changed for the whole process."""
     give_starts_a_new_launch_time()
     let_terminated_instances_release_their_address()
     let_json_services_refuse_in_json()
-    let_one_conditional_write_win()
-    return DomainDispatcherApplication(create_backend_app)
+    return OneAtATime(DomainDispatcherApplication(create_backend_app))
 
 
 def main() -> None:

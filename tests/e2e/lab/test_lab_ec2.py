@@ -105,10 +105,28 @@ def test_of_two_writes_on_a_condition_one_takes_place(monkeypatch):
 
     monkeypatch.setattr(S3Backend, "get_object", look_and_dawdle)
 
+    signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=AKID/20260102/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"}
+
     def put(path, **headers):
-        return Client(served).put(path, base_url="http://s3.us-east-1.amazonaws.com", headers=headers).status_code
+        return Client(served).put(path, base_url="http://s3.us-east-1.amazonaws.com", headers=signed | headers).status_code
 
     assert put("/claims") == 200
     with ThreadPoolExecutor() as pool:
         both = pool.map(lambda _: put("/claims/claim.json", **{"If-None-Match": "*"}), range(2))
         assert sorted(both) == [200, 412]
+
+
+def test_a_call_is_served_as_a_whole():
+    """Its answer is part of it: moto makes that of what others change."""
+    inside, met = [], []
+
+    def served(number: int) -> list[bytes]:
+        inside.append(number)
+        time.sleep(0.02)
+        met.append(len(inside))
+        inside.remove(number)
+        return []
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(moto_server.OneAtATime(served), range(4)))
+    assert met == [1] * 4
