@@ -18,7 +18,7 @@ use crate::rollcall::server::Desk;
 use crate::status::journal::Journal;
 
 /// While something is awaited: soon, then slower.
-const FIRST_POLL: Duration = Duration::from_millis(10);
+const FIRST_POLL: Duration = Duration::from_millis(2);
 const LONGEST_POLL: Duration = Duration::from_secs(1);
 /// At rest: one request to our own etcd in so long.
 const REST: Duration = Duration::from_secs(10);
@@ -292,7 +292,9 @@ impl Attendant<'_> {
                     let took = (clock::now() - self.spawned_at).as_millis();
                     log::info!("member {member} is healthy and votes, {took} ms after etcd's start");
                     self.notify.tell("READY=1");
-                    self.see_members(progress).await;
+                    if !self.see_members(progress).await {
+                        progress.questions = MEMBERS_EVERY - 1;
+                    }
                 }
                 progress.ready = true;
                 progress.ailment.clear();

@@ -1,7 +1,7 @@
 //! One child, spawned so that it can't outlive its supervisor, its output passed on.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
@@ -18,6 +18,8 @@ use crate::cluster::supervision::Ended;
 
 /// What is kept of a child's output for the verdict on its end; etcd's last words before a fatal exit fit in it.
 const TAIL_BYTES: usize = 16 << 10;
+/// A line that is longer comes in pieces: what doesn't end must not be kept for ever.
+const LONGEST_LINE: u64 = 64 << 10;
 /// How long the rest of an ended child's output is waited for.
 const OUTPUT_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -107,7 +109,7 @@ impl Child {
         let (done, passed_on) = oneshot::channel();
         // A thread, so that a stderr nobody reads blocks etcd's output (as without us), never the supervisor.
         std::thread::Builder::new().name("etcd-output".to_owned()).stack_size(64 << 10).spawn(move || {
-            output.into_iter().for_each(|stream| pass_on(stream, &kept));
+            output.into_iter().for_each(|stream| pass_on(stream, io::stderr(), &kept));
             drop(done);
         })?;
         Ok(Self { pid, reaper: reaper.clone(), tail, passed_on })
@@ -169,14 +171,47 @@ impl Drop for Child {
     }
 }
 
-fn pass_on(mut stream: impl Read, tail: &Mutex<VecDeque<u8>>) {
-    let mut chunk = [0; 4096];
-    while let Ok(length @ 1..) = stream.read(&mut chunk) {
+/// Line by line, so that none of ours comes into the middle of one of etcd's.
+fn pass_on(stream: impl Read, mut out: impl Write, tail: &Mutex<VecDeque<u8>>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    while let Ok(1..) = stream.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
         // Our own stderr may be gone; etcd's output is then lost, its life goes on.
-        let _lost = io::stderr().write_all(&chunk[..length]);
+        let _lost = out.write_all(&line);
         let mut tail = tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        tail.extend(&chunk[..length]);
+        tail.extend(&line);
         let surplus = tail.len().saturating_sub(TAIL_BYTES);
         tail.drain(..surplus);
+        line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was written at once.
+    #[derive(Default)]
+    struct Writes(Vec<String>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn output_is_passed_on_by_whole_lines_however_it_comes() {
+        let pieces = b"one li".chain(&b"ne\nanother\nand a last"[..]);
+        let (mut writes, tail) = (Writes::default(), Mutex::default());
+        pass_on(pieces, &mut writes, &tail);
+        assert_eq!(writes.0, ["one line\n", "another\n", "and a last"]);
+        let tail: Vec<u8> = tail.into_inner().unwrap().into();
+        assert_eq!(tail, b"one line\nanother\nand a last");
     }
 }
