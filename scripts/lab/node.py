@@ -379,7 +379,7 @@ def _runs_etcd(pid: int) -> bool:
         name, told = (Path(f"/proc/{pid}/{file}").read_text() for file in ("comm", "cmdline"))
     except OSError:
         return False
-    return name.strip() == "etcd" and "--version" not in told
+    return name.strip() == "etcd" and bool(told) and "--version" not in told  # who is about to end tells nothing
 
 
 def _life(node: Node) -> str:

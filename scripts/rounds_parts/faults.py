@@ -133,8 +133,11 @@ def _all(undoes: list[Undo]) -> Undo:
     return heal
 
 
-def _stopped(pid: int) -> Undo:
-    os.kill(pid, signal.SIGSTOP)
+def _stopped(pid: int) -> Heal:
+    try:
+        os.kill(pid, signal.SIGSTOP)
+    except ProcessLookupError:  # it has just ended
+        return None
 
     def go_on() -> None:
         with suppress(ProcessLookupError):  # killed meanwhile

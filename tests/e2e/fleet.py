@@ -30,6 +30,9 @@ QUICK = {
     "BOOTSTRAP_WAIT": "500ms",
 }
 
+# Who answers or refuses at once: a busy machine must not make it silent. Not where somebody is silent, for each look waits as long.
+PATIENT = {"MUSTER_PROBE_TIMEOUT": "10s"}
+
 # Forming.
 
 
@@ -93,6 +96,18 @@ def is_voter(member: Member) -> bool:
 def member_ids(node: Node) -> dict[str, str]:
     """Member id by peer URL."""
     return {member.peer_urls[0]: member.id for member in node.etcd.members()}
+
+
+def leader_of(lab: Lab, *nodes: Node) -> Node:
+    """An election may be under way at any time on a busy machine."""
+    return lab.wait(lambda: next((node for node in nodes if node.etcd.is_leader()), None), BOUND, "a leader")
+
+
+def remove_member(lab: Lab, at: Node, member_id: str) -> None:
+    """By hand; etcd refuses until its peers have been connected for five seconds, and what seemed to fail may have been done."""
+    body = {"ID": str(int(member_id, 16))}
+    removed = lambda: member_id not in member_ids(at).values() or at.etcd.post("/v3/cluster/member/remove", body)
+    lab.wait(removed, BOUND, "a member removed by hand")
 
 
 def predicted_cluster_id(initial_cluster: str, token: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
-from fleet import start, wait_formed
+from fleet import BOUND, start, wait_formed
 from lab.ec2_front import Ec2Front
 from lab.imds import Imds
 from lab.node import Node
@@ -89,8 +89,12 @@ def works(lab, nodes: list[Node]) -> None:
     assert f"listed as {node.peer_url}" in run_on(lab, node, "plan")
     listed = sorted(row.split()[2] for row in run_on(lab, node, "discover").splitlines()[1:4])
     assert listed == [one.address for one in nodes]
-    with urllib.request.urlopen(f"http://[{node.address}]:2382/readyz", timeout=5) as answer:
-        assert answer.status == 200
+
+    def is_ready() -> bool:
+        with urllib.request.urlopen(f"http://[{node.address}]:2382/readyz", timeout=5) as answer:
+            return answer.status == 200
+
+    lab.wait(is_ready, BOUND, "readiness")
 
 
 @in_a_hub

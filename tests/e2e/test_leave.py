@@ -10,8 +10,10 @@ from fleet import (
     BOUND,
     etcd_pid,
     form,
+    leader_of,
     mark,
     member_ids,
+    remove_member,
     replace_etcd,
     restore_etcd,
     said,
@@ -48,10 +50,6 @@ def wait_left(lab, node, *rest) -> None:
     wait_said(lab, node, "hold: this instance has left the cluster")
     assert not node.etcd_pids() and node.process.exit_code() is None
     wait_formed(lab, *rest)
-
-
-def leader_of(nodes):
-    return next(node for node in nodes if node.etcd.is_leader())
 
 
 class Writer:
@@ -94,13 +92,14 @@ class Writer:
 def test_an_instance_that_is_scaled_in_leaves_and_writes_go_on(lab, role):
     """Three become two without a dead member, and without an election that clients feel."""
     nodes = form(lab, 3, size=3, MUSTER_LEAVE="on-terminate")
-    lead = lab.wait(lambda: leader_of(nodes), BOUND, "a leader")
+    lead = leader_of(lab, *nodes)
     leaving = lead if role == "leader" else next(node for node in nodes if node is not lead)
     rest = [node for node in nodes if node is not leaving]
     with Writer(*rest) as writer:
+        lab.wait(lambda: writer.written > 10, BOUND, "writes before")
         ending(leaving)
         wait_left(lab, leaving, *rest)
-    assert writer.written > 10 and not writer.lost
+    assert not writer.lost
     assert (said(leaving, "leadership moved to member") is not None) == (role == "leader")
     assert "target-lifecycle-state is Terminated" in said(leaving, "has left the cluster")
     assert stop(leaving) == 0
@@ -127,7 +126,7 @@ def test_nobody_leaves_less_than_a_quorum(lab):
     """One of three is down: the second that ends must not take the quorum along, but for its leadership."""
     nodes = form(lab, 3, size=3, MUSTER_LEAVE="on-terminate")
     before = member_ids(nodes[0])
-    leaving = lab.wait(lambda: leader_of(nodes), BOUND, "a leader")
+    leaving = leader_of(lab, *nodes)
     down, other = (node for node in nodes if node is not leaving)
     down.power_off()
     ending(leaving)
@@ -145,7 +144,7 @@ def test_nobody_leaves_less_than_a_quorum(lab):
 def test_two_that_end_at_once_leave_one_after_the_other(lab):
     """Both see a quorum of three; the last one left is never without one."""
     nodes = form(lab, 3, size=3, MUSTER_LEAVE="on-terminate")
-    lab.wait(lambda: leader_of(nodes), BOUND, "a leader")
+    leader_of(lab, *nodes)
     stays = nodes.pop()
     with Writer(stays) as writer:
         ending(*nodes)
@@ -160,7 +159,7 @@ def test_two_of_four_that_end_at_once_dont_both_leave_beside_a_dead_one(lab):
     """Either alone may go; both would leave two of which one is dead."""
     nodes = form(lab, 4, size=4, MUSTER_LEAVE="on-terminate")
     wait_polls(lab, *nodes)  # etcd itself refuses every removal within five seconds of a connection
-    lab.wait(lambda: leader_of(nodes), BOUND, "a leader")
+    leader_of(lab, *nodes)
     dead = next(node for node in nodes if not node.etcd.is_leader())
     dead.power_off()
     first, second, stays = (node for node in nodes if node is not dead)
@@ -318,8 +317,7 @@ def test_an_etcd_whose_removal_was_not_seen_is_known_by_the_member_list(lab):
     leaving = nodes.pop()
     old = member_ids(leaving)[leaving.peer_url]
     leaving.power_off()
-    body = {"ID": str(int(old, 16))}
-    lab.wait(lambda: nodes[0].etcd.post("/v3/cluster/member/remove", body), BOUND, "a member removed by hand")
+    remove_member(lab, nodes[0], old)
     ending(leaving)
     start(leaving)
     wait_left(lab, leaving, *nodes)
@@ -405,9 +403,15 @@ def test_a_learner_is_no_reason_to_go_on(lab, group):
     (new,) = launch_in(lab, group, 1)
     asked = group.calls[LAUNCH]
     start(new)
-    lab.wait(lambda: any(m.learner for m in nodes[0].etcd.members()), BOUND, "a learner")
-    while any(m.learner for m in nodes[0].etcd.members()):
-        assert not group.calls[LAUNCH] - asked, "tried while a learner"
+    lab.wait(lambda: new.peer_url in member_ids(nodes[0]), BOUND, "a learner")
+
+    def votes() -> bool:
+        tried = group.calls[LAUNCH] - asked  # read before the list, which may change meanwhile
+        is_learner = any(m.learner for m in nodes[0].etcd.members())
+        assert not (tried and is_learner), "tried while a learner"
+        return not is_learner
+
+    lab.wait(votes, BOUND, "a vote")
     wait_formed(lab, *nodes, new)
     wait_completed(lab, group, LAUNCH, new)
 

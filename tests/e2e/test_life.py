@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fleet import (
     BOUND,
+    PATIENT,
     alive,
     etcd_pid,
     field,
@@ -16,8 +17,10 @@ from fleet import (
     goes_on_answering,
     keep,
     launch,
+    leader_of,
     mark,
     member_ids,
+    remove_member,
     replace_etcd,
     restore_etcd,
     said,
@@ -30,12 +33,6 @@ from fleet import (
 )
 from lab.ec2_faults import hidden, refused
 from lab.node import static_list_arguments
-
-
-def remove_member(lab, at, member_id: str) -> None:
-    """By hand; etcd refuses until its peers have been connected for five seconds."""
-    body = {"ID": str(int(member_id, 16))}
-    lab.wait(lambda: at.etcd.post("/v3/cluster/member/remove", body), BOUND, "a member removed by hand")
 
 
 # Replacement.
@@ -151,7 +148,7 @@ def test_a_power_loss_between_the_record_of_a_first_start_and_its_wal_is_got_ove
 def test_a_stop_that_was_asked_for_moves_leadership_and_exits_0(lab):
     """A planned stop of the leader must not cost the clients an election, nor look like a failure to the unit."""
     nodes = form(lab, 3, size=3)
-    leader = next(node for node in nodes if node.etcd.is_leader())
+    leader = leader_of(lab, *nodes)
     others = [node for node in nodes if node is not leader]
     pid = etcd_pid(leader)
     assert stop(leader) == 0
@@ -216,7 +213,7 @@ def test_an_etcd_that_dies_is_started_again_with_growing_pauses(lab):
 
 def test_a_member_removed_while_down_keeps_its_files_and_rejoins(lab):
     """Somebody removed it by hand: its data is moved aside, every byte of it, and it joins as new."""
-    nodes = form(lab, 3, size=3)
+    nodes = form(lab, 3, size=3, **PATIENT)  # its first look must see the quorum
     removed = nodes[2]
     old = member_ids(nodes[0])[removed.peer_url]
     assert stop(removed) == 0
@@ -270,7 +267,7 @@ def test_half_of_the_data_is_never_taken_for_a_fresh_disk(lab):
 
 def test_data_of_another_cluster_halts_and_is_not_touched(lab):
     """A disk was attached to the wrong instance: only the operator knows which cluster is meant."""
-    stray, other = launch(lab, 2, size=1)
+    stray, other = launch(lab, 2, size=1, **PATIENT)
     for node, hides in ((stray, other), (other, stray)):
         node.front.add(hidden(hides.instance.id))
     start(stray, other)
@@ -361,7 +358,7 @@ def test_a_member_that_hangs_is_never_removed(lab):
 
 def test_a_terminated_instance_that_still_answers_is_not_removed(lab):
     """EC2 is ahead of the machine, or wrong: while it serves, it is a member; when it falls silent, it goes."""
-    nodes = form(lab, 3, size=3)
+    nodes = form(lab, 3, size=3, **PATIENT)
     before = member_ids(nodes[0])
     doomed = nodes[2]
     lab.ec2.terminate(doomed.instance.id)
@@ -433,7 +430,7 @@ def test_orphans_are_reaped(lab, tmp_path):
     replace_etcd(node, f"(sh -c '{body}' &)\nexec $ETCD")
     start(node)
     wait_formed(lab, node)
-    orphan = int(marker.read_text())
+    orphan = int(lab.wait(lambda: marker.exists() and marker.read_text(), BOUND, "the orphan's word"))
     assert parent(orphan) == node.process.pid
     Path(f"{marker}.go").touch()
     lab.wait(lambda: not Path(f"/proc/{orphan}").exists(), BOUND, "no trace of the orphan")

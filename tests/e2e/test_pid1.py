@@ -74,8 +74,9 @@ def test_an_etcd_that_ends_by_itself_never_ends_its_supervisor(lab):
         lab.wait(lambda: node.log_text().count("etcd runs as process") >= 2, BOUND, "another life")
     assert all(node.process.exit_code() is None for node in nodes)
     for node in nodes:
-        # In a pause between two lives: a stop during one ends with that one's own code.
-        lab.wait(lambda: "; deciding again in" in node.log_text().splitlines()[-1], BOUND, "a pause")
+        # In a pause between two lives, from its begin on: a stop during one ends with that one's own code.
+        ended = node.log_text().count("; deciding again in")
+        lab.wait(lambda: node.log_text().count("; deciding again in") > ended, BOUND, "a pause that begins")
         node.kill(signal.SIGTERM)
     assert [node.wait_exit(BOUND) for node in nodes] == [0] * len(nodes)
     (refused,) = launch(lab, 1, size=1)
@@ -159,8 +160,8 @@ def test_a_stop_is_heeded_while_a_learner_catches_up(lab):
 def test_a_second_sigterm_neither_hurries_nor_breaks_a_stop(lab):
     """Impatience is no order to lose data: etcd has MUSTER_STOP_TIMEOUT to end, however often it is asked."""
     (node,) = launch(lab, 1, size=1, MUSTER_STOP_TIMEOUT="30s")
-    done = node.directory / "stopping"
-    replace_etcd(node, f"trap 'touch {done}; sleep 1; exit 0' TERM\n{WAITING}")
+    done, may_end = node.directory / "stopping", node.directory / "may-end"
+    replace_etcd(node, f"trap 'touch {done}; until [ -e {may_end} ]; do sleep 0.05; done; exit 0' TERM\n{WAITING}")
     start(node)
     wait_stub(lab, node)
     node.kill(signal.SIGTERM)
@@ -168,6 +169,7 @@ def test_a_second_sigterm_neither_hurries_nor_breaks_a_stop(lab):
     for again in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         node.kill(again)
     assert node.process.exit_code() is None, "etcd is not done yet"
+    may_end.touch()
     assert node.wait_exit(BOUND) == 0
     assert not said(node, "killing it")
 
@@ -206,7 +208,7 @@ def test_as_the_real_pid_1_it_is_stopped_reaps_orphans_and_its_code_is_seen(lab,
     start(node)
     wait_formed(lab, node)
     (supervisor,) = [pid for pid in node.process.session() if inner_pid(pid) == 1]
-    orphan = int(marker.read_text())
+    orphan = int(lab.wait(lambda: marker.exists() and marker.read_text(), BOUND, "the orphan's word"))
     (outside,) = [pid for pid in node.process.session() if inner_pid(pid) == orphan]
     assert parent(outside) == supervisor, "the kernel gave the orphan to PID 1"
     Path(f"{marker}.go").touch()

@@ -305,10 +305,13 @@ def test_of_three_that_do_not_speak_alike_none_founds(lab, what):
     """One was given the wrong certificates: neither it nor the others may conclude that there is nobody."""
     unlike, alike = UNLIKE[what]
     lab.security = Security(alike, alike)
-    odd, *others = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="1s")
+    # A busy machine must not make a silent one of who speaks otherwise.
+    odd, *others = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="1s", MUSTER_PROBE_TIMEOUT="5s")
     rank(lab, odd, *others)
     odd.secure(Security(unlike, unlike))
-    start(odd, *others)
+    start(odd)
+    wait_said(lab, odd, "hold: ")
+    start(*others)
     wait_mismatch(lab, odd, *others)
     for other in others:
         wait_mismatch(lab, other, odd)
@@ -325,7 +328,7 @@ def test_who_cannot_speak_with_a_living_cluster_never_founds_beside_it(lab, what
     """The older of two may found alone when the other is down; one that it can't talk to isn't down."""
     unlike, alike = UNLIKE[what]
     lab.security = Security(alike, alike)
-    odd, living = launch(lab, 2, size=2, MUSTER_FOUND_GRACE="1s")
+    odd, living = launch(lab, 2, size=2, MUSTER_FOUND_GRACE="1s", MUSTER_PROBE_TIMEOUT="5s")
     rank(lab, odd, living)
     living.env["MUSTER_FOUND_ALONE"] = "yes"
     start(living)
@@ -351,7 +354,7 @@ def test_who_cannot_speak_with_a_living_cluster_never_founds_beside_it(lab, what
 def test_two_lost_disks_and_another_way_to_speak_never_make_a_second_cluster(lab, unlike, alike):
     """Redeployed without its certificates: a majority of fresh nodes, and a survivor with all that was ever written."""
     lab.security = Security(alike, alike)
-    *wiped, survivor = form(lab, 3, size=3)
+    *wiped, survivor = form(lab, 3, size=3, MUSTER_PROBE_TIMEOUT="5s")
     anew = Security(unlike, unlike)
     for node in wiped:
         node.power_off()

@@ -172,6 +172,7 @@ def test_three_hosts_by_install_without_a_container_are_a_healthy_cluster(unpack
             assert done.returncode == 0, done.stderr
         for manager in managers:
             manager.wait(lambda: manager.show(BARE, "ActiveState")["ActiveState"] == "active", "READY=1")
+        for manager in managers:
             done = manager.run("sh", "-c", health)
             assert done.returncode == 0 and done.stdout.count(f"{network}.1") == 3, done
         live_through(managers[0], instances[0][0])

@@ -102,6 +102,8 @@ def test_a_hang_ends_when_healed(node, front, instances):
         with pytest.raises(socket.timeout):
             impatient.getresponse()
         impatient.sock.settimeout(5)
+        while not front.calls["DescribeInstances"]:  # its thread has the request
+            time.sleep(0.01)
         front.clear()
         assert impatient.sock.recv(1) == b""  # dropped
     assert ids(node) == sorted(instances)

@@ -203,7 +203,7 @@ def test_a_delay_delays_and_ends():
         assert max(times) > SLOW  # three pieces each, to connect, there, and back: one in six takes less
         assert ask(other, one) == "hello"  # only what one sends
         heal()
-        assert ask(one, other, PATIENCE) == "hello"
+        assert ask(one, other, PATIENT) == "hello"
 
 
 @in_a_hub
