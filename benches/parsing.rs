@@ -43,11 +43,11 @@ static COUNTING: Counting = Counting;
 
 fn main() {
     let [path, rest @ ..] = &common::arguments()[..] else {
-        println!("parsing: give it a recorded page, as scripts/bench does");
+        println!("parsing: give it a page of DescribeInstances, as scripts/bench does");
         return;
     };
     let rounds = rest.first().map_or(20, |text| text.parse().expect("a number of rounds"));
-    let text = std::fs::read(path).expect("the recorded page");
+    let text = std::fs::read(path).expect("the page");
     let ours = || read_page(&text[..]).expect("a page");
     let page = ours();
     let seconds =

@@ -12,7 +12,7 @@ from bench_parts.figures import Bound, Row
 from bench_parts.measure import Failed, all_healthy_voters, must, pairs, progress
 from bench_parts.peers import Options
 
-PAIRS = 20  # a difference as small as the noise needs more than the others
+PAIRS = 40  # a difference as small as the noise needs more than the others
 SEQUENTIAL_PUTS = 400
 CLIENTS, PUTS_EACH = 8, 250
 BODY = b'{"key":"YmVuY2g=","value":"' + b"A" * 344 + b'"}'  # 256 bytes
@@ -35,11 +35,11 @@ def measure(options: Options) -> list[Row]:
         ((f"a put, median of {SEQUENTIAL_PUTS} in a row", "ms", False), (f"puts a second by {CLIENTS} clients", "/s", True))
     ):
         ours, one, two = ([side[which] for side in sides] for sides in (supervised, bare, again))
-        noise = Row("", "", unit, "", two, one, rate=rate).ratios()
-        tenths = statistics.quantiles(noise, n=10, method="inclusive")
-        band = [min(tenths[0], 1 / tenths[-1]), max(tenths[-1], 1 / tenths[0])]  # either of the two might have been called ours
+        noise = Row("", "", unit, "", two, one, rate=rate)
+        low, high = noise.interval()
+        band = [min(low, 1 / high), max(high, 1 / low)]  # either of the two might have been called ours
         key, name = ("latency", "throughput")[which], "the same etcd unsupervised"
-        note = f"two unsupervised ones: {min(noise):.2f} to {max(noise):.2f}; the bound is the middle four fifths of that, either way round"
+        note = f"the bound is the 95 % interval of the median of as many pairs of unsupervised ones ({noise.pairs_spread()}), either way round"
         rows.append(Row(f"cost/{key}", f"cost on etcd: {title}", unit, name, ours, one, Bound(within=band), rate, note, headline=True))
     return rows
 

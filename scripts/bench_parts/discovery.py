@@ -1,4 +1,4 @@
-"""Discovery: one listing of the tagged instances, by `discover --json` and by the AWS CLI, from recorded pages in memory.
+"""Discovery: one listing of the tagged instances, by `discover --json` and by the AWS CLI, from pages in memory.
 
 Both write to /dev/null; the server's share is what a page takes from memory to a socket.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -28,12 +29,13 @@ class Bound:
     excess: float | None = None  # ours is at most so much more, in the row's unit
     ours: float | None = None  # ours alone is at most that
 
-    def __str__(self) -> str:
+    def told(self, unit: str) -> str:
+        unit = f" {unit}" if unit else ""
         parts = [
             f"≤ {times(self.ratio)}" if self.ratio is not None else "",
             f"{short(self.within[0])} to {short(self.within[1])}, the noise" if self.within is not None else "",
-            f"≤ {short(self.excess)} more" if self.excess is not None else "",
-            f"ours ≤ {short(self.ours)}" if self.ours is not None else "",
+            f"≤ {short(self.excess)}{unit} more" if self.excess is not None else "",
+            f"ours ≤ {short(self.ours)}{unit}" if self.ours is not None else "",
         ]
         return ", ".join(part for part in parts if part)
 
@@ -67,6 +69,10 @@ class Row:
         ratios = self.ratios()
         return statistics.median(ratios) if ratios else None
 
+    def interval(self) -> tuple[float, float] | None:
+        """Where the ratio lies with 95 % confidence, whatever the samples' distribution: between two of them in order (the sign test)."""
+        return interval(self.ratios())
+
     def steady(self) -> float | None:
         """The best of ours to the best of the other's: what a busy machine changes least."""
         if not self.ratios():
@@ -74,6 +80,13 @@ class Row:
         best = max if self.rate else min
         ours, other = best(self.ours), best(self.others)
         return other / ours if self.rate else ours / other
+
+    def is_certain(self) -> bool:
+        """Whether the whole interval is on the one side of the ratio's bound that the median is on."""
+        bound, interval = self.bound, self.interval()
+        if bound is None or interval is None:
+            return True
+        return bound.ratio is None or not interval[0] <= bound.ratio < interval[1]
 
     def reached(self) -> bool | None:
         bound, ratio = self.bound, self.ratio()
@@ -96,13 +109,24 @@ class Row:
         return ", ".join(part for part in (spread(self.others, self.unit) if self.others or not failed else "", failed) if part)
 
     def beside(self) -> str:
-        """The ratio with the spread of the pairs', and how many there were."""
-        ratios = self.ratios()
+        """The ratio with its interval."""
+        ratios, interval = self.ratios(), self.interval()
         if not ratios:
             return ""
-        if min(ratios) == max(ratios):
-            return times(ratios[0])
-        return f"{times(self.ratio())} ({times(min(ratios))} to {times(max(ratios))})"
+        said = times(self.ratio())
+        if interval is not None and interval[0] != interval[1]:
+            said += f" ({times(interval[0])} to {times(interval[1])})"
+        if self.bound is not None and self.bound.excess is not None:
+            said += f"; {short(statistics.median(self.ours) - statistics.median(self.others))} {self.unit} more"
+        return said
+
+    def pairs_spread(self) -> str:
+        """The lowest and the highest pair's ratio."""
+        ratios = self.ratios()
+        return f"{times(min(ratios))} to {times(max(ratios))}" if ratios and min(ratios) != max(ratios) else ""
+
+    def told_bound(self) -> str:
+        return self.bound.told(self.unit) if self.bound else ""
 
 
 @dataclass
@@ -173,6 +197,14 @@ def _rounded(value):
     return value
 
 
+def interval(values: list[float]) -> tuple[float, float] | None:
+    """Of the median, by the sign test: so many are left out at each end that both tails together hold at most 5 %. None: too few."""
+    ordered, number = sorted(values), len(values)
+    tail = lambda left_out: sum(math.comb(number, n) for n in range(left_out)) / 2**number
+    left_out = max((n for n in range(number // 2 + 1) if tail(n) <= 0.025), default=0)
+    return (ordered[left_out - 1], ordered[-left_out]) if left_out else None
+
+
 def short(value: float | None) -> str:
     """Three figures, and no more zeros than it takes."""
     if value is None:
@@ -210,4 +242,12 @@ def machine() -> str:
     """In neutral words: what a figure depends on, and nothing that names a host."""
     kernel = ".".join(platform.release().split("-")[0].split(".")[:2])
     busy = ", busy with other work" if os.getloadavg()[0] > os.cpu_count() else ""
-    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {kernel}{busy}"
+    return f"{os.cpu_count()} shared cores ({_processor()}), {platform.system()} {kernel}{busy}"
+
+
+def _processor() -> str:
+    try:
+        models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        models = []
+    return ", ".join(dict.fromkeys([*models, platform.machine()]))

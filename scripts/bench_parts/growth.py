@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import ExitStack
 
 from bench_parts import discovery, peers
 from bench_parts.figures import Bound, Curve, Row
 from bench_parts.forming import by_supervisors
-from bench_parts.measure import all_healthy_voters, cost_of, must, progress
+from bench_parts.measure import all_healthy_voters, cost_of, must, pairs, progress
 from bench_parts.peers import Options
 
 INSTANCES = (10, 100, 1_000, 10_000, 100_000)
+SMALL = 100
 MEMBERS = (3, 5, 7, 9)
 JOINERS = (1, 2, 4, 10)
 RUNS_OF_TEN_JOINERS = 3  # each takes a minute
@@ -28,7 +30,7 @@ def measure(options: Options) -> list[Row | Curve]:
         forming = [_point(size, [by_supervisors(cloud, size, options) for _ in range(options.pairs)]) for size in _said("members", MEMBERS)]
         runs = lambda number: RUNS_OF_TEN_JOINERS if number == 10 else options.pairs
         joining = [_point(number, [_joining(cloud, number, options) for _ in range(runs(number))]) for number in _said("joiners", JOINERS)]
-    why = "nearly flat: one exchange with all at once, then the etcds in turn"
+    why = "linear: one exchange with all at once, then each etcd in turn, on shared cores"
     found.append(Curve("growth/members", "forming", "members", "s", forming, why))
     why = f"linear: one learner at a time, every five seconds ({RUNS_OF_TEN_JOINERS} runs with ten)"
     found.append(Curve("growth/joiners", "joining three at once", "joiners", "s", joining, why))
@@ -45,22 +47,23 @@ def _instances(options: Options) -> list[Row | Curve]:
     from lab.replay import Replay
 
     command = [str(options.binary), "discover", "--json"]
-    seen = {}
-    for size in _said("instances", INSTANCES):
-        with Replay(instances=size) as server:
-            given = discovery.environment(server.url)
-            seen[size] = [cost_of(command, given, peak=True) for _ in range(options.pairs)]
-    memory = {size: [c.peak for c in costs] for size, costs in seen.items()}
-    curve = lambda what, unit, value, why: Curve(
-        f"growth/{what}", f"discovery: {what}", "instances", unit, [_point(s, [value(c) for c in costs]) for s, costs in seen.items()], why
+    progress("growth, 10 to 100,000 instances")
+    with ExitStack() as stack:
+        given = [discovery.environment(stack.enter_context(Replay(instances=size)).url) for size in INSTANCES]
+        # Times of small sizes without GNU time's own.
+        timed = pairs(options.pairs, *(lambda g=g, s=s: cost_of(command, g, peak=s > SMALL) for g, s in zip(given, INSTANCES)))
+        weighed = pairs(options.pairs, *(lambda g=g: cost_of(command, g, peak=True) for g, s in zip(given, INSTANCES) if s <= SMALL))
+    seen = dict(zip(INSTANCES, timed))
+    memory = {size: [c.peak for c in costs] for size, costs in zip(INSTANCES, [*weighed, *timed[len(weighed) :]])}
+    curve = lambda what, unit, values, why: Curve(
+        f"growth/{what}", f"discover --json: {what}", "instances", unit, [_point(s, of) for s, of in values.items()], why
     )
-    pairs = list(zip(memory[100_000], memory[1_000]))
-    title, other = "growth: peak resident at 100,000 instances", "at 1,000 (one page)"
+    title, other = "growth: discover --json, peak resident at 100,000 instances", "at 1,000 (one page)"
     return [
-        Row("growth/flat", title, "MiB", other, [a for a, _ in pairs], [b for _, b in pairs], Bound(ratio=FLAT_RATIO), headline=True),
-        curve("memory", "MiB", lambda c: c.peak, "flat: a page is read as it streams, and no instance is kept"),
-        curve("wall", "ms", lambda c: c.wall, "linear from a page on: each instance's XML is read once"),
-        curve("cpu", "ms", lambda c: c.cpu, "linear from a page on, as the time is"),
+        Row("growth/flat", title, "MiB", other, memory[100_000], memory[1_000], Bound(ratio=FLAT_RATIO), headline=True),
+        curve("memory", "MiB", memory, "flat from a full page on: one page's instances are kept at a time"),
+        curve("wall", "ms", {s: [c.wall for c in of] for s, of in seen.items()}, "linear from a page on: each instance's XML is read once"),
+        curve("cpu", "ms", {s: [c.cpu for c in of] for s, of in seen.items()}, "linear from a page on, as the time is"),
     ]
 
 

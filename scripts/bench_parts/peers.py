@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lab import install
@@ -68,12 +69,17 @@ def static_binary() -> Path:
 
 def bench_program(name: str) -> Path:
     """benches/NAME.rs, built in the profile and for the target of the executable that is shipped."""
-    progress(f"building benches/{name}.rs")
+    _build_benches()
+    built = (target_directory() / "deps").glob(f"{name}-*")
+    return max((path for path in built if not path.suffix), key=lambda path: path.stat().st_mtime)
+
+
+@cache
+def _build_benches() -> None:
+    progress("building benches/")
     chosen = [word for bench in BENCHES for word in ("--bench", bench)]
     run([str(ROOT / "scripts" / "build"), platform.machine(), *chosen])
     run([str(ROOT / "scripts" / "build")])  # cargo builds the executable for benches too, with their crates' features: put ours back
-    built = (target_directory() / "deps").glob(f"{name}-*")
-    return max((path for path in built if not path.suffix), key=lambda path: path.stat().st_mtime)
 
 
 def run(command: list[str], **more) -> str:

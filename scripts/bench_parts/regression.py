@@ -16,6 +16,8 @@ def check(families: list[str], baseline: dict[str, Row], measure: Callable[[str]
     lines = []
     for family in families:
         rows = {row.key: row for row in measure(family) if row.quick}
+        known = {key for key, row in baseline.items() if row.quick and row.family == family}
+        lines += [f"UNKNOWN: {key} is in one of this run and docs/figures.json alone: run scripts/bench" for key in sorted(known ^ rows.keys())]
         for _ in range(SECOND_LOOKS):
             if not any(_worse(row, baseline) for row in rows.values()):
                 break

@@ -24,7 +24,7 @@ def measure(options: Options) -> list[Row]:
     other = "by hand: remove, add learner, start, promote (the limit)"
     note = "the hand that replaces knows who is gone and who lives: it asks neither the metadata service nor EC2"
     own = [took - theirs for took, theirs in ours]
-    told = f"the emulator's answers took {spread(list(answers), 's')}"
+    told = f"the emulator's answers took {spread(list(answers), 's')}, all of which is taken off, also where ours had other work meanwhile"
     return [
         Row("replacing/by-hand", title, "s", other, list(whole), by_hand, Bound(ratio=RATIO), note=note, headline=True),
         Row("replacing/own", f"{title}, less the time the metadata service and EC2 took to answer", "s", other, own, by_hand, note=told),

@@ -16,8 +16,9 @@ INTRODUCTION = """\
 
 Written by `scripts/bench`; [figures.json](figures.json) has every sample. Ours and the other are measured in turn in the same run,
 on the same machine: medians, with lowest and highest in brackets. **The ratio is what to quote**: how many times as much ours costs
-(below 1: less; of rates the reverse), the median of the pairs' ratios, with their lowest and highest. A bound is on the ratio unless
-it says otherwise. ARCHITECTURE.md says how it is measured.
+(below 1: less; of rates the reverse), the median of the pairs' ratios, with the 95 % interval of that median in brackets. A bound is on
+the ratio unless it says otherwise, and *undecided* where that interval holds it: another run may end on its other side.
+ARCHITECTURE.md says how it is measured.
 
 ![Ratios with their bounds, and how it grows](figures.svg)
 """
@@ -34,11 +35,11 @@ PEERS = """\
 
 ## The others
 
-awscli is PyPI's. The bash bootstrappers, [`seed.sh`](../scripts/bench_parts/bootstrappers/seed.sh) and
+awscli is PyPI's; it prints all of an answer, `discover` what a roster needs. The bash bootstrappers, [`seed.sh`](../scripts/bench_parts/bootstrappers/seed.sh) and
 [`group.sh`](../scripts/bench_parts/bootstrappers/group.sh), were written anew from the documents of what they stand for, and are run
 again a second after they end, as a unit would. "By hand" is the same etcd with the flags an operator would give it. tini is Debian's.
-The hello-world ([`benches/hello.rs`](../benches/hello.rs)) is built by the same command as the executable, so with the same crates,
-versions, profile and target. What the seed's image holds is the installed size of its packages on an empty Debian.
+The hello-world ([`benches/hello.rs`](../benches/hello.rs)) is built by the same command as the executable: its large crates, in the
+same versions, profile and target. What the seed's image holds is the installed size of its packages on an empty Debian.
 """
 
 
@@ -46,7 +47,7 @@ def screen(rows: list[Row]) -> None:
     for row in rows:
         print(row.title)
         print(f"    ours {spread(row.ours, row.unit)}; {row.other} {row.theirs()}")
-        bound = f"; bound {row.bound}: {_verdict(row)}" if row.bound else ""
+        bound = f"; bound {row.told_bound()}: {verdict(row)}" if row.bound else ""
         print(f"    ratio {row.beside() or '-'}{bound}{'; ' + row.note if row.note else ''}", flush=True)
 
 
@@ -84,16 +85,16 @@ def _page(rows: list[Row], figures: Figures) -> str:
 def _family(family: str, rows: list[Row]) -> list[str]:
     parts = [
         f"\n## {'Inside the process' if family == 'inside' else family.capitalize()}\n",
-        "| figure | ours | against | theirs | ratio | bound | pairs | date |\n|---|---|---|---|---|---|---|---|",
+        "| figure | ours | against | theirs | ratio | its pairs | bound | pairs | date |\n|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        bound = f"{row.bound}: {_verdict(row)}" if row.bound else ""
-        cells = (_own_title(row), spread(row.ours, row.unit), row.other, row.theirs(), row.beside(), bound, str(len(row.ours)), row.date)
+        bound = f"{row.told_bound()}: {verdict(row)}" if row.bound else ""
+        ours = spread(row.ours, row.unit)
+        cells = (_own_title(row), ours, row.other, row.theirs(), row.beside(), row.pairs_spread(), bound, str(len(row.ours)), row.date)
         parts.append(f"| {' | '.join(cells)} |")
-    notes = {row.note: f"{_own_title(row)}, {row.other}" for row in reversed(rows) if row.note}
-    if len(notes) == 1:
-        return [*parts, f"\n{next(iter(notes))[:1].upper()}{next(iter(notes))[1:]}."]
-    return [*parts, *([""] if notes else []), *(f"- {whose}: {note}" for note, whose in reversed(notes.items()))]
+    notes = {note: [_own_title(row) for row in rows if row.note == note] for note in dict.fromkeys(row.note for row in rows) if note}
+    told = (f"- {'; '.join(dict.fromkeys(titles))}: {note}." for note, titles in notes.items())
+    return [*parts, *([""] if notes else []), *told]
 
 
 def _own_title(row: Row) -> str:
@@ -110,17 +111,19 @@ def _block(rows: list[Row]) -> str:
     fewest = min((len(row.ours) for row in shown if len(row.ours) > 1), default=1)
     lines = [
         f"Measured {when} on {'; '.join(dict.fromkeys(row.machine for row in shown))}. Ours and the other in turn, in one run; medians of",
-        f"at least {fewest} pairs. The ratio, with its lowest and highest pair, is how many times as much ours costs. More, and how it was",
-        "measured: [docs/figures.md](docs/figures.md).\n",
+        f"at least {fewest} pairs, where there is more than one number to be had. The ratio is how many times as much ours costs, with the 95 %",
+        "interval of the median; *undecided* where that holds the bound. Discovery is from a local server without TLS that answers from memory;",
+        "whole clusters share these cores. More: [docs/figures.md](docs/figures.md).\n",
         "![Ratios with their bounds, and how it grows](docs/figures.svg)\n",
         "| figure | ours | against | theirs | ratio | bound |\n|---|---|---|---|---|---|",
     ]
     for row in shown:
-        bound = f"{row.bound}{'' if row.reached() else ', **missed**'}" if row.bound else ""
+        bound = f"{row.told_bound()}: {verdict(row)}" if row.bound else ""
         ours, theirs = (re.sub(r" \([^)]*\)", "", said) for said in (spread(row.ours, row.unit), row.theirs()))
         lines.append(f"| {row.title} | {ours} | {row.other} | {theirs} | {row.beside()} | {bound} |")
     return "\n".join(lines) + "\n"
 
 
-def _verdict(row: Row) -> str:
-    return "reached" if row.reached() else "**missed**"
+def verdict(row: Row) -> str:
+    verdict = "reached" if row.reached() else "**missed**"
+    return verdict if row.is_certain() else f"{verdict}, undecided"

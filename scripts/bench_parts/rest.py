@@ -55,7 +55,7 @@ def measure(options: Options) -> list[Row]:
     ):
         per = 1 if what == "memory" else hour
         sides = [[max(seen[what]) * per for seen in side] for side in zip(*windows)]
-        note, more = f"over {watched} s", {}
+        note, more = f"one run of {watched} s, in {WINDOWS} windows", {}
         if what == "memory":
             note, more = f"{note}; of ours {own:.2f} MiB is no page of the executable", {"quick": True, "headline": True}
         rows.append(Row(f"rest/{what}", f"at rest: {title}", unit, "tini holding the same etcd", *sides, bound, note=note, **more))

@@ -6,6 +6,8 @@ import platform
 import re
 import subprocess
 
+from lab import install
+
 from bench_parts import peers
 from bench_parts.figures import Bound, Row
 from bench_parts.measure import MIB, progress
@@ -23,9 +25,10 @@ def measure(options: Options) -> list[Row]:
     rows = [Row("size/binary", "size: the executable", "MiB", limit, [binary], [hello], Bound(ours=BINARY_MIB), quick=True, headline=True)]
     if options.quick:
         return rows
-    ours, seeds = over_etcd(options), _as_debian_installs_them()
+    ours = over_etcd(options)
+    seeds, hindered = _as_debian_installs_them()
     other = f"{', '.join(SEEDS_PACKAGES)}, as Debian installs them (of the seed's image)"
-    note = "" if seeds else "what the seed's image holds: not measured, apt-get isn't here"
+    note = f"what the seed's image holds is not measured: {hindered}" if hindered else ""
     rows.append(
         Row(
             "size/image",
@@ -50,15 +53,16 @@ def over_etcd(options: Options) -> float:
     return (options.binary.stat().st_size + sum(map(len, beside))) / MIB
 
 
-def _as_debian_installs_them() -> list[float]:
-    """MiB of these packages with all that they depend on, on a system that has nothing yet."""
+def _as_debian_installs_them() -> tuple[list[float], str]:
+    """MiB of these packages with all that they depend on, on a system that has nothing yet; or why that can't be told."""
+    install.debian_version(SEEDS_PACKAGES[-1])  # fetches lists that were never fetched
     empty = ["-o", "Dir::State::status=/dev/null", "-o", "APT::Install-Recommends=false"]
     try:
         told = subprocess.run(["apt-get", *empty, "--simulate", "install", *SEEDS_PACKAGES], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [], str(error)
     names = re.findall(r"^Inst (\S+) \((\S+)", told.stdout, re.MULTILINE)
     if told.returncode != 0 or not names:
-        return []
+        return [], (told.stderr.strip().splitlines() or ["apt-get names no package"])[-1]
     shown = peers.run(["apt-cache", "show", *(f"{name}={version}" for name, version in names)])
-    return [sum(int(kib) for kib in re.findall(r"^Installed-Size: (\d+)", shown, re.MULTILINE)) / 1024]
+    return [sum(int(kib) for kib in re.findall(r"^Installed-Size: (\d+)", shown, re.MULTILINE)) / 1024], ""

@@ -1,4 +1,4 @@
-"""A recorded DescribeInstances: thousands of instances in AWS's own answer shape, rendered once, served from memory.
+"""DescribeInstances as AWS answers it: thousands of instances, made up in its shape once, served from memory.
 
 For measuring a client at a size where moto would measure itself. It checks no signature, ignores filters and
 MaxResults, and follows NextToken. Up to a page it also answers DescribeTags, and DescribeInstances for one id. What moto leaves out and AWS has is here on purpose: a second network interface with

@@ -3,7 +3,7 @@
 import xml.dom.minidom
 
 import pytest
-from bench_parts import plot, regression, report, size
+from bench_parts import figures, plot, regression, report, size
 from bench_parts.figures import Bound, Curve, Figures, Row
 from bench_parts.measure import MIB
 from bench_parts.peers import Options
@@ -16,6 +16,24 @@ def row(key="family/row", ours=(2.0, 4.0, 3.0), others=(1.0, 1.0, 3.0), **more):
 def test_a_ratio_is_the_median_of_the_pairs():
     assert row().ratios() == [2.0, 4.0, 1.0]
     assert row().ratio() == 2.0
+
+
+@pytest.mark.parametrize(("number", "left_out"), [(5, None), (6, 1), (8, 1), (9, 2), (10, 2), (20, 6), (30, 10)])
+def test_the_interval_is_the_sign_tests(number, left_out):
+    """As tables of the sign test have it for 5 % on both sides."""
+    values = list(range(1, number + 1))
+    assert figures.interval(values[::-1]) == (left_out and (left_out, number + 1 - left_out))
+
+
+@pytest.mark.parametrize(("most", "told"), [(1.0, "**missed**"), (3.0, "reached, undecided"), (9.0, "reached")])
+def test_a_bound_inside_the_interval_is_undecided(most, told):
+    ratios = [2.0] * 6 + [4.0] * 4
+    assert report.verdict(row(ours=ratios, others=[1.0] * 10, bound=Bound(ratio=most))) == told
+
+
+def test_what_is_within_so_much_more_is_told_with_how_much_more():
+    one = row(ours=[3.0] * 6, others=[1.5] * 6, bound=Bound(excess=2.0))
+    assert (one.beside(), one.told_bound()) == ("2.00; 1.50 ms more", "≤ 2.00 ms more")
 
 
 def test_of_rates_the_faster_costs_less():
@@ -86,6 +104,13 @@ def test_worse_by_more_than_a_third_fails_and_is_named(capsys):
     assert regression.check(["a"], baseline, at(1.33)) == 0
     assert regression.check(["a"], baseline, at(1.35)) == 1
     assert "WORSE: a row, against the other: ratio 1.35, baseline 1.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("found", [[], [row("a/one", quick=True), row("a/new", quick=True)]])
+def test_a_figure_that_is_not_compared_fails_and_is_named(found, capsys):
+    baseline = {"a/one": row("a/one", quick=True), "b/other": row("b/other", quick=True), "a/slow": row("a/slow")}
+    assert regression.check(["a"], baseline, lambda _: found) == 1
+    assert f"UNKNOWN: {'a/new' if found else 'a/one'} " in capsys.readouterr().out
 
 
 def test_one_bad_run_is_no_regression():
