@@ -185,14 +185,7 @@ impl Leaver<'_> {
         let mut questions = JoinSet::new();
         for member in members.iter().filter(|m| m.id != me && !m.is_learner) {
             let (etcd, id, urls) = (self.etcd.clone(), member.id, member.client_urls.clone());
-            questions.spawn(async move {
-                for url in urls {
-                    if matches!(etcd.health(&url, ANSWER_TIMEOUT).await, Ok(Ok(()))) {
-                        return Some(id);
-                    }
-                }
-                None
-            });
+            questions.spawn(async move { etcd.is_healthy(&urls, ANSWER_TIMEOUT).await.then_some(id) });
         }
         let mut healthy = BTreeSet::new();
         while let Some(answered) = questions.join_next().await {

@@ -39,6 +39,8 @@ use crate::tls::Acceptor;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Moving leadership must not hold up a stop.
 const MOVE_LEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one voter to say that it could lead.
+const HEIR_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the loop may go without a sign of life, beyond the pauses that settings allow. Far more than any call takes: what
 /// ends a supervisor over this ends its etcd.
 const LOOP_PATIENCE: Duration = Duration::from_secs(300);
@@ -278,16 +280,21 @@ impl Daemon {
     }
 }
 
+/// To a voter that answers: whoever hands over to the dead takes no write until its election timeout has passed.
 async fn move_leadership(etcd: &Client, url: &str) {
     let Ok(status) = etcd.status(url, MOVE_LEADER_TIMEOUT).await else { return };
     if status.leader != Some(status.member) {
         return;
     }
     let Ok(list) = etcd.member_list(url, MOVE_LEADER_TIMEOUT).await else { return };
-    let heir = list.members.iter().find(|m| m.id != status.member && !m.is_learner && !m.client_urls.is_empty());
-    let Some(heir) = heir else { return };
-    match etcd.move_leader(url, heir.id, MOVE_LEADER_TIMEOUT).await {
-        Ok(()) => log::info!("leadership moved to member {}", heir.id),
-        Err(error) => log::warn!("leadership could not be moved: {error}"),
+    for heir in list.members.iter().filter(|m| m.id != status.member && !m.is_learner) {
+        if !etcd.is_healthy(&heir.client_urls, HEIR_TIMEOUT).await {
+            continue;
+        }
+        match etcd.move_leader(url, heir.id, MOVE_LEADER_TIMEOUT).await {
+            Ok(()) => log::info!("leadership moved to member {}", heir.id),
+            Err(error) => log::warn!("leadership could not be moved: {error}"),
+        }
+        return;
     }
 }

@@ -382,6 +382,16 @@ impl Client {
         })
     }
 
+    /// Whether a member answers at one of its client URLs that it is healthy, each asked for so long.
+    pub async fn is_healthy(&self, client_urls: &[String], within: Duration) -> bool {
+        for url in client_urls {
+            if matches!(self.health(url, within).await, Ok(Ok(()))) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// `/version`, on the client port.
     ///
     /// # Errors

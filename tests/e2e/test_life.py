@@ -18,6 +18,7 @@ from fleet import (
     keep,
     launch,
     leader_of,
+    lines,
     mark,
     member_ids,
     remove_member,
@@ -156,6 +157,18 @@ def test_a_stop_that_was_asked_for_moves_leadership_and_exits_0(lab):
     heir = field(said(leader, "leadership moved"), r"leadership moved to member (\w+)")
     assert heir in [member_ids(others[0])[node.peer_url] for node in others]
     assert lab.wait(lambda: any(node.etcd.is_leader() for node in others), BOUND, "a leader")
+
+
+def test_a_leader_that_stops_hands_over_to_the_living(lab):
+    """To the dead it would hand over for a whole election timeout, in which no write is taken."""
+    nodes = form(lab, 3, size=3)
+    leader = leader_of(lab, *nodes)
+    urls = [member.peer_urls[0] for member in leader.etcd.members()]  # in the order in which they are asked
+    dead, living = sorted((node for node in nodes if node is not leader), key=lambda node: urls.index(node.peer_url))
+    heir = living.etcd.member_id()
+    dead.power_off()
+    assert stop(leader) == 0
+    assert said(leader, f"leadership moved to member {heir}"), lines(leader)[-5:]
 
 
 def test_sigint_is_a_stop_too(lab):
