@@ -19,7 +19,7 @@ from bench_parts.measure import FORM_BOUND_SECONDS, all_healthy_voters, must, pa
 from bench_parts.peers import Options
 
 RATIO = 1.0
-PAIRS_FOR_EACH = 2  # of the others: both sides do the same but for whose word moves the leader
+PAIRS_FOR_EACH = 6  # of the others: both sides do the same but for whose word moves the leader, and what is lost is rare
 EVERY_SECONDS = 0.005
 LATE_SECONDS = 0.2
 WATCHED_SECONDS = 1.0  # from the signal on, however long the stop takes
