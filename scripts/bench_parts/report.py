@@ -125,5 +125,5 @@ def _block(rows: list[Row]) -> str:
 
 
 def verdict(row: Row) -> str:
-    verdict = "reached" if row.reached() else "**missed**"
-    return verdict if row.is_certain() else f"{verdict}, undecided"
+    told = "reached" if row.reached() else "**missed**"
+    return told if row.is_certain() else f"{told}, undecided"

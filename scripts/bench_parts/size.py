@@ -55,11 +55,11 @@ def over_etcd(options: Options) -> float:
 
 def _as_debian_installs_them() -> tuple[list[float], str]:
     """MiB of these packages with all that they depend on, on a system that has nothing yet; or why that can't be told."""
-    install.debian_version(SEEDS_PACKAGES[-1])  # fetches lists that were never fetched
     empty = ["-o", "Dir::State::status=/dev/null", "-o", "APT::Install-Recommends=false"]
     try:
+        install.debian_version(SEEDS_PACKAGES[-1])  # fetches lists that were never fetched
         told = subprocess.run(["apt-get", *empty, "--simulate", "install", *SEEDS_PACKAGES], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, subprocess.TimeoutExpired, install.InstallError) as error:
         return [], str(error)
     names = re.findall(r"^Inst (\S+) \((\S+)", told.stdout, re.MULTILINE)
     if told.returncode != 0 or not names:

@@ -280,7 +280,8 @@ impl Daemon {
     }
 }
 
-/// To a voter that answers: whoever hands over to the dead takes no write until its election timeout has passed.
+/// To a healthy voter: whoever hands over to the dead takes no write until its election timeout has passed. None is healthy, as under
+/// an alarm: etcd's own stop hands over.
 async fn move_leadership(etcd: &Client, url: &str) {
     let Ok(status) = etcd.status(url, MOVE_LEADER_TIMEOUT).await else { return };
     if status.leader != Some(status.member) {

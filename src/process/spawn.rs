@@ -214,4 +214,11 @@ mod tests {
         let tail: Vec<u8> = tail.into_inner().unwrap().into();
         assert_eq!(tail, b"one line\nanother\nand a last");
     }
+
+    #[test]
+    fn a_line_without_an_end_is_passed_on_in_pieces() {
+        let mut writes = Writes::default();
+        pass_on(io::repeat(b'x').take(LONGEST_LINE + 1), &mut writes, &Mutex::default());
+        assert_eq!(writes.0.iter().map(String::len).collect::<Vec<_>>(), [64 << 10, 1]);
+    }
 }

@@ -73,11 +73,13 @@ def test_an_etcd_that_ends_by_itself_never_ends_its_supervisor(lab):
         wait_said(lab, node, "; deciding again in")
         lab.wait(lambda: node.log_text().count("etcd runs as process") >= 2, BOUND, "another life")
     assert all(node.process.exit_code() is None for node in nodes)
-    for node in nodes:
-        # In a pause between two lives, from its begin on: a stop during one ends with that one's own code.
-        ended = node.log_text().count("; deciding again in")
-        lab.wait(lambda: node.log_text().count("; deciding again in") > ended, BOUND, "a pause that begins")
-        node.kill(signal.SIGTERM)
+    # In a pause between two lives, from its begin on: a stop during one ends with that one's own code. Whose comes first: pauses double.
+    pauses = lambda node: node.log_text().count("; deciding again in")
+    before = {node: pauses(node) for node in nodes}
+    while before:
+        for node in lab.wait(lambda: [node for node in before if pauses(node) > before[node]], BOUND, "a pause that begins"):
+            node.kill(signal.SIGTERM)
+            del before[node]
     assert [node.wait_exit(BOUND) for node in nodes] == [0] * len(nodes)
     (refused,) = launch(lab, 1, size=1)
     replace_etcd(refused, "echo 'error verifying flags, no such thing' >&2; exit 1")
