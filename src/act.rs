@@ -154,12 +154,13 @@ impl Actor {
 
     /// Offers a chosen list to the listed that can be reached (R4), waiting for nobody longer than a second.
     pub async fn offer(&self, list: &InitialList, view: &View) {
+        let charter = view.roster.known().map(|roster| self.config.policy.charter(roster));
         let mut calls = JoinSet::new();
         for member in list.members.iter().filter(|m| m.instance != self.me) {
             let is_fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
             if let Some(url) = self.peer_url(view.roster.known(), &member.instance).filter(|_| is_fresh) {
                 let (http, me) = (self.reach.rollcall.clone(), self.me.clone());
-                let chosen = Call::Chosen { list: list.clone() };
+                let chosen = Call::Chosen { charter: charter.clone(), list: list.clone() };
                 calls.spawn(async move { call(&http, &url, &me, &chosen, OFFER_TIMEOUT).await });
             }
         }
@@ -198,6 +199,22 @@ impl Actor {
         self.claim.write(&claim, replaces.as_deref()).await.map_err(Error::Claim)
     }
 
+    /// Puts on record that we never start by that list.
+    ///
+    /// # Errors
+    /// Our own ledger's.
+    pub fn renounce(&self, list: &InitialList) -> Result<(), Error> {
+        Ok(self.desk.amend(|ledger| ledger.renounce(list))?)
+    }
+
+    /// Puts on record that the data here is ours from now on: its owner is gone, or the operator says so.
+    ///
+    /// # Errors
+    /// Our own ledger's.
+    pub fn own_data(&self) -> Result<(), Error> {
+        Ok(self.desk.amend(|ledger| ledger.instance = Some(self.me.clone()))?)
+    }
+
     /// Removes a member.
     ///
     /// # Errors
@@ -231,7 +248,7 @@ impl Actor {
     /// # Errors
     /// The disk's.
     pub fn quarantine(&self, paths: &Paths, unstarted: Option<FirstStart>) -> Result<String, Error> {
-        let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
+        let stamp = clock::file_stamp();
         let moving = Moving { stamp: stamp.clone(), unstarted };
         self.desk.with_store(|store| store.begin_quarantine(&moving))?;
         self.move_aside(paths, &moving)?;

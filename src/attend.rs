@@ -1,15 +1,20 @@
 //! A running member: seen to elect, promoted when in sync, called ready, or told to yield.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
 
 use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cluster::claim::{Claim, Establish, establish};
 use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend, has_moved};
 use crate::cluster::label::Label;
+use crate::cluster::paxos::RanAs;
 use crate::cluster::step::Step;
 use crate::cluster::supervision::waits_for_a_lock;
 use crate::cluster::types::{ClusterId, Member, MemberId};
+use crate::cluster::view::LogEnd;
 use crate::etcd::client::{self, Client};
 use crate::etcd::ids;
 use crate::process::notify::Notify;
@@ -44,6 +49,8 @@ pub struct Attendant<'a> {
     pub own_peer_url: String,
     /// Under which our member is to be listed.
     pub advertised: Vec<String>,
+    /// Under which clients find this very etcd.
+    pub advertised_to_clients: Vec<String>,
     /// Client URLs of the cluster's other members: a learner can't be asked to promote itself.
     pub others: Vec<String>,
     pub spawned_at: Instant,
@@ -73,6 +80,8 @@ pub struct Progress {
     member: Option<MemberId>,
     /// Nothing is left to do about the claim.
     claim_is_settled: bool,
+    /// How far the others' logs went at the last look.
+    logs: BTreeMap<MemberId, LogEnd>,
     /// The others have our address.
     address_is_settled: bool,
     /// Why they haven't, as it was last said.
@@ -144,6 +153,7 @@ impl Attendant<'_> {
     async fn see_members(&self, progress: &mut Progress) -> bool {
         let Ok(list) = self.etcd.member_list(&self.own_client_url, ANSWER_TIMEOUT).await else { return false };
         self.journal.saw_members(&list.members);
+        self.see_logs(progress, &list.members).await;
         if !progress.address_is_settled {
             self.settle_address(progress, &list.members).await;
         }
@@ -159,6 +169,19 @@ impl Attendant<'_> {
             return;
         };
         let step = Step::UpdateSelf { id: own.id };
+        if let Some(at) = self.twin(own).await {
+            let trouble = format!(
+                "member {} is listed at {}, and {at} answers as that very member: one of the two runs with a copy of the other's \
+                 disk; its address isn't changed; stop the one that is the copy, and move its ED_DATA and ED_WAL away",
+                own.id,
+                own.peer_urls.join(",")
+            );
+            if progress.untold != trouble {
+                log::error!("{trouble}");
+                progress.untold = trouble;
+            }
+            return;
+        }
         match self.etcd.member_update(&self.own_client_url, own.id, &self.advertised, CHANGE_TIMEOUT).await {
             Ok(()) => {
                 log::info!("{step}; now it is listed at {}", self.advertised.join(","));
@@ -174,6 +197,37 @@ impl Attendant<'_> {
         }
         // The list is soon looked at again.
         progress.questions = MEMBERS_EVERY - 1;
+    }
+
+    /// Where else an etcd runs as this very member, if one does.
+    async fn twin(&self, own: &Member) -> Option<String> {
+        for url in own.client_urls.iter().filter(|url| !self.advertised_to_clients.contains(url)) {
+            if let Ok(status) = self.etcd.status(url, ANSWER_TIMEOUT).await
+                && status.member == own.id
+            {
+                return Some(url.clone());
+            }
+        }
+        None
+    }
+
+    /// How far the others' logs go, for the day on which one of their disks is put back from an older copy. What was said to be
+    /// committed may not be on disk yet: it counts from the next look on.
+    async fn see_logs(&self, progress: &mut Progress, members: &[Member]) {
+        let Some(cluster) = progress.cluster else { return };
+        self.desk.saw_logs(cluster, &progress.logs);
+        let mut questions = JoinSet::new();
+        for member in members.iter().filter(|m| Some(m.id) != progress.member) {
+            let (etcd, id, urls) = (self.etcd.clone(), member.id, member.client_urls.clone());
+            questions.spawn(async move {
+                let status = etcd.status(urls.first()?, ANSWER_TIMEOUT).await.ok()?;
+                let end = LogEnd { term: status.raft_term, index: status.raft_index };
+                (status.member == id && status.cluster == cluster).then_some((id, end))
+            });
+        }
+        while let Some(answered) = questions.join_next().await {
+            progress.logs.extend(answered.ok().flatten());
+        }
     }
 
     /// Not ready, and why.
@@ -224,6 +278,7 @@ impl Attendant<'_> {
         let is_learner = status.as_ref().is_some_and(|s| s.is_learner);
         if let Some(status) = &status {
             self.journal.is_member(status.cluster, status.member, is_learner);
+            self.record_member(status.cluster, status.member);
         }
         match (&status, leader) {
             (Some(status), Some(_)) if is_learner => {
@@ -263,6 +318,16 @@ impl Attendant<'_> {
     fn record_serving(&self) {
         if self.desk.ledger().starting.is_some()
             && let Err(error) = self.desk.amend(|ledger| ledger.starting = None)
+        {
+            log::error!("{error}");
+        }
+    }
+
+    /// Whose data this is, beside the WAL that says so too.
+    fn record_member(&self, cluster: ClusterId, member: MemberId) {
+        let ran_as = Some(RanAs { cluster, member });
+        if self.desk.ledger().ran_as != ran_as
+            && let Err(error) = self.desk.amend(|ledger| ledger.ran_as = ran_as)
         {
             log::error!("{error}");
         }

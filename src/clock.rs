@@ -35,6 +35,11 @@ pub fn stamp_of(moment: SystemTime) -> String {
     format!("{date}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
+/// Now, for the name of a file: letters and digits only.
+pub fn file_stamp() -> String {
+    stamp().chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
 /// Seconds since the epoch, as `2026-01-31T12:00:00Z`; as a number where that can't be written.
 pub fn rfc3339(epoch: i64) -> String {
     let moment = OffsetDateTime::from_unix_timestamp(epoch).ok();

@@ -60,8 +60,14 @@ fn advertised_host(config: &Config, identity: &Identity) -> String {
         .unwrap_or_else(|| identity.address.to_string())
 }
 
-fn split(urls: &str) -> Vec<String> {
+/// The URLs of a list.
+pub fn split(urls: &str) -> Vec<String> {
     urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect()
+}
+
+/// Where etcd's data and its WAL are.
+pub fn paths(config: &Config) -> Paths {
+    Paths::on_volumes(&config.data, &config.wal, config.etcd.get("ETCD_WAL_DIR").map(AsRef::as_ref))
 }
 
 /// etcd's settings on this instance.
@@ -75,7 +81,7 @@ pub fn settings(config: &Config, identity: &Identity) -> Settings {
     }
     Settings {
         name: listed.name,
-        paths: Paths::on_volumes(&config.data, &config.wal, config.etcd.get("ETCD_WAL_DIR").map(AsRef::as_ref)),
+        paths: paths(config),
         listen_peer_urls: peer_url(config, &address.to_string()),
         listen_client_urls: client_urls.join(","),
         advertise_peer_urls: listed.peer_urls.join(","),

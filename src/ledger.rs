@@ -1,5 +1,6 @@
 //! The ledger's file, and the identity kept beside it: written whole, synced, renamed into place.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,11 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::cluster::paxos::{FirstStart, Ledger};
-use crate::etcd::data_dir::{MUSTER_DIR, sync_dir};
+use crate::cluster::types::{ClusterId, InstanceId, MemberId};
+use crate::cluster::view::LogEnd;
+use crate::etcd::data_dir::{MUSTER_DIR, move_entry, sync_dir};
 
 const LEDGER: &str = "ledger.json";
 const IDENTITY: &str = "identity.json";
 const QUARANTINE: &str = "quarantine";
+const LOGS: &str = "logs.json";
+/// Of the ledger's file. A program that doesn't know a format leaves the file as it is.
+const FORMAT: u32 = 1;
 
 /// What went wrong with our own files.
 #[derive(Debug)]
@@ -30,6 +36,11 @@ pub enum Error {
         path: PathBuf,
         cause: String,
     },
+    /// A newer program wrote it: what it promised there may be more than this one could keep.
+    Newer {
+        path: PathBuf,
+        what: String,
+    },
     /// Another supervisor works with it.
     Busy {
         path: PathBuf,
@@ -39,7 +50,7 @@ pub enum Error {
 impl Error {
     /// Time, or an operator, mends it without a restart.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Busy { .. }) || self.is_full()
+        matches!(self, Self::Busy { .. } | Self::Newer { .. }) || self.is_full()
     }
 
     fn is_full(&self) -> bool {
@@ -54,6 +65,12 @@ impl fmt::Display for Error {
             Self::Busy { path } => write!(
                 f,
                 "another etcd-muster works with {}; nothing is touched; stop it, or give this one an ED_DATA of its own",
+                path.display()
+            ),
+            Self::Newer { path, what } => write!(
+                f,
+                "{} was written by a newer etcd-muster ({what}); nothing is touched; run that version again, or move the whole data \
+                 directory away to start this node as new",
                 path.display()
             ),
             Self::Unwritable { path, cause } if self.is_full() => {
@@ -87,6 +104,40 @@ pub struct Identity {
     pub hostname: Option<String>,
 }
 
+/// Whose a ledger is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Belonging {
+    /// That instance's; `None`: no record says whose.
+    Of(Option<InstanceId>),
+    /// Another instance's, and there is no data that it could be the record of: a machine image, or a volume emptied of its data.
+    Stranger(InstanceId),
+}
+
+/// Whose that ledger is, read by an instance with data or without. `kept`: the identity kept beside it, by which a ledger from
+/// before it named its instance is told.
+pub fn belonging(ledger: &Ledger, kept: Option<&Identity>, me: &Identity, has_data: bool) -> Belonging {
+    let id = |instance: &str| InstanceId(instance.to_owned());
+    let owner = ledger.instance.clone().or_else(|| kept.map(|kept| id(&kept.instance)));
+    // By a written list an address is one host's: that it has another name now, or had an instance id, makes it no other host.
+    let by_address = |kept: &Identity| {
+        let was_named_here = owner.as_ref().is_some_and(|owner| owner.0 == kept.instance);
+        was_named_here && kept.address == me.address && (me.region.is_none() || kept.region.is_none())
+    };
+    match owner {
+        Some(_) if kept.is_some_and(by_address) => Belonging::Of(Some(id(&me.instance))),
+        Some(owner) if owner.0 != me.instance && !has_data => Belonging::Stranger(owner),
+        None if !has_data => Belonging::Of(Some(id(&me.instance))),
+        owner => Belonging::Of(owner),
+    }
+}
+
+/// How far the logs of a cluster's members were seen to go.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Logs {
+    cluster: Option<ClusterId>,
+    logs: Vec<(MemberId, LogEnd)>,
+}
+
 /// A quarantine under way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moving {
@@ -102,6 +153,7 @@ pub struct Moving {
 pub struct Store {
     dir: PathBuf,
     ledger: Ledger,
+    logs: Logs,
     /// Two that write one ledger would break each other's promises. `None`: this file system knows no locks.
     _lock: Option<Flock<File>>,
 }
@@ -126,10 +178,12 @@ impl Store {
             Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Busy { path: data.to_owned() }),
             other => other.ok(),
         };
-        let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), _lock: lock };
-        match read(&dir.join(LEDGER))? {
+        // Without it nobody knows less of himself: an unreadable one is none.
+        let logs = read(&dir.join(LOGS)).ok().flatten().unwrap_or_default();
+        let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), logs, _lock: lock };
+        match read_ledger(&dir.join(LEDGER))? {
             Some(ledger) => {
-                store.ledger = ledger;
+                store.ledger = Ledger { format: FORMAT, ..ledger };
                 // A rewrite shows now, not in the middle of a founding, that the directory can't be written.
                 match store.save(store.ledger.clone()) {
                     // What was promised is there. A member with data runs on without another promise.
@@ -137,9 +191,56 @@ impl Store {
                     other => other?,
                 }
             }
-            None => store.save(Ledger { nonce: clock::random(), ..Ledger::default() })?,
+            None => store.save(new_ledger(None))?,
         }
         Ok(store)
+    }
+
+    /// Settles whose this ledger is, before anything is promised by it. A stranger's without data is moved aside, and a new one is
+    /// made: two that were made from one image would use the same ballots.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn bind(&mut self, me: &Identity, has_data: bool) -> Result<(), Error> {
+        let kept = self.identity()?;
+        match belonging(&self.ledger, kept.as_ref(), me, has_data) {
+            Belonging::Of(owner) if owner == self.ledger.instance => Ok(()),
+            Belonging::Of(owner) => self.save(Ledger { instance: owner, ..self.ledger.clone() }),
+            Belonging::Stranger(owner) => {
+                let aside = self.dir.join(format!("{QUARANTINE}-{}", clock::file_stamp()));
+                let moved = move_entry(&self.dir.join(LEDGER), &aside);
+                moved.map_err(|error| Error::Unwritable { path: error.path, cause: error.cause })?;
+                log::warn!(
+                    "the ledger here was {owner}'s, without data; it now lies in {}, and {} starts with a new one",
+                    aside.display(),
+                    me.instance
+                );
+                self.logs = Logs::default();
+                self.save(new_ledger(Some(InstanceId(me.instance.clone()))))
+            }
+        }
+    }
+
+    /// How far the members of that cluster were seen to go.
+    pub fn logs_of(&self, cluster: ClusterId) -> Vec<(MemberId, LogEnd)> {
+        if self.logs.cluster == Some(cluster) { self.logs.logs.clone() } else { Vec::new() }
+    }
+
+    /// Keeps what was seen, never less than before. Nothing depends on it being kept: a disk that can't take it is said, no more.
+    pub fn note_logs(&mut self, cluster: ClusterId, seen: &BTreeMap<MemberId, LogEnd>) {
+        let mut logs: BTreeMap<_, _> = self.logs_of(cluster).into_iter().collect();
+        for (member, end) in seen {
+            let known = logs.entry(*member).or_insert(*end);
+            *known = (*known).max(*end);
+        }
+        let next = Logs { cluster: Some(cluster), logs: logs.into_iter().collect() };
+        if next == self.logs {
+            return;
+        }
+        if let Err(error) = self.write(LOGS, &next) {
+            log::debug!("{error}");
+        }
+        self.logs = next;
     }
 
     /// Reads the ledger of a data directory without making anything; `None`: there is none.
@@ -147,7 +248,7 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub fn peek(data: &Path) -> Result<Option<Ledger>, Error> {
-        read(&data.join(MUSTER_DIR).join(LEDGER))
+        read_ledger(&data.join(MUSTER_DIR).join(LEDGER))
     }
 
     /// Reads the identity `run` left in a data directory; `None`: there is none.
@@ -218,6 +319,30 @@ impl Store {
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
         let path = self.dir.join(name);
         write_durably(&self.dir, name, value).map_err(|cause| Error::Unwritable { path, cause })
+    }
+}
+
+fn new_ledger(instance: Option<InstanceId>) -> Ledger {
+    Ledger { format: FORMAT, nonce: clock::random(), instance, ..Ledger::default() }
+}
+
+/// A ledger of a later format, or with a field that this program doesn't know, is a newer program's.
+fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        format: u32,
+    }
+    let newer = |what: String| Error::Newer { path: path.to_owned(), what };
+    let Some(text) = read::<serde_json::Value>(path)? else { return Ok(None) };
+    let unreadable = |e: serde_json::Error| Error::Unreadable { path: path.to_owned(), cause: e.to_string() };
+    match Head::deserialize(&text).map_err(unreadable)?.format {
+        format if format > FORMAT => Err(newer(format!("its format is {format}, this version knows {FORMAT}"))),
+        _ => match Ledger::deserialize(&text) {
+            Ok(ledger) => Ok(Some(ledger)),
+            Err(error) if error.to_string().starts_with("unknown field") => Err(newer(error.to_string())),
+            Err(error) => Err(unreadable(error)),
+        },
     }
 }
 

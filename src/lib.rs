@@ -21,6 +21,7 @@ pub mod keeper;
 pub mod leave;
 pub mod ledger;
 pub mod logger;
+pub mod machine;
 pub mod meter;
 pub mod notice;
 pub mod observe;

@@ -1,6 +1,7 @@
 //! Reads the world into a [`View`]. Writes nothing, but for noting since when somebody has been silent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,17 @@ use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cloud::{Cloud, unlisted};
 use crate::cluster::claim::Claimed;
+use crate::cluster::cleaning;
+use crate::cluster::decide::signs_of_a_cluster;
 use crate::cluster::leaving::Ending;
+use crate::cluster::list::same_urls;
 use crate::cluster::paxos::Ledger;
 use crate::cluster::types::{
     ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
-use crate::cluster::view::{DataDir, EtcdSeen, Fate, Me, Peer, Policy, Sighting, View};
+use crate::cluster::view::{
+    DataDir, EtcdSeen, Fate, LogSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Twin, View,
+};
 use crate::config::Config;
 use crate::etcd::client;
 use crate::etcd::command::Release;
@@ -54,12 +60,14 @@ pub struct Observer {
     announce: bool,
     roster: Option<(Roster, Instant)>,
     roster_since: Instant,
-    silences: BTreeMap<InstanceId, Silence>,
+    silences: BTreeMap<InstanceId, PeerSilence>,
     member_silences: BTreeMap<MemberId, Instant>,
+    /// Who held which address, by the rosters seen so far: EC2 shows no address of a terminated instance.
+    holders: BTreeMap<IpAddr, InstanceId>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Silence {
+struct PeerSilence {
     since: Instant,
     refused_throughout: bool,
 }
@@ -77,6 +85,7 @@ impl Observer {
             roster_since: clock::now(),
             silences: BTreeMap::new(),
             member_silences: BTreeMap::new(),
+            holders: BTreeMap::new(),
         }
     }
 
@@ -145,9 +154,14 @@ impl Observer {
             roster,
             peers,
             fates: BTreeMap::new(),
+            owner_gone: Known::Unknown("not asked".to_owned()),
+            twin: Twin::Nobody,
+            log: None,
+            unresolved: BTreeMap::new(),
             since_own_removal: own.since_own_removal,
         };
         self.ask_where_it_matters(&mut view).await;
+        self.ask_whose_data(&mut view).await;
         view
     }
 
@@ -177,6 +191,8 @@ impl Observer {
             self.roster_since = clock::now();
         }
         self.reach.learn(&roster);
+        let held = roster.standing().filter_map(|i| Some((i.address?, i.id.clone())));
+        self.holders.extend(held);
         self.roster = Some((roster.clone(), clock::now()));
         Known::Known(roster)
     }
@@ -208,13 +224,13 @@ impl Observer {
         instance.state != InstanceState::Terminated || (self.config.written.is_some() && !handed_on())
     }
 
-    fn note_silence(&mut self, id: &InstanceId, sighting: &Sighting) -> Option<Silence> {
+    fn note_silence(&mut self, id: &InstanceId, sighting: &Sighting) -> Option<PeerSilence> {
         let refused = matches!(sighting, Sighting::Refused);
         if !refused && !matches!(sighting, Sighting::Silent(_)) {
             self.silences.remove(id);
             return None;
         }
-        let fresh = Silence { since: clock::now(), refused_throughout: true };
+        let fresh = PeerSilence { since: clock::now(), refused_throughout: true };
         let silence = self.silences.entry(id.clone()).or_insert(fresh);
         silence.refused_throughout &= refused;
         Some(*silence)
@@ -239,6 +255,110 @@ impl Observer {
             Some(etcd) => self.ask_fates(view, &roster, &etcd.members, etcd.cluster).await,
             None => self.ask_impaired(view, &roster).await,
         }
+        self.ask_names(view, &roster).await;
+    }
+
+    /// What bears on whether the data here is ours to run with; EC2 need not be in sight for it.
+    async fn ask_whose_data(&self, view: &mut View) {
+        let DataDir::Whole { ids } = &view.data else { return };
+        if let Some(owner) = view.ledger.instance.clone().filter(|owner| *owner != view.me.instance) {
+            view.owner_gone = match view.roster.known() {
+                Some(roster) => self.ask_gone(roster, &owner).await.0,
+                None => Known::Unknown("EC2 is out of sight".to_owned()),
+            };
+        }
+        if let Known::Known((cluster, member)) = *ids {
+            view.twin = self.ask_twin(view, cluster, member).await;
+            view.log = self.ask_log(view, cluster, member).await;
+        }
+    }
+
+    /// Who else is the member that our data is of: at the URLs that any list of its cluster names for it, and where an instance of
+    /// its name is.
+    async fn ask_twin(&self, view: &View, cluster: ClusterId, member: MemberId) -> Twin {
+        let holds = |peer: &Peer| matches!(&peer.sighting, Sighting::HasData(data) if (data.cluster, data.member) == (Some(cluster), Some(member)));
+        if let Some((instance, _)) = view.peers.iter().find(|(_, peer)| holds(peer)) {
+            return Twin::Holds { instance: instance.clone() };
+        }
+        let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == cluster);
+        let entries = lists.flat_map(|etcd| etcd.members.iter().filter(|m| m.id == member));
+        let own = &view.me.listed.peer_urls;
+        let mut asked = BTreeSet::new();
+        let mut doubt = Twin::Nobody;
+        for entry in entries.filter(|m| !same_urls(&m.peer_urls, own)) {
+            let mut urls = entry.client_urls.clone();
+            let is_it = |listed: &ListedMember| {
+                listed.name == entry.name || listed.peer_urls.iter().any(|url| entry.peer_urls.contains(url))
+            };
+            let peers = view.peers.values().filter(|peer| peer.listed.as_ref().is_some_and(is_it));
+            urls.extend(peers.filter_map(|peer| match &peer.sighting {
+                Sighting::Etcd(etcd) => Some(etcd.client_url.clone()),
+                _ => None,
+            }));
+            let mut told = false;
+            for url in urls.into_iter().filter(|url| asked.insert(url.clone())) {
+                match self.reach.etcd.status(&url, self.config.probe_timeout).await {
+                    Ok(status) if (status.cluster, status.member) == (cluster, member) => return Twin::Runs { at: url },
+                    Ok(_) => told = true,
+                    Err(error) => log::debug!("whether {url} is member {member}: {error}"),
+                }
+            }
+            // Its client port is mute without a leader; its peer port isn't.
+            if !told && serves(&self.reach.etcd, &entry.peer_urls, cluster, self.config.probe_timeout).await {
+                let cause = "which member it is can't be found out".to_owned();
+                doubt = Twin::Unknown { at: entry.peer_urls.join(","), cause };
+            }
+        }
+        doubt
+    }
+
+    /// Where our log ends, if another supervisor saw it go on.
+    async fn ask_log(&self, view: &View, cluster: ClusterId, member: MemberId) -> Option<LogSeen> {
+        let told = view.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
+            Sighting::HasData(data) if data.cluster == Some(cluster) => Some((*data.logs.get(&member)?, id)),
+            _ => None,
+        });
+        let (before, by) = told.max()?;
+        let paths = identity::paths(&self.config);
+        let read = tokio::task::spawn_blocking(move || paths.log_end()).await;
+        let here = match read {
+            Ok(Ok(end)) => Known::Known(end),
+            Ok(Err(cause)) => Known::Unknown(cause.to_string()),
+            Err(cause) => Known::Unknown(cause.to_string()),
+        };
+        Some(LogSeen { here, before, by: by.clone() })
+    }
+
+    /// Whether the names resolve that a founding would list, asked by whom it would be up to: etcd looks them up for itself.
+    async fn ask_names(&self, view: &mut View, roster: &Roster) {
+        let is_near = || view.living_clusters().is_empty() && signs_of_a_cluster(view).is_none();
+        if view.data != DataDir::Fresh || !is_near() {
+            return;
+        }
+        let first = roster.standing().take(self.config.policy.size(roster));
+        let mut lookups = JoinSet::new();
+        for instance in first {
+            let listed = match view.peers.get(&instance.id) {
+                _ if instance.id == view.me.instance => Some(&view.me.listed),
+                Some(Peer { sighting: Sighting::Fresh(fresh), .. }) => Some(&fresh.listed),
+                _ => None,
+            };
+            for (host, url) in listed.into_iter().flat_map(|l| &l.peer_urls).filter_map(|url| Some((named_host(url)?, url))) {
+                let (id, within, url) = (instance.id.clone(), self.config.probe_timeout, url.clone());
+                lookups.spawn(async move {
+                    let found = tokio::time::timeout(within, tokio::net::lookup_host((host.as_str(), 0))).await;
+                    let cause = match found {
+                        Ok(Ok(mut addresses)) => addresses.next().is_none().then(|| "no address".to_owned()),
+                        Ok(Err(error)) => Some(error.to_string()),
+                        Err(_) => Some(format!("no answer within {} s", within.as_secs())),
+                    };
+                    Some((id, format!("{url}: {}", cause?)))
+                });
+            }
+        }
+        while let Some(found) = lookups.join_next().await {
+            view.unresolved.extend(found.ok().flatten());
+        }
     }
 
     /// N = 2: the other is silent for the whole grace time; is it broken by EC2's word?
@@ -259,25 +379,44 @@ impl Observer {
 
     /// What became of the members nobody was seen to be.
     async fn ask_fates(&mut self, view: &mut View, roster: &Roster, members: &[Member], cluster: ClusterId) {
-        let alive = self.who_answers(view, members, cluster).await;
+        view.fates = self.who_answers(view, members, cluster).await;
         let mut silent = BTreeSet::new();
-        for member in members.iter().filter(|member| !alive.contains(&member.id)) {
+        for member in members {
+            if view.fate(member.id) == &Fate::Answers {
+                continue;
+            }
             silent.insert(member.id);
             let since = *self.member_silences.entry(member.id).or_insert_with(clock::now);
+            if view.fate(member.id) == &Fate::Unknown {
+                continue;
+            }
             let instance = owner(member, roster, self.config.written.is_some());
+            let instance = instance.or_else(|| self.last_holder(member));
             let (gone, ended_for) = match &instance {
                 None => (Known::Unknown("no instance can be named".to_owned()), None),
                 Some(id) => self.ask_gone(roster, id).await,
             };
             let silent_for = (clock::now() - since).max(ended_for.unwrap_or_default());
-            view.fates.insert(member.id, Fate { instance, gone, silent_for });
+            view.fates.insert(member.id, Fate::Silent(Silence { instance, gone, silent_for }));
         }
         self.member_silences.retain(|id, _| silent.contains(id));
     }
 
-    /// The members that live: all are asked at once, for several dead ones must not hold up a look one after another.
-    async fn who_answers(&self, view: &View, members: &[Member], cluster: ClusterId) -> BTreeSet<MemberId> {
-        let mut alive = BTreeSet::new();
+    /// Whose an unnamed member's address was when it was last seen in a roster. A written list says nothing of who is off it.
+    fn last_holder(&self, member: &Member) -> Option<InstanceId> {
+        if self.config.written.is_some() || !member.name.is_empty() {
+            return None;
+        }
+        let hosts = identity::hosts(&member.peer_urls.join(","));
+        hosts.iter().find_map(|host| self.holders.get(&host.parse().ok()?).cloned())
+    }
+
+    /// The members that answer, and those that don't: all are asked at once, for several dead ones must not hold up a look one
+    /// after another.
+    async fn who_answers(&self, view: &View, members: &[Member], cluster: ClusterId) -> BTreeMap<MemberId, Fate> {
+        let silent = || Fate::Silent(Silence { instance: None, gone: Known::Unknown(String::new()), silent_for: Duration::ZERO });
+        let fate = |answers| if answers { Fate::Answers } else { silent() };
+        let mut fates = BTreeMap::new();
         let mut probes = JoinSet::new();
         for member in members {
             let is_peer = |peer: &&Peer| {
@@ -286,26 +425,29 @@ impl Observer {
                     .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
             };
             match view.peers.values().find(is_peer) {
-                Some(peer) if is_alive(&peer.sighting, cluster) => _ = alive.insert(member.id),
-                Some(_) => {}
+                Some(peer) => _ = fates.insert(member.id, fate(is_alive(&peer.sighting, cluster))),
                 // Not in the roster: its address may still serve.
                 None => {
-                    let (etcd, within) = (self.reach.etcd.clone(), self.config.probe_timeout);
+                    let (reach, within) = (self.reach.clone(), self.config.probe_timeout);
                     let (id, urls) = (member.id, member.peer_urls.clone());
-                    // Until proven silent: a probe that panics says nothing.
-                    alive.insert(id);
-                    probes.spawn(async move { (id, serves(&etcd, &urls, cluster, within).await) });
+                    // A probe that panics says nothing.
+                    fates.insert(id, Fate::Unknown);
+                    // Of one that never ran a supervisor may stand there, about to start it.
+                    let about_to_start = cleaning::never_ran(member) && !same_urls(&urls, &view.me.listed.peer_urls);
+                    probes.spawn(async move {
+                        let runs = serves(&reach.etcd, &urls, cluster, within).await;
+                        (id, runs || (about_to_start && supervised(&reach, &urls, within).await))
+                    });
                 }
             }
         }
         while let Some(probed) = probes.join_next().await {
             match probed {
-                Ok((_, true)) => {}
-                Ok((id, false)) => _ = alive.remove(&id),
+                Ok((id, answers)) => _ = fates.insert(id, fate(answers)),
                 Err(error) => log::error!("a probe failed: {error}"),
             }
         }
-        alive
+        fates
     }
 
     /// Gone by EC2's own word, by id: shutting-down, terminated, or no such instance; and for how long it has been terminated, so
@@ -330,6 +472,21 @@ impl Observer {
         let ended_for = ended.and_then(|at| u64::try_from(roster.seen_at - at).ok()).map(Duration::from_secs);
         (Known::Known(gone(instance.state)), ended_for)
     }
+}
+
+/// The host of a URL, where it is a name.
+fn named_host(url: &str) -> Option<String> {
+    identity::hosts(url).pop().filter(|host| host.parse::<IpAddr>().is_err())
+}
+
+/// Whether a supervisor answers at one of these peer URLs.
+async fn supervised(reach: &Reach, urls: &[String], within: Duration) -> bool {
+    for url in urls {
+        if matches!(hello(&reach.rollcall, url, None, within).await, Ok(Answered::Hello(_))) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether an etcd of that cluster serves one of these peer URLs, or something that can't be understood.
@@ -422,7 +579,7 @@ impl Probe {
         };
         // The peer port may be firewalled: a cluster is a cluster on whichever port it is seen.
         match self.list_at_client_port().await {
-            Ok(list) => self.etcd_seen(list, false, true),
+            Ok(list) => self.etcd_seen(list, Quorum::Proven),
             Err(error) if matches!(error.failure(), Some(Failure::Refused)) => seen,
             Err(error) => match error.failure() {
                 Some(Failure::Timeout(_) | Failure::Unreachable(_)) => {
@@ -441,14 +598,15 @@ impl Probe {
         };
         if !version.is_undecided() {
             match self.list_through_quorum(&version).await {
-                Ok(list) => return self.etcd_seen(list, false, true),
+                Ok(list) => return self.etcd_seen(list, Quorum::Proven),
                 // Whether it has a quorum is more than can be said.
                 Err(error) if error.is_refusal() => return Sighting::Mismatch(error.to_string()),
                 Err(_) => {}
             }
         }
         match self.reach.etcd.peer_members(&self.peer_url, self.within).await {
-            Ok(list) => self.etcd_seen(list, version.is_undecided(), false),
+            Ok(list) if version.is_undecided() => self.etcd_seen(list, Quorum::NeverElected),
+            Ok(list) => self.etcd_seen(list, Quorum::Unproven),
             Err(error) => unread(&error),
         }
     }
@@ -466,9 +624,9 @@ impl Probe {
         self.reach.etcd.member_list(&self.client_url, self.within).await
     }
 
-    fn etcd_seen(&self, list: client::MemberList, undecided: bool, has_quorum: bool) -> Sighting {
+    fn etcd_seen(&self, list: client::MemberList, quorum: Quorum) -> Sighting {
         let client_url = self.client_url.clone();
-        Sighting::Etcd(EtcdSeen { cluster: list.cluster, client_url, members: list.members, has_quorum, undecided })
+        Sighting::Etcd(EtcdSeen { cluster: list.cluster, client_url, members: list.members, quorum })
     }
 }
 
@@ -477,7 +635,7 @@ fn is_alive(sighting: &Sighting, cluster: ClusterId) -> bool {
     match sighting {
         Sighting::Etcd(etcd) => etcd.cluster == cluster,
         Sighting::Mismatch(_) => true,
-        Sighting::Refused | Sighting::Silent(_) | Sighting::Fresh(_) | Sighting::HasData { .. } => false,
+        Sighting::Refused | Sighting::Silent(_) | Sighting::Fresh(_) | Sighting::HasData(_) => false,
     }
 }
 
@@ -492,6 +650,7 @@ fn unread(error: &client::Error) -> Sighting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::view::DataSeen;
 
     /// With MUSTER_CLEAN=unhealthy five minutes of silence remove a member: an expired certificate must not.
     #[test]
@@ -507,7 +666,8 @@ mod tests {
         for failure in [Failure::Refused, Failure::Timeout(Duration::ZERO), Failure::Unreachable(text())] {
             assert!(!is_alive(&unread(&error(failure.clone())), ClusterId(1)), "{failure:?}");
         }
-        assert!(!is_alive(&Sighting::HasData { cluster: Some(ClusterId(1)), chosen: None }, ClusterId(1)));
+        let data = DataSeen { cluster: Some(ClusterId(1)), ..DataSeen::default() };
+        assert!(!is_alive(&Sighting::HasData(data), ClusterId(1)));
     }
 
     /// Gone is only who is terminated by name: not a host that was taken off the list, whoever had its address before.

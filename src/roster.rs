@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::clock;
 use crate::cluster::types::{Instance, InstanceId, InstanceState, Roster};
+use crate::machine::has_interface;
 
 /// Ten thousand entries are less.
 const MAX_BYTES: u64 = 1 << 20;
@@ -75,7 +76,7 @@ impl Written {
     /// As above; and a list without this host, or with more than one entry for it.
     pub fn roster_of_ours(&self) -> Result<(Roster, Instance), String> {
         let roster = self.roster()?;
-        let own = own_entry(&roster, is_local).map_err(|cause| format!("{self}: {cause}"))?.clone();
+        let own = own_entry(&roster, has_interface).map_err(|cause| format!("{self}: {cause}"))?.clone();
         Ok((roster, own))
     }
 }
@@ -162,6 +163,7 @@ fn instance(host: &str, address: &str) -> Result<Instance, String> {
         id: InstanceId(host.to_owned()),
         state: InstanceState::Running,
         launched: None,
+        attached: None,
         changed: None,
         address: Some(parsed.ok_or_else(|| format!("{address:?} of {host} is no address to reach it at"))?),
         private_dns: Some(host.to_owned()),
@@ -199,21 +201,6 @@ fn own_entry(roster: &Roster, is_local: impl Fn(IpAddr) -> bool) -> Result<&Inst
             None => "no address there is this host's; add this host (a container needs --network host)".to_owned(),
         }),
     }
-}
-
-/// Whether an address is this host's own: to talk to itself is all that it would be used for. (To bind it proves less: all of
-/// 127.0.0.0/8 can be, and with ip_nonlocal_bind any address.) Nothing is sent.
-fn is_local(address: IpAddr) -> bool {
-    let any: IpAddr = match address {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let towards = || {
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    };
-    towards().is_ok_and(|from| from.ip() == address)
 }
 
 #[cfg(test)]
@@ -291,14 +278,6 @@ mod tests {
         assert!(own(&["10.0.0.1", "fd00::2"]).unwrap_err().contains("a and b are both this host"));
         assert!(own(&["10.0.0.3"]).unwrap_err().contains("this host is c, which is terminated there"));
         assert!(own(&["127.0.0.1", "10.9.9.9"]).unwrap_err().contains("no address there is this host's"));
-    }
-
-    #[test]
-    fn an_address_is_ours_if_an_interface_has_it() {
-        assert!(is_local([127, 0, 0, 1].into()));
-        assert!(!is_local([127, 0, 0, 2].into()), "it can be bound, and no interface has it");
-        // TEST-NET-1 and the documentation prefix are nobody's.
-        assert!(!is_local([192, 0, 2, 1].into()) && !is_local("2001:db8::1".parse().unwrap()));
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use crate::etcd::data_dir::MUSTER_DIR;
 use crate::exit::{Code, Failure};
 use crate::identity;
 use crate::ledger::{self, Identity, Store};
+use crate::machine;
 use crate::process::reaper::Reaper;
 use crate::process::spawn::Output;
 use crate::rollcall::server::Desk;
@@ -45,7 +46,7 @@ pub struct Startup {
 /// A missing etcd, a data directory or a state file that can't be used.
 pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) -> Result<Startup, Failure> {
     let program = find_etcd(config)?;
-    let store = open_store(config, journal).await?;
+    let mut store = open_store(config, journal).await?;
     serve(journal, Place::Socket(config.data.join(MUSTER_DIR).join(SOCKET)));
     if let Some(listen) = config.status_listen {
         serve(journal, Place::Address(listen));
@@ -60,9 +61,27 @@ pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) ->
     journal.this_is(&identity.instance, &identity.address.to_string(), identity.region.as_deref());
     let data = identity::settings(config, &identity).paths.inspect();
     let data = data.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
+    bind(&mut store, &identity, data != DataDir::Fresh, journal).await?;
+    if let Err(error) = store.keep_identity(&identity) {
+        log::warn!("{error}");
+    }
     let desk = Desk::new(store, identity::own_listing(config, &identity), data != DataDir::Fresh);
     let cloud = Cloud::new(config, imds, identity.region.as_deref());
     Ok(Startup { identity, program, version, desk, cloud })
+}
+
+/// Whose the ledger is; a full disk is waited for.
+async fn bind(store: &mut Store, identity: &Identity, has_data: bool, journal: &Journal) -> Result<(), Failure> {
+    while let Err(error) = store.bind(identity, has_data) {
+        if !error.may_pass() {
+            return Err(Failure::new(Code::DataDirUnwritable, error));
+        }
+        if journal.now(Label::hold("files_unusable"), &error.to_string()) {
+            log::warn!("hold: {error}");
+        }
+        clock::pause(LOCK_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Our files; a full disk and another supervisor that works with them are waited for.
@@ -129,6 +148,11 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
     });
     // Who we were by another kind of roster is nothing that this one could find us by.
     let kept = kept.filter(|kept| kept.region.is_none() == config.written.is_some());
+    // A disk says who it was with, not where it is now.
+    let (kept, elsewhere) = match kept {
+        Some(kept) if machine::is(&kept.instance, kept.address) => (Some(kept), None),
+        kept => (None, kept),
+    };
     let mut pause = FIRST_PAUSE;
     loop {
         let fetched = cloud::fetch_identity(config, imds);
@@ -137,12 +161,7 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
             None => Ok(fetched.await),
         };
         let cause = match outcome {
-            Ok(Ok(identity)) => {
-                if let Err(error) = store.keep_identity(&identity) {
-                    log::warn!("{error}");
-                }
-                return identity;
-            }
+            Ok(Ok(identity)) => return identity,
             Ok(Err(error)) => error.to_string(),
             Err(elapsed) => elapsed,
         };
@@ -150,6 +169,10 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
             log::warn!("{cause}; going on as {} of the last start", kept.instance);
             return kept;
         }
+        let cause = match &elsewhere {
+            Some(kept) => format!("{cause}; the disk was with {}, and nothing shows that this is that instance", kept.instance),
+            None => cause,
+        };
         if journal.now(Label::hold("identity_unknown"), &cause) {
             log::warn!("hold: {cause}");
         }

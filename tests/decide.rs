@@ -7,15 +7,22 @@ use std::time::Duration;
 use common::*;
 use etcd_muster::cluster::claim::{Claim, Claimed, Establish, establish};
 use etcd_muster::cluster::cleaning::{Kept, UNHEALTHY_AFTER, reconcile};
-use etcd_muster::cluster::decide::{Attend, Running, attend, decide};
+use etcd_muster::cluster::decide::{Attend, Running, attend};
 use etcd_muster::cluster::leaving::Ending;
-use etcd_muster::cluster::paxos::{Accepted, Answer, Ballot, Call, FirstStart, Joined, Standing, answer};
-use etcd_muster::cluster::step::{Absence, Alone, Halt, Hold, Quarantine, Removal, Step};
+use etcd_muster::cluster::paxos::{Accepted, Answer, Ballot, Call, FirstStart, Joined, Ledger, Standing, answer};
+use etcd_muster::cluster::step::{Absence, Alone, Doubt, Halt, Hold, Quarantine, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
+use etcd_muster::cluster::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(61);
 const NO_TIME: Duration = Duration::ZERO;
+
+/// Who isn't said to be silent answers.
+fn decide(policy: &Policy, view: &View) -> Step {
+    let mut view = view.clone();
+    others_answer(&mut view);
+    etcd_muster::cluster::decide::decide(policy, &view)
+}
 
 fn absence(step: &Step) -> &Absence {
     match step {
@@ -95,7 +102,7 @@ fn fewer_than_a_quorum_never_found() {
     for name in ['c', 'd', 'e'] {
         says(&mut v, name, Sighting::Refused, LONG);
     }
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::TooFewAnswer { answering: 2, needed: 3 });
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::TooFewAnswer { answering: 2, needed: 3, first: Vec::new() });
 }
 
 #[test]
@@ -123,7 +130,7 @@ fn another_roster_or_any_sign_of_a_cluster_holds() {
     for (sighting, hold) in [
         (fresh('c', &other), Hold::DifferentRoster { instance: instance.clone(), theirs: Some(other.clone()) }),
         (Sighting::Mismatch("TLS".into()), Hold::PeerMismatch { instance: instance.clone(), cause: "TLS".into() }),
-        (Sighting::HasData { cluster: None, chosen: None }, Hold::PeerHasData { instance: instance.clone() }),
+        (seen_data(None, None), Hold::PeerHasData { instance: instance.clone() }),
         (etcd("abc", false), Hold::ClusterWithoutQuorum { instance: instance.clone(), cluster: LIVING }),
     ] {
         let mut v = view('a', "abc");
@@ -322,9 +329,12 @@ fn the_member_that_bears_our_name_elsewhere_is_replaced_only_once_it_is_silent()
         Step::Hold(Hold::NameTaken { kept, .. }) => kept,
         other => panic!("{other}"),
     };
+    v.fates.insert(member_id('c'), Fate::Answers);
     assert_eq!(kept(decide(&policy, &v)), Kept::Alive);
     v.roster = Known::Unknown("half a file".into());
-    assert_eq!(kept(decide(&policy, &v)), Kept::Alive, "nor while the list can't be read");
+    v.fates.clear();
+    let unasked = etcd_muster::cluster::decide::decide(&policy, &v);
+    assert_eq!(kept(unasked), Kept::Unasked, "nor while the list can't be read");
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(29)));
     assert_eq!(kept(decide(&policy, &v)), Kept::Dwell);
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(30)));
@@ -450,7 +460,7 @@ fn a_free_claim_is_written_by_the_oldest_and_nothing_is_voted_on() {
     let mut v = all_fresh_under(&policy, Claimed::Absent);
     let Step::Claim(claiming) = decide(&policy, &v) else { panic!("no claim") };
     assert_eq!((claiming.list.members.len(), claiming.replaces), (3, None));
-    says(&mut v, 'b', Sighting::HasData { cluster: None, chosen: None }, NO_TIME);
+    says(&mut v, 'b', seen_data(None, None), NO_TIME);
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::PeerHasData { .. })), "G2");
 }
 
@@ -599,7 +609,7 @@ fn damaged_data_is_moved_aside_only_for_a_cluster_that_can_give_it_again() {
     for (elsewhere, why) in [
         (etcd("abc", false), "no quorum is proven"),
         (Sighting::Refused, "nobody answers"),
-        (Sighting::HasData { cluster: Some(LIVING), chosen: None }, "the others don't run"),
+        (seen_data(Some(LIVING), None), "the others don't run"),
         (etcd("ab", true), "one other voter of two is no quorum: a list that old proves nothing"),
         (etcd("a", true), "a sole member's data is all there is"),
     ] {
@@ -750,7 +760,7 @@ fn nobody_is_removed_while_a_learner_is_on_its_way() {
     seen.members.push(Member { is_learner: true, ..voter('x') });
     says(&mut v, 'b', Sighting::Etcd(seen), NO_TIME);
     v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
-    assert_eq!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member: member_id('x') }));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member, .. }) if member == member_id('x')));
     v.fates.insert(member_id('x'), fate('x', Known::Known(true), LONG));
     let Step::RemoveMember { .. } = decide(&policy, &v) else { panic!("a dead learner blocks nobody") };
 }
@@ -778,6 +788,8 @@ fn without_a_replacement_no_cluster_shrinks_so_far_that_fresh_ones_could_outvote
         v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
         says(&mut v, 'b', etcd(members, true), NO_TIME);
         v.fates.insert(member_id('z'), fate('z', Known::Known(true), LONG));
+        v.fates.insert(member_id('a'), Fate::Answers);
+        others_answer(&mut v);
         reconcile(&policy(Some(size)), &v, LIVING)
     };
     assert_eq!(ours(3, "abz"), Ok((member_id('z'), Removal::Gone(id('z')))));
@@ -801,7 +813,7 @@ fn one_joins_at_a_time_as_a_learner() {
     let learner = MemberId(9);
     seen.members.push(Member { id: learner, is_learner: true, name: String::new(), ..voter('x') });
     says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
-    assert_eq!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member: learner }));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member, .. }) if member == learner));
 }
 
 #[test]
@@ -925,4 +937,307 @@ fn who_has_left_stays_down_until_ec2_says_that_it_lives_on() {
         v.ending = ending;
         assert!(held(&v));
     }
+}
+
+// ---- whose the data is
+
+/// Data of member a, whose instance is another, beside a cluster that lists it at its own place.
+fn a_copy(living: bool) -> View {
+    let mut v = view('d', "abcd");
+    v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
+    v.ledger.instance = Some(id('a'));
+    v.owner_gone = Known::Known(false);
+    if living {
+        says(&mut v, 'b', etcd("abc", true), NO_TIME);
+        says(&mut v, 'c', etcd("abc", true), NO_TIME);
+    }
+    v
+}
+
+fn doubt(step: Step) -> Doubt {
+    match step {
+        Step::Hold(Hold::NotOurs { why, .. }) => why,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_copy_of_a_living_members_disk_holds_and_names_whose_it_is() {
+    let policy = policy(Some(3));
+    let mut v = a_copy(true);
+    says(&mut v, 'a', etcd("abc", true), NO_TIME);
+    v.twin = Twin::Runs { at: "http://a:2379".to_owned() };
+    let step = decide(&policy, &v);
+    assert!(matches!(&step, Step::Hold(Hold::RunsElsewhere { owner: Some(owner), .. }) if *owner == id('a')), "{step}");
+    assert!(step.to_string().contains("i-a") && step.to_string().contains("http://a:2379"), "{step}");
+    // Without a record, and by the operator's word, the same: two never run as one.
+    v.ledger.instance = None;
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::RunsElsewhere { .. })));
+    let vouched = Policy { adopt: Some(member_id('a')), ..policy.clone() };
+    assert!(matches!(decide(&vouched, &v), Step::Hold(Hold::RunsElsewhere { .. })));
+    // The original itself steps aside for nobody but whoever provably runs as it.
+    v.ledger.instance = Some(id('d'));
+    v.twin = Twin::Unknown { at: "http://a:2380".to_owned(), cause: "mute".to_owned() };
+    assert!(matches!(decide(&policy, &v), Step::UpdateSelf { .. }));
+}
+
+#[test]
+fn in_a_partition_a_copy_never_makes_up_the_quorum() {
+    let policy = policy(Some(3));
+    let mut v = a_copy(false);
+    says(&mut v, 'c', etcd("abc", false), NO_TIME);
+    says(&mut v, 'a', Sighting::Silent("cut".into()), LONG);
+    assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerStands);
+    v.owner_gone = Known::Unknown("throttled".into());
+    assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerUnknown("throttled".into()));
+    v.ledger.instance = None;
+    assert_eq!(doubt(decide(&policy, &v)), Doubt::NoRecord);
+    let vouched = Policy { adopt: Some(member_id('a')), ..policy.clone() };
+    assert_eq!(decide(&vouched, &v), Step::Resume, "the operator knows");
+    let other = Policy { adopt: Some(member_id('b')), ..policy };
+    assert_eq!(doubt(decide(&other, &v)), Doubt::NoRecord, "that was another member");
+}
+
+#[test]
+fn the_disk_of_an_owner_that_is_gone_runs_where_it_is_now() {
+    let policy = policy(Some(3));
+    let mut v = a_copy(true);
+    v.owner_gone = Known::Known(true);
+    v.fates.insert(member_id('a'), fate('a', Known::Known(true), NO_TIME));
+    assert_eq!(decide(&policy, &v), Step::UpdateSelf { id: member_id('a') }, "at once");
+    v.fates.insert(member_id('a'), Fate::Answers);
+    assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerStands, "whoever answers is not gone");
+    let mut alone = a_copy(false);
+    alone.owner_gone = Known::Known(true);
+    assert_eq!(decide(&policy, &alone), Step::Resume, "with everybody down, it may be what makes up the quorum");
+    alone.twin = Twin::Holds { instance: id('c') };
+    assert_eq!(doubt(decide(&policy, &alone)), Doubt::HeldBy(id('c')), "of two copies none is the first to run");
+}
+
+#[test]
+fn an_owner_that_nothing_is_known_of_is_waited_for_as_long_as_any_dead_member() {
+    let policy = policy(Some(3));
+    for owner in [Some(id('a')), None] {
+        let mut v = a_copy(true);
+        v.ledger.instance = owner;
+        says(&mut v, 'a', Sighting::Refused, LONG);
+        v.fates.insert(member_id('a'), fate('a', Known::Known(false), Duration::from_secs(29)));
+        assert_eq!(doubt(decide(&policy, &v)), Doubt::Dwell);
+        v.fates.insert(member_id('a'), fate('a', Known::Known(false), Duration::from_secs(30)));
+        assert_eq!(decide(&policy, &v), Step::UpdateSelf { id: member_id('a') });
+    }
+    // Its supervisor answers: its etcd may start again at any moment.
+    let mut v = a_copy(true);
+    says(&mut v, 'a', seen_data(Some(LIVING), None), NO_TIME);
+    v.fates.insert(member_id('a'), fate('a', Known::Known(false), LONG));
+    assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerStands);
+}
+
+#[test]
+fn data_without_a_record_is_ours_where_its_member_is_listed_at_our_address() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
+    v.ledger.instance = None;
+    assert_eq!(doubt(decide(&policy, &v)), Doubt::NoRecord, "a disk alone says nothing");
+    for quorum in [true, false] {
+        says(&mut v, 'b', etcd("abc", quorum), NO_TIME);
+        assert_eq!(decide(&policy, &v), Step::Resume);
+    }
+    // A record of another weighs more than a list that may be old.
+    v.ledger.instance = Some(id('z'));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NotOurs { .. })));
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume);
+}
+
+/// Its name is its instance id, and yet a copy of its disk may go by it, or by its place.
+#[test]
+fn our_old_place_is_not_removed_while_anybody_answers_as_that_member() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    v.me.listed.peer_urls = vec!["http://new-a:2380".to_owned()];
+    v.fates.insert(member_id('a'), Fate::Answers);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: Kept::Alive, .. })));
+    v.fates.insert(member_id('a'), Fate::Unknown);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: Kept::Unasked, .. })));
+    v.fates.insert(member_id('a'), fate('a', Known::Known(false), NO_TIME));
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('a'), why: Removal::OwnOldId });
+}
+
+#[test]
+fn an_older_copy_of_its_own_disk_is_had_anew_or_waits() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
+    let end = |index| LogEnd { term: 3, index };
+    let seen = |here, before| Some(LogSeen { here: Known::Known(end(here)), before: end(before), by: id('c') });
+    v.log = seen(300, 500);
+    let step = decide(&policy, &v);
+    assert!(matches!(&step, Step::Hold(Hold::OlderCopy { by, .. }) if *by == id('c')), "{step}");
+    assert!(step.to_string().contains("could be lost") && step.to_string().contains("MUSTER_ADOPT=61"), "{step}");
+    assert_eq!(decide(&Policy { adopt: Some(member_id('a')), ..policy.clone() }, &v), Step::Resume);
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::OlderCopy { .. })), "a quorum has all of it");
+    says(&mut v, 'b', etcd("ab", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume, "of two the other alone is no quorum: raft fills us up");
+    v.log = seen(500, 500);
+    assert_eq!(decide(&policy, &v), Step::Resume);
+    v.log = Some(LogSeen { here: Known::Unknown("torn".into()), before: end(500), by: id('c') });
+    assert_eq!(decide(&policy, &v), Step::Resume, "what can't be read proves nothing");
+}
+
+// ---- lists that can't be started by
+
+/// After the choice and before the first start an operator has mended a setting.
+#[test]
+fn a_list_that_holds_us_otherwise_is_renounced_and_gives_way_when_enough_did() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    v.ledger.chosen = Some(list("abc"));
+    v.ledger.promised = Some(Ballot { round: 1, proposer: id('a'), nonce: 1 });
+    assert_eq!(decide(&policy, &v), Step::StartNew(list("abc")));
+    v.me.listed.peer_urls = vec!["http://a:3380".to_owned()];
+    assert!(matches!(decide(&policy, &v), Step::Renounce { .. }));
+    v.ledger.renounce(&list("abc"));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ListedOtherwise { .. })));
+    v.me.listed = listed('a');
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ListedOtherwise { .. })), "a word is kept");
+    let Sighting::Fresh(mut seen) = v.peers[&id('b')].sighting.clone() else { panic!() };
+    seen.renounced.insert("t-1".to_owned());
+    says(&mut v, 'b', Sighting::Fresh(seen), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Propose(_)), "two of three never start by it: it can't have a quorum");
+}
+
+#[test]
+fn whoever_was_started_by_a_list_can_never_renounce_it() {
+    let mut ledger = Ledger::default();
+    ledger.start_founding(&list("abc"));
+    ledger.renounce(&list("abc"));
+    assert!(ledger.renounced.is_empty());
+}
+
+#[test]
+fn a_list_that_etcd_would_refuse_was_never_chosen() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    let mut bad = list("abc");
+    bad.members[1].peer_urls = vec!["http://ip-b.ec2.internal other.example:2380".to_owned()];
+    v.ledger.chosen = Some(bad);
+    assert!(matches!(decide(&policy, &v), Step::Propose(_)));
+}
+
+/// It needs no malice: a proposer of another cluster offers its list to an address that EC2 has handed on.
+#[test]
+fn a_strangers_word_changes_nothing() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    all_fresh(&policy, &mut v, "ab");
+    let standing = v.standing(&policy);
+    let charter = policy_charter("abc");
+    let at = |name: char, url: &str| {
+        let mut list = list("abc");
+        list.members.iter_mut().filter(|m| m.instance == id(name)).for_each(|m| m.peer_urls = vec![url.to_owned()]);
+        list
+    };
+    let lists = [list("xyz"), list("c"), at('a', "http://192.0.2.1:2380"), at('c', "http://192.0.2.1:2380"), {
+        let mut list = list("abc");
+        list.members[0].name = "x\0".to_owned();
+        list
+    }];
+    let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
+    let promises = |ledger: &Option<Ledger>| ledger.as_ref().map(|l| (l.promised.clone(), l.accepted.clone(), l.chosen.clone()));
+    for list in lists {
+        for call in [
+            Call::Chosen { charter: Some(charter.clone()), list: list.clone() },
+            Call::Chosen { charter: None, list: list.clone() },
+            Call::Accept { charter: charter.clone(), ballot: ballot.clone(), list: list.clone() },
+        ] {
+            let (said, next) = answer(&v.ledger, &standing, &call);
+            assert!(matches!(said, Answer::Unfit { .. } | Answer::DifferentRoster { .. }), "{call:?}: {said:?}");
+            assert!(promises(&next).is_none_or(|after| after == (None, None, None)), "{call:?}");
+        }
+    }
+    let others = Call::Chosen { charter: Some(policy_charter("xyz")), list: list("abc") };
+    assert!(matches!(answer(&v.ledger, &standing, &others), (Answer::DifferentRoster { .. }, None)));
+    let far = Call::Prepare { charter, ballot: Ballot { round: u64::MAX, proposer: id('a'), nonce: 1 } };
+    assert!(matches!(answer(&v.ledger, &standing, &far), (Answer::Unfit { .. }, None)), "it would be the last promise");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_not_agreed_on() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    v.unresolved.insert(id('b'), "http://b:2380: no such host".to_owned());
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Unresolved { instance, .. }) if instance == id('b')));
+}
+
+/// A fleet that was stopped and started has young launch times, and may have been a cluster for years.
+#[test]
+fn age_is_told_by_the_first_launch() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "b");
+    says(&mut v, 'c', Sighting::Refused, LONG);
+    assert!(matches!(decide(&policy, &v), Step::Propose(_)), "young");
+    let Known::Known(young) = v.roster.clone() else { panic!() };
+    let restarted = |i: &Instance| Instance { attached: Some(NOW - 3600), ..i.clone() };
+    let roster = Roster::new(young.all().iter().map(restarted).collect(), NOW);
+    all_fresh_in(&policy, &mut v, &roster, "b");
+    v.roster = Known::Known(roster);
+    assert_eq!(*absence(&decide(&policy, &v)), Absence::Aged(id('a')));
+}
+
+// ---- members that never ran
+
+/// EC2 forgets a terminated instance's address at once: nothing names whose the entry was.
+#[test]
+fn a_learner_that_never_ran_and_is_nobodys_blocks_no_join() {
+    let policy = policy(Some(3));
+    let mut v = view('d', "abd");
+    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let learner = Member { id: MemberId(9), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
+    seen.members.push(learner.clone());
+    for name in ['a', 'b'] {
+        says(&mut v, name, Sighting::Etcd(seen.clone()), NO_TIME);
+    }
+    let nobody = |silent_for| {
+        Fate::Silent(Silence { instance: None, gone: Known::Unknown("no instance can be named".into()), silent_for })
+    };
+    v.fates.insert(learner.id, nobody(Duration::from_secs(29)));
+    let step = decide(&policy, &v);
+    assert!(matches!(&step, Step::Hold(Hold::AnotherJoins { kept: Kept::Dwell, .. })), "{step}");
+    assert!(step.to_string().contains("http://x:2380") && step.to_string().contains("29 s"), "{step}");
+    v.fates.insert(learner.id, nobody(Duration::from_secs(30)));
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: learner.id, why: Removal::NeverStarted });
+    for fate in [Fate::Unknown, Fate::Answers, fate('x', Known::Known(false), LONG)] {
+        v.fates.insert(learner.id, fate);
+        assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { .. })));
+    }
+    // A voter without a name counts in every quorum: it goes by proof alone.
+    seen.members.last_mut().unwrap().is_learner = false;
+    says(&mut v, 'a', Sighting::Etcd(seen.clone()), NO_TIME);
+    says(&mut v, 'b', Sighting::Etcd(seen), NO_TIME);
+    v.fates.insert(learner.id, nobody(LONG));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Spare { .. })));
+}
+
+/// Two are terminated that claimed and never established; whoever never ran may follow the next claim.
+#[test]
+fn a_void_claim_shows_a_disk_from_before_the_next_founding() {
+    let policy = Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy(Some(2)) };
+    let mut v = view('a', "ab");
+    let held = |names| Claimed::Held { claim: Claim::Founding { list: list(names) }, version: "1".to_owned() };
+    let before = |v: &View, claim: &Claimed| claim.is_before_a_founding(&v.standing(&policy));
+    assert!(before(&v, &Claimed::Absent) && !before(&v, &held("xy")));
+    let mut all = roster("ab").all().to_vec();
+    all.extend(["x", "y"].iter().flat_map(|n| n.chars()).map(|n| instance(n, InstanceState::Terminated)));
+    v.roster = Known::Known(Roster::new(all, NOW));
+    assert!(before(&v, &held("xy")) && !before(&v, &held("ab")));
+    assert!(!before(&v, &Claimed::Held { claim: Claim::Established { cluster: LIVING }, version: "1".to_owned() }));
+    assert!(!before(&v, &Claimed::Unknown("denied".into())));
 }

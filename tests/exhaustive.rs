@@ -53,7 +53,7 @@ const SAYINGS: &[Say] = &[
     |_, v, n| says(v, n, Sighting::Silent("timeout".to_owned()), LONG),
     |_, v, n| set_etcd(v, n, "acd", LIVING, true),
     |_, v, n| set_etcd(v, n, "abc", LIVING, false),
-    |_, v, n| says(v, n, Sighting::HasData { cluster: None, chosen: None }, Duration::ZERO),
+    |_, v, n| says(v, n, seen_data(None, None), Duration::ZERO),
     |_, v, n| says(v, n, Sighting::Mismatch("TLS".to_owned()), Duration::ZERO),
     |_, v, n| set_etcd(v, n, "abc", LIVING, true),
     |_, v, n| says(v, n, Sighting::Refused, Duration::ZERO),
@@ -70,7 +70,7 @@ const SAYINGS: &[Say] = &[
     |p, v, n| set_fresh(p, v, n, &own_roster(v), Some("abc")),
     |p, v, n| set_fresh(p, v, n, &own_roster(v), Some("acd")),
     |_, v, n| {
-        let seen = Sighting::HasData { cluster: Some(LIVING), chosen: Some(list("abc")) };
+        let seen = seen_data(Some(LIVING), Some(list("abc")));
         says(v, n, seen, Duration::ZERO);
     },
     |_, v, n| set_etcd(v, n, "ac", LIVING, true),
@@ -227,7 +227,7 @@ fn the_guarantees_hold_on_every_small_view() {
     assert!(steps.iter().all(|n| *n > 0), "a step that is never taken is not tested: {}", named.join(", "));
 }
 
-const STEPS: usize = 12;
+const STEPS: usize = 13;
 const NAMES: [&str; STEPS] = [
     "hold",
     "propose",
@@ -241,6 +241,7 @@ const NAMES: [&str; STEPS] = [
     "quarantine",
     "halt",
     "claim",
+    "renounce",
 ];
 
 fn kind(step: &Step) -> usize {
@@ -257,6 +258,7 @@ fn kind(step: &Step) -> usize {
         Step::Quarantine(_) => 9,
         Step::Halt(_) => 10,
         Step::Claim(_) => 11,
+        Step::Renounce { .. } => 12,
     }
 }
 
@@ -362,7 +364,7 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
     let sign_of_a_cluster = v
         .peers
         .values()
-        .any(|p| matches!(p.sighting, Sighting::Etcd(_) | Sighting::HasData { .. } | Sighting::Mismatch(_)));
+        .any(|p| matches!(p.sighting, Sighting::Etcd(_) | Sighting::HasData(_) | Sighting::Mismatch(_)));
     let is_fresh = v.data == DataDir::Fresh;
     let answering = v.peers.values().filter(|p| matches!(p.sighting, Sighting::Fresh(_))).count();
     match step {
@@ -399,7 +401,7 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             held(list.holds(&id(ME)), "starting a list that doesn't hold us")?;
             let told = v.peers.values().any(|p| match &p.sighting {
                 Sighting::Fresh(f) => f.chosen.as_ref() == Some(list),
-                Sighting::HasData { chosen, .. } => chosen.as_ref() == Some(list),
+                Sighting::HasData(data) => data.chosen.as_ref() == Some(list),
                 _ => false,
             });
             let shown = v.etcds().any(|(_, etcd)| Some(etcd.cluster) == v.accepted_cluster);
@@ -417,11 +419,11 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             held(living.len() == 1, "G4: removing without one living cluster")?;
             if *why == Removal::Unhealthy {
                 held(policy.clean == Clean::Unhealthy, "removing one not known to be gone unasked")?;
-                let fate = v.fates.get(member).ok_or("removing one that answers")?;
+                let Fate::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
                 held(fate.silent_for >= Duration::from_secs(300), "removing before five minutes")?;
             } else if let Removal::Gone(_) = why {
                 held(policy.clean != Clean::Off, "removing with MUSTER_CLEAN=off")?;
-                let fate = v.fates.get(member).ok_or("removing one that answers")?;
+                let Fate::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
                 held(fate.gone == Known::Known(true), "G4: removing one not known to be gone")?;
                 held(fate.silent_for >= policy.clean_dwell, "removing before the dwell")?;
             } else {

@@ -9,6 +9,7 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 
+use crate::cluster::list::first_host_name;
 use crate::clock;
 use crate::http::{self, Client, Failure, Outgoing};
 use crate::meter::{Api, Meters};
@@ -129,7 +130,7 @@ impl Imds {
     /// # Errors
     /// [`Error`].
     pub async fn fetch_local_hostname(&self) -> Result<Option<String>, Error> {
-        self.fetch("meta-data/local-hostname").await
+        Ok(self.fetch("meta-data/local-hostname").await?.as_deref().and_then(first_host_name))
     }
 
     /// The state its Auto Scaling group brings this instance to; `None`: it is in no group, or was never brought anywhere.

@@ -12,6 +12,7 @@ use quick_xml::events::{BytesRef, Event};
 
 use super::refusal::ApiError;
 use crate::clock;
+use crate::cluster::list::first_host_name;
 use crate::cluster::types::{Instance, InstanceId, InstanceState};
 
 /// One answer of EC2's Query API.
@@ -113,6 +114,8 @@ struct Fold {
     ended: bool,
     draft: Draft,
     tag: (String, String),
+    /// Device index and attachment time of the current interface.
+    interface: (String, String),
 }
 
 /// What `path` goes on from: told once, where it begins, and not again at each of a hundred elements inside.
@@ -129,6 +132,7 @@ struct Draft {
     id: String,
     state: String,
     launched: String,
+    attached: String,
     address: Option<String>,
     ipv6: Option<String>,
     private_dns: Option<String>,
@@ -208,6 +212,15 @@ impl Fold {
                 "/placement/availabilityZone" => self.draft.zone = self.take(),
                 "/tagSet/item/key" => self.tag.0 = self.take(),
                 "/tagSet/item/value" => self.tag.1 = self.take(),
+                "/networkInterfaceSet/item/attachment/deviceIndex" => self.interface.0 = self.take(),
+                "/networkInterfaceSet/item/attachment/attachTime" => self.interface.1 = self.take(),
+                "/networkInterfaceSet/item/attachment" => {
+                    let (index, attached) = std::mem::take(&mut self.interface);
+                    // The primary interface stays for as long as the instance does (EC2 User Guide, "Elastic network interfaces").
+                    if index == "0" {
+                        self.draft.attached = attached;
+                    }
+                }
                 "/tagSet/item" => {
                     let tag = std::mem::take(&mut self.tag);
                     self.draft.tags.push(tag);
@@ -264,6 +277,10 @@ impl Draft {
         }
         let state = InstanceState::parse(&self.state).ok_or_else(|| field("instanceState", &self.state))?;
         let launched = clock::parse_rfc3339(&self.launched).ok_or_else(|| field("launchTime", &self.launched))?;
+        let attached = match self.attached.as_str() {
+            "" => None,
+            text => Some(clock::parse_rfc3339(text).ok_or_else(|| field("attachTime", text))?),
+        };
         // By IPv4 where there is one, as the metadata service does.
         let addresses = [("privateIpAddress", &self.address), ("ipv6Address", &self.ipv6)];
         let given =
@@ -279,9 +296,10 @@ impl Draft {
             id: InstanceId(self.id),
             state,
             launched: Some(launched),
+            attached,
             changed,
             address,
-            private_dns: self.private_dns.filter(|name| !name.is_empty()),
+            private_dns: self.private_dns.as_deref().and_then(first_host_name),
             zone: self.zone,
         };
         Ok(Described { instance, tags: self.tags })

@@ -4,9 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::{may_believe, signs_of_a_cluster};
+use super::decide::{may_believe, signs_of_a_cluster, start_by};
 use super::founding;
-use super::paxos::Ballot;
+use super::paxos::{Ballot, Standing};
 use super::step::{Hold, Step};
 use super::types::{ClusterId, InitialList};
 use super::view::{Policy, View};
@@ -35,6 +35,18 @@ pub enum Claimed {
     },
 }
 
+impl Claimed {
+    /// By what is seen now nobody has started by this claim, nor ever can: it is free, or its list can't have a quorum any more.
+    /// Whoever sees that has a disk from before the founding that is to come.
+    pub fn is_before_a_founding(&self, standing: &Standing) -> bool {
+        match self {
+            Self::Absent => true,
+            Self::Held { claim: Claim::Founding { list }, .. } => list.fault().is_none() && standing.voids(list),
+            Self::Held { claim: Claim::Established { .. }, .. } | Self::NotAsked | Self::Unknown(_) => false,
+        }
+    }
+}
+
 /// A list to claim.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Claiming {
@@ -56,6 +68,10 @@ pub(super) fn obey(policy: &Policy, view: &View) -> Step {
             return Step::Hold(Hold::Established { cluster: *cluster, claim: name(policy) });
         }
         Claimed::Held { claim: Claim::Founding { list }, version } => {
+            // It may be somebody's slip of the pen, or another program's: an operator must look.
+            if let Some(fault) = list.fault() {
+                return Step::Hold(Hold::ClaimUnknown { cause: format!("{}: {fault}", name(policy)) });
+            }
             if !view.standing(policy).voids(list) {
                 return started_by(policy, view, list);
             }
@@ -75,10 +91,10 @@ pub(super) fn obey(policy: &Policy, view: &View) -> Step {
 }
 
 fn started_by(policy: &Policy, view: &View, list: &InitialList) -> Step {
-    match (list.holds(&view.me.instance), may_believe(policy, view)) {
-        (true, true) => Step::StartNew(list.clone()),
-        (true, false) => Step::Hold(Hold::DiskLost),
-        (false, _) => Step::Hold(Hold::ClaimedByOthers { claim: name(policy), list: list.clone() }),
+    match (list.entry(&view.me.instance), may_believe(policy, view)) {
+        (Some(entry), true) => start_by(view, list, entry),
+        (Some(_), false) => Step::Hold(Hold::DiskLost),
+        (None, _) => Step::Hold(Hold::ClaimedByOthers { claim: name(policy), list: list.clone() }),
     }
 }
 

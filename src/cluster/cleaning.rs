@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::quorum::quorum;
 use super::step::Removal;
 use super::types::{ClusterId, InstanceId, Known, Member, MemberId};
-use super::view::{Clean, EtcdSeen, Policy, View};
+use super::view::{Clean, EtcdSeen, Fate, Policy, Silence, View};
 
 /// `MUSTER_CLEAN=unhealthy`: how long a member must not have answered to be removed without EC2's word.
 pub const UNHEALTHY_AFTER: Duration = Duration::from_secs(300);
@@ -15,6 +15,8 @@ pub const UNHEALTHY_AFTER: Duration = Duration::from_secs(300);
 pub enum Kept {
     /// It answers.
     Alive,
+    /// Whether it answers could not be found out.
+    Unasked,
     /// `MUSTER_CLEAN=off`.
     Off,
     /// No instance could be named for it.
@@ -70,11 +72,17 @@ pub fn reconcile(policy: &Policy, view: &View, ours: ClusterId) -> Result<(Membe
 /// # Errors
 /// Why it is kept.
 pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<Removal, Kept> {
-    let fate = view.fates.get(&member.id).ok_or(Kept::Alive)?;
+    let fate = silence(view, member)?;
     if policy.clean == Clean::Off {
         return Err(Kept::Off);
     }
     let gone = match (&fate.instance, &fate.gone) {
+        // It never ran, so it never voted, and nobody of the whole roster is where it would run. EC2 forgets a terminated
+        // instance's address at once, and the instance within the hour: nothing else could ever tell whose it was.
+        (None, _) if never_ran(member) && fate.silent_for >= policy.clean_dwell => {
+            return may_go(view, cluster, member).map(|()| Removal::NeverStarted);
+        }
+        (None, _) if never_ran(member) => return Err(Kept::Dwell),
         (None, _) => Err(Kept::NoInstance),
         (Some(instance), Known::Known(true)) => Ok(instance),
         (Some(instance), Known::Known(false)) => Err(Kept::Standing(instance.clone())),
@@ -94,22 +102,36 @@ pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member
 /// # Errors
 /// Why it is kept.
 pub fn has_fallen_silent(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
-    let fate = view.fates.get(&member.id).ok_or(Kept::Alive)?;
-    match fate.silent_for >= policy.clean_dwell {
+    match silence(view, member)?.silent_for >= policy.clean_dwell {
         true => may_go(view, cluster, member),
         false => Err(Kept::Dwell),
     }
 }
 
+/// Nobody answers as that member. Where that is unknown, it is kept.
+fn silence<'a>(view: &'a View, member: &Member) -> Result<&'a Silence, Kept> {
+    match view.fate(member.id) {
+        Fate::Silent(silence) => Ok(silence),
+        Fate::Answers => Err(Kept::Alive),
+        Fate::Unknown => Err(Kept::Unasked),
+    }
+}
+
+/// A learner that was added and never published itself. (A voter without a name counts in quorums all the same.)
+pub fn never_ran(member: &Member) -> bool {
+    member.is_learner && member.name.is_empty() && member.client_urls.is_empty()
+}
+
 /// The cluster can do without it now.
 fn may_go(view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
-    // One change at a time (G3): a learner that answers is one.
-    let on_its_way = |m: &&Member| m.is_learner && m.id != member.id && !view.fates.contains_key(&m.id);
+    // One change at a time (G3): a learner is one, unless it is known to be silent.
+    let is_silent = |m: &Member| matches!(view.fate(m.id), Fate::Silent(_));
+    let on_its_way = |m: &&Member| m.is_learner && m.id != member.id && !is_silent(m);
     if let Some(learner) = cluster.members.iter().find(on_its_way) {
         return Err(Kept::ChangeInFlight(learner.id));
     }
     let rest: Vec<&Member> = cluster.members.iter().filter(|m| !m.is_learner && m.id != member.id).collect();
-    let answering = rest.iter().filter(|m| !view.fates.contains_key(&m.id)).count();
+    let answering = rest.iter().filter(|m| *view.fate(m.id) == Fate::Answers).count();
     let needed = quorum(rest.len());
     if answering < needed {
         return Err(Kept::QuorumAfter { answering, needed });

@@ -1,15 +1,18 @@
 //! `decide`: from a view to one step, with its reason. No clock, no I/O, no randomness; input order is irrelevant.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::claim;
-use super::cleaning;
+use super::cleaning::{self, Kept};
 use super::founding;
 use super::leaving;
+use super::list::same_urls;
+use super::owner;
 use super::quorum::quorum;
-use super::step::{Halt, Hold, Quarantine, Removal, Step};
+use super::step::{Doubt, Halt, Hold, Quarantine, Removal, Step};
 use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, Roster, initial_cluster};
-use super::view::{DataDir, EtcdSeen, Policy, Sighting, View};
+use super::view::{DataDir, EtcdSeen, Fate, LogEnd, LogSeen, Policy, Sighting, View};
 
 /// etcd answers 404 "member not found" to an add that follows a removal of the same URL within a second (measured).
 pub const SETTLE_AFTER_REMOVAL: Duration = Duration::from_millis(1050);
@@ -26,25 +29,58 @@ pub fn decide(policy: &Policy, view: &View) -> Step {
 
 /// We have data (section "Decision" 1).
 fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -> Step {
-    // Without ids etcd itself must judge its WAL; it refuses a bad one and touches nothing.
     let Known::Known((ours, member)) = *ids else { return unreadable_data(view) };
     let living = view.living_clusters();
     if let Some(etcd) = living.get(&ours) {
         return match etcd.members.iter().find(|m| m.id == member) {
             None => Step::Quarantine(Quarantine::RemovedWhileDown { cluster: ours, member }),
-            Some(m) => {
-                give_up_damaged(view, etcd, m).unwrap_or_else(|| match has_moved(m, &view.me.listed.peer_urls) {
-                    true => Step::UpdateSelf { id: member },
-                    false => Step::Resume,
-                })
-            }
+            Some(m) => owner::may_run(policy, view, ours, member).map_or_else(Step::Hold, |()| with_quorum(view, etcd, m)),
         };
     }
     match living.keys().next() {
-        None => resume_or_give_up(policy, view, ours),
+        None => match owner::may_run(policy, view, ours, member).and_then(|()| is_up_to_date(policy, view, member)) {
+            Ok(()) => resume_or_give_up(policy, view, ours),
+            Err(hold) => Step::Hold(hold),
+        },
         Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
         Some(&living) => Step::Halt(Halt::ForeignData { ours, living }),
     }
+}
+
+/// A quorum lists us, and we are that member.
+fn with_quorum(view: &View, etcd: &EtcdSeen, member: &Member) -> Step {
+    if let Some(step) = give_up_damaged(view, etcd, member).or_else(|| give_up_older_copy(view, etcd, member)) {
+        return step;
+    }
+    match has_moved(member, &view.me.listed.peer_urls) {
+        true => Step::UpdateSelf { id: member.id },
+        false => Step::Resume,
+    }
+}
+
+/// The disk was put back from an older copy of itself, as somebody knows who saw it further on. Raft counts on what was
+/// acknowledged to be there, so it starts only by the operator's word.
+fn is_up_to_date(policy: &Policy, view: &View, member: MemberId) -> Result<(), Hold> {
+    match behind(view).filter(|_| policy.adopt != Some(member)) {
+        Some((here, seen)) => Err(Hold::OlderCopy { member, here, before: seen.before, by: seen.by.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// With a quorum beside it nothing is in that copy alone: it is had again whole.
+fn give_up_older_copy(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
+    let (here, seen) = behind(view)?;
+    let (before, by) = (seen.before, seen.by.clone());
+    can_do_without(view, etcd, member)
+        .then_some(Step::Quarantine(Quarantine::OlderCopy { cluster: etcd.cluster, member: member.id, here, before, by }))
+}
+
+/// Where our log ends, if it was seen further on.
+fn behind(view: &View) -> Option<(LogEnd, &LogSeen)> {
+    let seen = view.log.as_ref()?;
+    let here = *seen.here.known()?;
+    // What was committed is never taken back, whatever the term.
+    (here.index < seen.before.index).then_some((here, seen))
 }
 
 /// Our member is listed where we no longer are, and can be told so. Not a learner: before 3.5.31/3.6.12 an update promotes it
@@ -53,10 +89,16 @@ pub fn has_moved(member: &Member, peer_urls: &[String]) -> bool {
     !member.is_learner && !same_urls(&member.peer_urls, peer_urls)
 }
 
-/// Data whose ids are lost with its WAL's head: whose it is, only our own record on the same disk can tell.
+/// Data whose ids are lost with its WAL's head: whose it is, only our own record on the same disk can tell. If it is ours, etcd
+/// itself must judge its WAL; it refuses a bad one and touches nothing.
 fn unreadable_data(view: &View) -> Step {
     let ledger = &view.ledger;
-    let ours = ledger.joined.map(|j| j.cluster).or(view.chosen_cluster.filter(|_| ledger.founded));
+    if let Some(owner) = ledger.instance.as_ref().filter(|owner| **owner != view.me.instance) {
+        let why = Doubt::OwnerUnknown("which member it is of can't be read".to_owned());
+        return Step::Hold(Hold::NotOurs { member: None, owner: Some(owner.clone()), why });
+    }
+    let ran = ledger.ran_as.map(|ran| ran.cluster);
+    let ours = ran.or(ledger.joined.map(|j| j.cluster)).or(view.chosen_cluster.filter(|_| ledger.founded));
     let living = view.living_clusters();
     let step = ours.and_then(|ours| living.get(&ours)).and_then(|etcd| {
         let me = &view.me.listed;
@@ -70,12 +112,15 @@ fn unreadable_data(view: &View) -> Step {
 /// other voters are a quorum, so that nothing is in our data alone.
 fn give_up_damaged(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
     let said = view.condemned.clone()?;
+    can_do_without(view, etcd, member)
+        .then_some(Step::Quarantine(Quarantine::Damaged { cluster: etcd.cluster, member: member.id, said }))
+}
+
+/// One cluster lives, and its other voters are a quorum.
+fn can_do_without(view: &View, etcd: &EtcdSeen, member: &Member) -> bool {
     let voters = etcd.members.iter().filter(|m| !m.is_learner);
     let others = voters.clone().filter(|m| m.id != member.id).count();
-    if view.living_clusters().len() > 1 || others < quorum(voters.count()) {
-        return None;
-    }
-    Some(Step::Quarantine(Quarantine::Damaged { cluster: etcd.cluster, member: member.id, said }))
+    view.living_clusters().len() == 1 && others >= quorum(voters.count())
 }
 
 /// Data that never elected, by etcd's own word, under a list that can never have a quorum: nothing was ever written, and
@@ -86,6 +131,18 @@ fn resume_or_give_up(policy: &Policy, view: &View, ours: ClusterId) -> Step {
         true => Step::Quarantine(Quarantine::Void { ours }),
         false => Step::Resume,
     }
+}
+
+/// All members have new addresses: the URLs under which the list that is seen has them, none of which is an instance's now. Each
+/// member looks for the others where they were, so that nothing comes of it by itself.
+pub fn scattered(view: &View) -> Option<Vec<String>> {
+    let DataDir::Whole { ids: Known::Known((ours, _)) } = view.data else { return None };
+    let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == ours);
+    let urls: Vec<String> = lists.flat_map(|etcd| &etcd.members).flat_map(|m| m.peer_urls.clone()).collect();
+    let now: Vec<ListedMember> = view.listings().into_values().flatten().collect();
+    let is_somebodys = |url: &String| now.iter().any(|listed| listed.peer_urls.contains(url));
+    (!urls.is_empty() && view.living_clusters().is_empty() && !urls.iter().any(is_somebodys))
+        .then(|| urls.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// Half of our data is there: moved aside only if the cluster it belonged to lives and can give us all of it again.
@@ -114,10 +171,10 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     // A founder that joined its own cluster may have voted under the list's id too. (Found by the model.)
     let has_run = view.ledger.founded || view.ledger.joined.is_some();
     if let Some(list) = chosen(policy, view) {
-        return match (list.holds(&view.me.instance), has_run) {
-            (true, false) => Step::StartNew(list.clone()),
-            (true, true) => Step::Hold(Hold::DiskLost),
-            (false, _) => Step::Hold(Hold::NotListed),
+        return match (list.entry(&view.me.instance), has_run) {
+            (Some(entry), false) => start_by(view, list, entry),
+            (Some(_), true) => Step::Hold(Hold::DiskLost),
+            (None, _) => Step::Hold(Hold::NotListed),
         };
     }
     if has_run {
@@ -129,13 +186,27 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     founding::found(policy, view)
 }
 
+/// etcd starts by a list only as the one that the list names (`--initial-advertise-peer-urls` must be its own entry of
+/// `--initial-cluster`). Where our settings have changed since it was agreed on, we record that we never will: when enough do, the
+/// list can't have a quorum any more, and a new one is agreed on.
+pub(super) fn start_by(view: &View, list: &InitialList, entry: &ListedMember) -> Step {
+    let ours = &view.me.listed;
+    if view.ledger.renounced.contains(&list.token) {
+        return Step::Hold(Hold::ListedOtherwise { listed: entry.clone(), ours: ours.clone() });
+    }
+    match entry.is_same(ours) {
+        true => Step::StartNew(list.clone()),
+        false => Step::Renounce { list: list.clone(), ours: ours.clone() },
+    }
+}
+
 /// The list that a quorum has accepted, as far as we can know (R4): by a peer's word, now or before, or because an etcd runs
 /// under the cluster id that follows from the list we accepted.
 fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
     let standing = view.standing(policy);
     let told = view.peers.values().filter_map(|peer| match &peer.sighting {
         Sighting::Fresh(fresh) => fresh.chosen.as_ref(),
-        Sighting::HasData { chosen, .. } => chosen.as_ref(),
+        Sighting::HasData(data) => data.chosen.as_ref(),
         _ => None,
     });
     let told = view.ledger.chosen.as_ref().into_iter().chain(told).filter(|_| may_believe(policy, view));
@@ -159,7 +230,7 @@ pub fn signs_of_a_cluster(view: &View) -> Option<Hold> {
         let instance = id.clone();
         match &peer.sighting {
             Sighting::Etcd(etcd) => Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster }),
-            Sighting::HasData { .. } => Some(Hold::PeerHasData { instance }),
+            Sighting::HasData(_) => Some(Hold::PeerHasData { instance }),
             Sighting::Mismatch(cause) => Some(Hold::PeerMismatch { instance, cause: cause.clone() }),
             Sighting::Fresh(_) | Sighting::Refused | Sighting::Silent(_) => None,
         }
@@ -179,12 +250,14 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
     }
     // etcd 3.4 and 3.5 take one learner at a time; on all, one change at a time (G3).
     if let Some(learner) = etcd.members.iter().find(|m| m.is_learner) {
-        return Step::Hold(Hold::AnotherJoins { member: learner.id });
+        let kept = cleaning::verdict(policy, view, etcd, learner).err().unwrap_or(Kept::Alive);
+        let silent_for = view.fate(learner.id).silent_for();
+        return Step::Hold(Hold::AnotherJoins { member: learner.id, urls: learner.peer_urls.clone(), kept, silent_for });
     }
     let voters = etcd.members.len();
     if policy.cluster_size.is_some_and(|size| voters >= size) {
         let kept = etcd.members.iter().filter_map(|m| Some((m.id, cleaning::verdict(policy, view, etcd, m).err()?)));
-        return Step::Hold(Hold::Spare { voters, kept: kept.collect() });
+        return Step::Hold(Hold::Spare { cluster: etcd.cluster, voters, kept: kept.collect() });
     }
     if view.since_own_removal.is_some_and(|since| since < SETTLE_AFTER_REMOVAL) {
         return Step::Hold(Hold::Settling);
@@ -216,6 +289,11 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
             Err(kept) => Step::Hold(Hold::AddressTaken { member: member.id, kept }),
         };
     }
+    // An instance id is its own only as long as no copy of our disk goes by it.
+    if named && !at_our_urls && !matches!(view.fate(member.id), Fate::Silent(_)) {
+        let kept = if *view.fate(member.id) == Fate::Answers { Kept::Alive } else { Kept::Unasked };
+        return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
+    }
     // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
     let ledger = &view.ledger;
     let added = ledger.joined.is_some_and(|j| j.cluster == etcd.cluster && j.member == member.id && !j.spawned);
@@ -223,8 +301,10 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
     // list shows nothing: a wiped node is told too.
     let accepted = view.accepted_cluster == Some(etcd.cluster);
     let claimed = ledger.saw_unclaimed && view.chosen_cluster == Some(etcd.cluster);
-    let founder = !ledger.founded && ledger.joined.is_none() && (accepted || claimed);
-    if member.client_urls.is_empty() && (added || founder) {
+    let renounced = ledger.lists().into_iter().flatten().any(|list| ledger.renounced.contains(&list.token));
+    let founder = !ledger.founded && ledger.joined.is_none() && !renounced && (accepted || claimed);
+    let as_we_are = same_urls(&member.peer_urls, &me.peer_urls);
+    if member.client_urls.is_empty() && as_we_are && (added || founder) {
         return Step::StartExisting {
             cluster: etcd.cluster,
             member: member.id,
@@ -256,10 +336,6 @@ fn existing_cluster(etcd: &EtcdSeen, own: MemberId, me: &ListedMember) -> String
         })
         .collect();
     initial_cluster(names.iter().map(|(name, urls)| (name.as_str(), *urls)))
-}
-
-fn same_urls(a: &[String], b: &[String]) -> bool {
-    a.len() == b.len() && a.iter().all(|url| b.contains(url))
 }
 
 /// A running member's next step, beside keeping it running.

@@ -70,9 +70,11 @@ fn forgive_absence(
     let short = roster.standing().count() < charter.size;
     let needed = quorum(charter.size);
     if answering < needed || (short && !absent.is_empty()) {
+        let others = roster.standing().count() > charter.size;
         return hold(Absence::TooFewAnswer {
             answering,
             needed: if short { answering + absent.len() } else { needed },
+            first: charter.first.iter().map(|(id, _)| id.clone()).filter(|_| others).collect(),
         });
     }
     if policy.cluster_size.is_none() && (charter.size > 3 || view.roster_unchanged_for < policy.found_grace) {
@@ -169,6 +171,11 @@ fn alone(policy: &Policy, view: &View, roster: &Roster, why: Alone) -> Result<St
 /// R1: a round above any seen.
 fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
     let members = charter.first.iter().map(|(id, _)| listed(view, id)).collect::<Result<Vec<_>, _>>()?;
+    // An etcd that can't resolve a name never finds that member, and the list is fixed once it is chosen.
+    let unresolved = charter.first.iter().find_map(|(id, _)| view.unresolved.get_key_value(id));
+    if let Some((instance, cause)) = unresolved {
+        return Err(Hold::Unresolved { instance: instance.clone(), cause: cause.clone() });
+    }
     // etcd tells the members of an initial cluster apart by name.
     for (i, member) in members.iter().enumerate() {
         if let Some(twin) = members[..i].iter().find(|m| m.name == member.name) {

@@ -11,11 +11,12 @@ pub struct Label {
 
 impl Label {
     /// Every step that `decide` can return.
-    pub const DECISIONS: [&str; 12] = [
+    pub const DECISIONS: [&str; 13] = [
         "hold",
         "propose",
         "found_alone",
         "claim",
+        "renounce",
         "start_new",
         "remove_member",
         "add_self",
@@ -45,10 +46,12 @@ impl Step {
             Self::Propose(_) => ("propose", ""),
             Self::FoundAlone { why, .. } => ("found_alone", why.kind()),
             Self::Claim(_) => ("claim", ""),
+            Self::Renounce { .. } => ("renounce", ""),
             Self::StartNew(_) => ("start_new", ""),
             Self::RemoveMember { why: Removal::OwnOldId, .. } => ("remove_member", "own_old_id"),
             Self::RemoveMember { why: Removal::Gone(_), .. } => ("remove_member", "gone"),
             Self::RemoveMember { why: Removal::Unhealthy, .. } => ("remove_member", "unhealthy"),
+            Self::RemoveMember { why: Removal::NeverStarted, .. } => ("remove_member", "never_started"),
             Self::AddSelf => ("add_self", ""),
             Self::UpdateSelf { .. } => ("update_self", ""),
             Self::StartExisting { .. } => ("start_existing", ""),
@@ -69,6 +72,11 @@ impl Hold {
             Self::NoAddress { .. } => "no_address",
             Self::SameName { .. } => "same_name",
             Self::PartialData { .. } => "partial_data",
+            Self::NotOurs { .. } => "not_ours",
+            Self::RunsElsewhere { .. } => "runs_elsewhere",
+            Self::OlderCopy { .. } => "older_copy",
+            Self::ListedOtherwise { .. } => "listed_otherwise",
+            Self::Unresolved { .. } => "unresolved",
             Self::DiskLost => "disk_lost",
             Self::NotListed => "not_listed",
             Self::ClaimUnknown { .. } => "claim_unknown",
@@ -119,6 +127,7 @@ impl Quarantine {
             Self::Void { .. } => "void",
             Self::Partial { .. } => "partial",
             Self::Damaged { .. } => "damaged",
+            Self::OlderCopy { .. } => "older_copy",
         }
     }
 }

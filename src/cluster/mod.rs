@@ -9,6 +9,8 @@ pub mod decide;
 pub mod founding;
 pub mod label;
 pub mod leaving;
+pub mod list;
+pub mod owner;
 pub mod paxos;
 pub mod quorum;
 pub mod step;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::quorum::quorum;
-use super::types::{ClusterId, InitialList, InstanceId, LaunchTime, MemberId};
+use super::types::{ClusterId, InitialList, InstanceId, LaunchTime, ListedMember, MemberId};
 
 /// Orders proposals. The nonce is made with the ledger, so that a node whose disk was wiped can't use a ballot again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -30,8 +30,9 @@ impl fmt::Display for Ballot {
 pub type WrittenHosts = Box<[(InstanceId, Option<IpAddr>)]>;
 
 /// What a founding is over. Two nodes may only talk about a founding if theirs are equal: then they count the same
-/// quorums over the same acceptors.
+/// quorums over the same acceptors. A field that this program doesn't know is a condition it can't keep: such a charter is none.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Charter {
     /// N.
     pub size: usize,
@@ -66,6 +67,13 @@ pub struct Accepted {
     pub list: InitialList,
 }
 
+/// The member that the data here is of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct RanAs {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+}
+
 /// Our place in a living cluster that we added ourselves to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Joined {
@@ -84,11 +92,25 @@ pub enum FirstStart {
     Joining,
 }
 
-/// What this instance must never forget: kept in `ED_DATA/muster/`, fsynced before any answer that depends on it.
+/// What this instance must never forget: kept in `ED_DATA/muster/`, fsynced before any answer that depends on it. A field that
+/// this program doesn't know may be a promise: such a ledger is left as it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ledger {
-    /// Random, made with the file.
+    /// The version of the file's format; 0: from before it had one.
+    #[serde(default)]
+    pub format: u32,
+    /// Random, made with the file, and so the disk's own id: no other disk has it but a copy of this one.
     pub nonce: u64,
+    /// The instance that this disk belongs to. `None`: no record says whose the data here is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// The member that etcd here was last seen to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_as: Option<RanAs>,
+    /// Tokens of lists that hold this instance otherwise than it can be started now: it never ran under them, and never will.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub renounced: BTreeSet<String>,
     pub promised: Option<Ballot>,
     pub accepted: Option<Accepted>,
     pub chosen: Option<InitialList>,
@@ -118,6 +140,14 @@ impl Ledger {
         self.promised = Some(accepted.ballot.clone());
         self.chosen = Some(accepted.list.clone());
         self.accepted = Some(accepted.clone());
+    }
+
+    /// Never to start by that list. Without effect on one that etcd was started by.
+    pub fn renounce(&mut self, list: &InitialList) {
+        let started = self.founded && self.chosen.as_ref() == Some(list);
+        if !started && self.renounced.len() < MOST_RENOUNCED {
+            self.renounced.insert(list.token.clone());
+        }
     }
 
     /// What foundings have brought here so far: the list accepted last, and the chosen one.
@@ -167,11 +197,12 @@ impl Ledger {
         }
     }
 
-    /// The chosen list as others may be told it: unless it is void, and never beside data that elected. A listed node that
+    /// The chosen list as others may be told it: unless it is void or doesn't hold us, and never beside data that elected. A listed node that
     /// asks then has lost its disk, and must not run again, with an empty log, under an id that has voted.
     pub fn standing_choice(&self, standing: &Standing) -> Option<&InitialList> {
         let may_tell = !standing.has_data || self.never_elected;
-        self.chosen.as_ref().filter(|list| may_tell && !standing.voids(list))
+        let ours = |list: &&InitialList| list.holds(&standing.me);
+        self.chosen.as_ref().filter(ours).filter(|list| may_tell && !standing.voids(list))
     }
 }
 
@@ -182,8 +213,12 @@ pub enum Call {
     Prepare { charter: Charter, ballot: Ballot },
     /// Phase 2a.
     Accept { charter: Charter, ballot: Ballot, list: InitialList },
-    /// A quorum has accepted this.
-    Chosen { list: InitialList },
+    /// A quorum has accepted this. Without a charter, as 0.1.0 says it, it is taken only for what we accepted ourselves.
+    Chosen {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        charter: Option<Charter>,
+        list: InitialList,
+    },
 }
 
 /// The answer to a [`Call`].
@@ -201,34 +236,79 @@ pub enum Answer {
     DifferentRoster { theirs: Option<Charter> },
     /// The acceptor holds etcd data and takes no part.
     HasData,
+    /// No etcd could be started by that list, or it isn't of these instances: no promise was changed.
+    Unfit { why: String },
 }
 
 /// What an acceptor knows besides its ledger.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Standing {
+    pub me: InstanceId,
     /// `None` until a complete roster was seen.
     pub charter: Option<Charter>,
     pub terminated: BTreeSet<InstanceId>,
     pub has_data: bool,
+    /// How each instance of the roster may be listed: by its own word, and by EC2's.
+    pub listings: BTreeMap<InstanceId, BTreeSet<ListedMember>>,
+    /// Who will never start by which list, by its token.
+    pub renounced: BTreeSet<(InstanceId, String)>,
 }
 
 impl Standing {
-    /// Void: so many of the listed are terminated that the list can never have a quorum, and we hold no WAL.
+    /// Void: the list can never have a quorum, and we hold no WAL.
     pub fn voids(&self, list: &InitialList) -> bool {
-        !self.has_data && self.robs_of_quorum(list)
+        !self.has_data && (list.fault().is_some() || self.robs_of_quorum(list))
     }
 
-    /// So many of the listed are terminated that the list can never have a quorum.
+    /// So many of the listed are terminated, or will never start by it, that the list can never have a quorum.
     pub fn robs_of_quorum(&self, list: &InitialList) -> bool {
-        let gone = list.members.iter().filter(|m| self.terminated.contains(&m.instance)).count();
-        list.members.len() - gone < quorum(list.members.len())
+        let lost = |m: &&ListedMember| {
+            self.terminated.contains(&m.instance) || self.renounced.contains(&(m.instance.clone(), list.token.clone()))
+        };
+        let lost = list.members.iter().filter(lost).count();
+        list.members.len() - lost < quorum(list.members.len())
+    }
+
+    /// Why no founding of these instances can mean that list. A caller is nobody until his list fits: he may be a stranger, or
+    /// of another cluster. What we accepted ourselves fitted then.
+    fn misfit(&self, ledger: &Ledger, charter: &Charter, list: &InitialList) -> Option<String> {
+        if let Some(fault) = list.fault() {
+            return Some(fault);
+        }
+        if ledger.accepted.as_ref().is_some_and(|accepted| accepted.list == *list) {
+            return None;
+        }
+        let (have, need) = (list.members.len(), quorum(charter.size));
+        if have < need {
+            return Some(format!("the list has {have} members, and {need} must accept it"));
+        }
+        list.members.iter().find_map(|member| {
+            let ListedMember { instance, name, peer_urls } = member;
+            let gone = || self.terminated.contains(instance);
+            let renounced = || self.renounced.contains(&(instance.clone(), list.token.clone()));
+            match self.listings.get(instance) {
+                Some(listings) if listings.iter().any(|l| l.is_same(member)) || renounced() => None,
+                Some(_) => {
+                    Some(format!("it lists {instance} as {name} at {}, which is not its word", peer_urls.join(",")))
+                }
+                None if gone() => None,
+                None => Some(format!("it lists {instance}, which isn't in the roster")),
+            }
+        })
     }
 }
 
+/// Rounds are counted up by one from the highest seen. Who is further ahead than this makes them up, and a promise for the
+/// greatest would be the last.
+const MOST_ROUNDS_AHEAD: u64 = 1 << 20;
+
+/// A setting is changed a few times at most between a choice and the first start.
+const MOST_RENOUNCED: usize = 64;
+
 /// An acceptor's step: the answer, and the ledger that must be durable before it is given (`None`: unchanged).
 pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Option<Ledger>) {
-    if let Call::Chosen { list } = call {
-        return learn(ledger, standing, list);
+    if let Call::Chosen { charter, list } = call {
+        return hear(ledger, standing, charter.as_ref(), list);
     }
     if let Some(list) = ledger.standing_choice(standing) {
         return (Answer::Chosen { list: list.clone() }, None);
@@ -241,6 +321,15 @@ pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Opt
     };
     if standing.charter.as_ref() != Some(charter) {
         return (Answer::DifferentRoster { theirs: standing.charter.clone() }, None);
+    }
+    let highest = ledger.promised.as_ref().map_or(0, |promised| promised.round);
+    if ballot.round > highest.saturating_add(MOST_ROUNDS_AHEAD) {
+        return (Answer::Unfit { why: format!("round {} is far above any that was promised", ballot.round) }, None);
+    }
+    if let Call::Accept { list, .. } = call
+        && let Some(why) = standing.misfit(ledger, charter, list)
+    {
+        return (Answer::Unfit { why }, renounced(ledger, standing, list));
     }
     // A promise is for this ballot and all below: the same ballot may be prepared again only by its own proposer, whose
     // first answer was lost.
@@ -261,13 +350,40 @@ pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Opt
     (answer, Some(next))
 }
 
-/// Records a chosen list. A second, different one is never taken in place of the first unless the first is void.
+/// A list that fits but for our own entry is never started here: that is put on record, so that it isn't waited for.
+fn renounced(ledger: &Ledger, standing: &Standing, list: &InitialList) -> Option<Ledger> {
+    let own = standing.listings.get(&standing.me)?;
+    let entry = list.entry(&standing.me).filter(|_| list.fault().is_none())?;
+    if own.iter().any(|listed| listed.is_same(entry)) {
+        return None;
+    }
+    let mut next = ledger.clone();
+    next.renounce(list);
+    (next != *ledger).then_some(next)
+}
+
+/// A caller's word that a list is chosen. It is taken of a founding that is ours: by its charter, or because we accepted the list.
+fn hear(ledger: &Ledger, standing: &Standing, charter: Option<&Charter>, list: &InitialList) -> (Answer, Option<Ledger>) {
+    let accepted = ledger.accepted.as_ref().is_some_and(|accepted| accepted.list == *list);
+    let Some(own) = standing.charter.as_ref().filter(|own| accepted || Some(*own) == charter) else {
+        return (Answer::DifferentRoster { theirs: standing.charter.clone() }, None);
+    };
+    match standing.misfit(ledger, own, list) {
+        Some(why) => (Answer::Unfit { why }, renounced(ledger, standing, list)),
+        None => learn(ledger, standing, list),
+    }
+}
+
+/// Records a chosen list, if it holds us. A second, different one is never taken in place of the first unless the first is void.
 pub fn learn(ledger: &Ledger, standing: &Standing, list: &InitialList) -> (Answer, Option<Ledger>) {
     if let Some(known) = ledger.standing_choice(standing) {
         return (Answer::Chosen { list: known.clone() }, None);
     }
     if standing.has_data {
         return (Answer::HasData, None);
+    }
+    if !list.holds(&standing.me) {
+        return (Answer::Unfit { why: format!("it doesn't list {}", standing.me) }, None);
     }
     let mut next = ledger.clone();
     next.chosen = Some(list.clone());
@@ -289,6 +405,8 @@ pub enum Tally {
     DifferentRoster(InstanceId),
     /// This peer holds data.
     HasData(InstanceId),
+    /// This peer finds the list unfit.
+    Unfit { instance: InstanceId, why: String },
     /// So many answered, out of the quorum needed.
     TooFew { had: usize, needed: usize },
 }
@@ -349,9 +467,10 @@ fn unmet(answers: &BTreeMap<InstanceId, Answer>, had: usize, needed: usize) -> T
     if let Some(ballot) = beaten.max() {
         return Tally::Beaten(ballot.clone());
     }
-    let other = answers.iter().find(|(_, a)| matches!(a, Answer::DifferentRoster { .. }));
-    match other {
-        Some((id, _)) => Tally::DifferentRoster(id.clone()),
-        None => Tally::TooFew { had, needed },
-    }
+    let telling = answers.iter().find_map(|(id, answer)| match answer {
+        Answer::DifferentRoster { .. } => Some(Tally::DifferentRoster(id.clone())),
+        Answer::Unfit { why } => Some(Tally::Unfit { instance: id.clone(), why: why.clone() }),
+        _ => None,
+    });
+    telling.unwrap_or(Tally::TooFew { had, needed })
 }

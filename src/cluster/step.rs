@@ -7,7 +7,8 @@ use super::claim::Claiming;
 use super::cleaning::Kept;
 use super::leaving::Ending;
 use super::paxos::{Accepted, Ballot, Charter};
-use super::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
+use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId};
+use super::view::LogEnd;
 
 /// What to do next. The executor has no choices left.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +21,8 @@ pub enum Step {
     FoundAlone { accepted: Accepted, why: Alone },
     /// Claim this list as the first members.
     Claim(Claiming),
+    /// Record that we will never start by this chosen list: it holds us otherwise than we can be started now.
+    Renounce { list: InitialList, ours: ListedMember },
     /// Start etcd as a new cluster under a chosen list.
     StartNew(InitialList),
     /// Remove that member.
@@ -71,6 +74,8 @@ pub enum Removal {
     Gone(InstanceId),
     /// `MUSTER_CLEAN=unhealthy`: it was silent for five minutes, and the rest has quorum.
     Unhealthy,
+    /// A learner that never ran, and no instance is where it would run: it was silent for the dwell time, and the rest has quorum.
+    NeverStarted,
 }
 
 /// Why data is moved aside.
@@ -86,6 +91,8 @@ pub enum Quarantine {
     Partial { what: String },
     /// By etcd's own word, life after life, the data is damaged, and its cluster lives without it.
     Damaged { cluster: ClusterId, member: MemberId, said: String },
+    /// The disk is an older copy of itself, and its cluster lives without it.
+    OlderCopy { cluster: ClusterId, member: MemberId, here: LogEnd, before: LogEnd, by: InstanceId },
 }
 
 /// Why this node stays down.
@@ -119,6 +126,36 @@ pub enum Hold {
     },
     PartialData {
         what: String,
+    },
+    /// The data here is another instance's, or nobody knows whose, and nothing proves that its owner is gone.
+    NotOurs {
+        member: Option<(ClusterId, MemberId)>,
+        owner: Option<InstanceId>,
+        why: Doubt,
+    },
+    /// Somebody else runs as the member that the data here is of.
+    RunsElsewhere {
+        cluster: ClusterId,
+        member: MemberId,
+        owner: Option<InstanceId>,
+        at: String,
+    },
+    /// The disk here is an older copy of itself, and no quorum lives without it.
+    OlderCopy {
+        member: MemberId,
+        here: LogEnd,
+        before: LogEnd,
+        by: InstanceId,
+    },
+    /// By the list that was agreed on we are another than we can be started as now.
+    ListedOtherwise {
+        listed: ListedMember,
+        ours: ListedMember,
+    },
+    /// The peer URL of an instance that would be listed doesn't resolve here.
+    Unresolved {
+        instance: InstanceId,
+        cause: String,
     },
     /// We have been in a cluster, our data is gone, and no quorum answers.
     DiskLost,
@@ -161,8 +198,13 @@ pub enum Hold {
     },
     AnotherJoins {
         member: MemberId,
+        urls: Vec<String>,
+        /// Why it isn't removed; `None`: it could be, but for the others.
+        kept: Kept,
+        silent_for: Option<Duration>,
     },
     Spare {
+        cluster: ClusterId,
         voters: usize,
         kept: Vec<(MemberId, Kept)>,
     },
@@ -185,6 +227,23 @@ pub enum Hold {
     },
 }
 
+/// What stands in the way of running with data that isn't known to be ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// Its owner is in being, by EC2's or the written roster's word.
+    OwnerStands,
+    /// What became of its owner is unknown.
+    OwnerUnknown(String),
+    /// Nothing says whose it is.
+    NoRecord,
+    /// Something answers where its member is listed.
+    Answered { at: String, cause: String },
+    /// That instance holds data of the same member.
+    HeldBy(InstanceId),
+    /// Its member hasn't been silent for long enough.
+    Dwell,
+}
+
 /// Why the absence of instances isn't forgiven.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Absence {
@@ -196,8 +255,8 @@ pub enum Absence {
     Aged(InstanceId),
     /// Nobody can say how old this instance is.
     AgeUnknown(InstanceId),
-    /// Fewer answer than make a quorum of N.
-    TooFewAnswer { answering: usize, needed: usize },
+    /// Fewer answer than make a quorum of N. `first`: those that count, where there are others.
+    TooFewAnswer { answering: usize, needed: usize, first: Vec<InstanceId> },
     /// N is unset and the roster is too large, or changed.
     SizeUnset,
     /// N = 2, and nothing proves the other dead.
@@ -224,6 +283,14 @@ impl fmt::Display for Step {
                     ""
                 })
             }
+            Self::Renounce { list, ours } => write!(
+                f,
+                "renounce: the list agreed on ({}) holds this node otherwise than its settings do now ({} at {}), so it is never \
+                 started here",
+                list.initial_cluster(),
+                ours.name,
+                ours.peer_urls.join(",")
+            ),
             Self::StartNew(list) => write!(f, "start new: {} (token {})", list.initial_cluster(), list.token),
             Self::RemoveMember { id, why } => write!(f, "remove member {id}: {why}"),
             Self::AddSelf => f.write_str("add self: a cluster with quorum answers, joining it as a learner"),
@@ -248,6 +315,9 @@ impl fmt::Display for Removal {
             Self::Unhealthy => {
                 f.write_str("it was silent for 5 minutes (MUSTER_CLEAN=unhealthy), and the rest has quorum")
             }
+            Self::NeverStarted => f.write_str(
+                "it is a learner that never started, no instance is at its address, it was silent, and the rest has quorum",
+            ),
         }
     }
 }
@@ -289,6 +359,11 @@ impl fmt::Display for Quarantine {
                 f,
                 "the data of member {member} is damaged (etcd said again and again: {said}), and cluster {cluster} has a \
                  quorum without it; the data is moved aside, not deleted, and this node joins anew"
+            ),
+            Self::OlderCopy { cluster, member, here, before, by } => write!(
+                f,
+                "the disk is an older copy of itself: member {member}'s log ends at {here}, and {by} saw it at {before}; cluster \
+                 {cluster} has a quorum without it; the data is moved aside, not deleted, and this node joins anew"
             ),
         }
     }
@@ -340,6 +415,38 @@ impl fmt::Display for Hold {
             Self::PartialData { what } => {
                 write!(f, "{what}; restore it, or move the rest away to start this node as new")
             }
+            Self::NotOurs { member, owner, why } => not_ours(f, *member, owner.as_ref(), why),
+            Self::RunsElsewhere { cluster, member, owner, at } => {
+                write!(f, "the data here is of member {member} of cluster {cluster}, which runs at {at}")?;
+                if let Some(owner) = owner {
+                    write!(f, "; it is {owner}'s")?;
+                }
+                f.write_str(
+                    "; a copy never runs beside its original: move ED_DATA and ED_WAL away to start this node as new, or stop the \
+                     other for good",
+                )
+            }
+            Self::OlderCopy { member, here, before, by } => write!(
+                f,
+                "the disk here is an older copy of itself: member {member}'s log ends at {here}, and {by} saw it at {before}; what \
+                 was acknowledged in between could be lost if it ran now; start the other members first, then this node joins anew \
+                 by itself; MUSTER_ADOPT={member} starts it all the same"
+            ),
+            Self::ListedOtherwise { listed, ours } => write!(
+                f,
+                "the list agreed on has this node as {} at {}, and by its settings it is {} at {}; it never starts as the former; it \
+                 joins when the others have a quorum, and when too many of them are in the same case a new list is agreed on; if all \
+                 stay down, move ED_DATA/muster away on all of them",
+                listed.name,
+                listed.peer_urls.join(","),
+                ours.name,
+                ours.peer_urls.join(",")
+            ),
+            Self::Unresolved { instance, cause } => write!(
+                f,
+                "the peer URL of {instance} can't be resolved here ({cause}), so no etcd here could reach it; mend the name service, \
+                 or set ETCD_MEMBER_TYPE=ip on all"
+            ),
             Self::DiskLost => f.write_str(
                 "this instance was a member, its data is gone and no quorum answers; bring back the others, or restore a snapshot",
             ),
@@ -379,9 +486,16 @@ impl fmt::Display for Hold {
                 true => write!(f, "not all that MUSTER_CLUSTER_SIZE counts are listed; {why}"),
                 false => write!(f, "{} did not answer; {why}", ids(absent)),
             },
-            Self::AnotherJoins { member } => write!(f, "member {member} is joining; one change at a time"),
-            Self::Spare { voters, kept } => {
-                write!(f, "spare: the cluster has all its {voters} members")?;
+            Self::AnotherJoins { member, urls, kept, silent_for } => {
+                write!(f, "member {member} at {} is joining; one change at a time", urls.join(","))?;
+                match silent_for {
+                    Some(silent) => write!(f, "; it has not answered for {} s and {kept}", silent.as_secs()),
+                    None if *kept == Kept::Alive => f.write_str("; it ends when that member votes"),
+                    None => write!(f, "; it {kept}"),
+                }
+            }
+            Self::Spare { cluster, voters, kept } => {
+                write!(f, "spare: cluster {cluster} has all its {voters} members")?;
                 kept.iter().filter(|(_, why)| !matches!(why, Kept::Alive)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
             }
             Self::NameTaken { member, urls, kept } => write!(
@@ -401,6 +515,37 @@ impl fmt::Display for Hold {
                 "this instance has left the cluster, and whether EC2 lets it live on is unknown ({cause}); MUSTER_LEAVE=no if it does"
             ),
         }
+    }
+}
+
+fn not_ours(
+    f: &mut fmt::Formatter<'_>,
+    member: Option<(ClusterId, MemberId)>,
+    owner: Option<&InstanceId>,
+    why: &Doubt,
+) -> fmt::Result {
+    f.write_str("the data here is ")?;
+    match member {
+        Some((cluster, member)) => write!(f, "of member {member} of cluster {cluster}")?,
+        None => f.write_str("of a member that can't be told")?,
+    }
+    match owner {
+        Some(owner) => write!(f, ", and by its record {owner}'s; ")?,
+        None => f.write_str(", and no record says that it is this instance's; ")?,
+    }
+    let owner = owner.map_or_else(|| "its owner".to_owned(), ToString::to_string);
+    match why {
+        Doubt::OwnerStands => write!(f, "{owner} is shown in being")?,
+        Doubt::OwnerUnknown(cause) => write!(f, "what became of {owner} is unknown ({cause})")?,
+        Doubt::NoRecord => f.write_str("no member of that cluster answers that could tell")?,
+        Doubt::Answered { at, cause } => write!(f, "at {at}, where that member is listed, somebody answers ({cause})")?,
+        Doubt::HeldBy(instance) => write!(f, "{instance} holds data of the same member")?,
+        Doubt::Dwell => f.write_str("it runs when that member has been silent for MUSTER_CLEAN_DWELL")?,
+    }
+    f.write_str("; a copy never runs beside its original: move ED_DATA and ED_WAL away to start this node as new")?;
+    match member {
+        Some((_, member)) => write!(f, "; if the original is gone for good, MUSTER_ADOPT={member} starts it here"),
+        None => Ok(()),
     }
 }
 
@@ -426,8 +571,17 @@ impl fmt::Display for Absence {
                 "how old {id} is, nobody says (`launched` in MUSTER_ROSTER's file), so there may have been a cluster; \
                  MUSTER_FOUND_ABSENT=yes if not"
             ),
-            Self::TooFewAnswer { answering, needed } => {
-                write!(f, "{answering} fresh instances answer, founding needs {needed}; start the others")
+            Self::TooFewAnswer { answering, needed, first } => {
+                write!(f, "{answering} fresh instances answer, founding needs {needed}; start the others")?;
+                match first.is_empty() {
+                    true => Ok(()),
+                    false => write!(
+                        f,
+                        " (the first {} count: {}; whoever else is listed waits; give each cluster a tag value of its own)",
+                        first.len(),
+                        ids(first)
+                    ),
+                }
             }
             Self::SizeUnset => f.write_str(
                 "all must answer while MUSTER_CLUSTER_SIZE is unset (but for a fleet of three at most that stays the same for \
@@ -444,6 +598,7 @@ impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Alive => f.write_str("is kept: it answers"),
+            Self::Unasked => f.write_str("is kept: whether it lives could not be found out"),
             Self::Off => f.write_str("is kept: MUSTER_CLEAN=off"),
             Self::NoInstance => {
                 f.write_str("is kept: no instance can be named for it; remove it by hand if it is dead")

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// An EC2 instance id, `i-…`; in a written roster the host's name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct InstanceId(pub String);
 
 impl fmt::Display for InstanceId {
@@ -68,7 +68,7 @@ impl InstanceState {
     }
 }
 
-/// Seconds since the epoch at which EC2 launched (or last started) an instance. It changes at stop/start.
+/// Seconds since the epoch at which EC2 last started an instance (API reference, Instance: `launchTime`). It changes at stop/start.
 pub type LaunchTime = i64;
 
 /// One instance as DescribeInstances shows it.
@@ -78,6 +78,9 @@ pub struct Instance {
     pub state: InstanceState,
     /// `None`: a written roster may leave it out. Then nothing is known of its age.
     pub launched: Option<LaunchTime>,
+    /// When its primary interface was attached, seconds since the epoch: a stop and a start leave it as it is. `None`: EC2 shows
+    /// no interface (of a terminated instance it never does), or the roster is written.
+    pub attached: Option<i64>,
     /// When EC2 last changed its state, seconds since the epoch; `None` where EC2 gives no time (it does for what an API call
     /// changed).
     pub changed: Option<i64>,
@@ -133,10 +136,13 @@ impl Roster {
         self.by_rank.iter().find(|i| i.id == *first || i.id == *other).is_some_and(|i| i.id == *first)
     }
 
-    /// How long ago an instance was launched, by the clock of whoever listed it; `None`: nobody can say.
+    /// How long ago an instance was first launched, by the clock of whoever listed it; `None`: nobody can say. The launch time
+    /// alone is that of the last start: a fleet that was stopped and started would look young, and its disks may hold a cluster.
     pub fn age(&self, instance: &Instance) -> Option<Duration> {
+        let launched = instance.launched?;
+        let first = instance.attached.map_or(launched, |attached| attached.min(launched));
         // A launch that is still to come is a slip of the pen, or of a clock.
-        u64::try_from(self.seen_at.saturating_sub(instance.launched?)).ok().map(Duration::from_secs)
+        u64::try_from(self.seen_at.saturating_sub(first)).ok().map(Duration::from_secs)
     }
 
     /// Whether it was launched less than so long ago. Of what nothing is known, no.
@@ -175,7 +181,12 @@ pub struct InitialList {
 impl InitialList {
     /// Whether the list names that instance.
     pub fn holds(&self, id: &InstanceId) -> bool {
-        self.members.iter().any(|m| m.instance == *id)
+        self.entry(id).is_some()
+    }
+
+    /// How the list names that instance.
+    pub fn entry(&self, id: &InstanceId) -> Option<&ListedMember> {
+        self.members.iter().find(|m| m.instance == *id)
     }
 
     /// etcd's `--initial-cluster`: `name=url,name=url`.

@@ -1,8 +1,10 @@
 //! Everything a decision may rest on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::claim::Claimed;
 use super::leaving::Ending;
@@ -28,6 +30,8 @@ pub struct Policy {
     pub clean: Clean,
     /// `MUSTER_CLEAN_DWELL`: how long a member must not have answered before it may be removed.
     pub clean_dwell: Duration,
+    /// `MUSTER_ADOPT`: the operator vouches that this host may run as that member, whose data it holds.
+    pub adopt: Option<MemberId>,
     pub token_prefix: String,
     /// `MUSTER_CLAIM`: the object that is claimed, if one is.
     pub claim: Option<String>,
@@ -85,10 +89,25 @@ pub struct EtcdSeen {
     /// Where its client port is, for the step that follows.
     pub client_url: String,
     pub members: Vec<Member>,
-    /// The member list was read through a quorum. False: not proven, which is not "lost".
-    pub has_quorum: bool,
-    /// `/version` says not_decided: this cluster has never elected.
-    pub undecided: bool,
+    pub quorum: Quorum,
+}
+
+impl EtcdSeen {
+    /// The member list was read through a quorum.
+    pub fn has_quorum(&self) -> bool {
+        self.quorum == Quorum::Proven
+    }
+}
+
+/// What is known of a cluster's quorum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Quorum {
+    /// It answered.
+    Proven,
+    /// It didn't, which is not "lost".
+    Unproven,
+    /// `/version` says not_decided: as far as this member knows there never was one.
+    NeverElected,
 }
 
 /// What a fresh node's supervisor said.
@@ -97,8 +116,23 @@ pub struct FreshSeen {
     pub charter: Option<Charter>,
     pub promised: Option<Ballot>,
     pub chosen: Option<InitialList>,
+    /// Tokens of the lists that it will never start by.
+    pub renounced: BTreeSet<String>,
     /// How it wants to be listed: it alone knows its overrides.
     pub listed: ListedMember,
+}
+
+/// What the supervisor of a node with data said.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DataSeen {
+    /// The cluster of that data, where known.
+    pub cluster: Option<ClusterId>,
+    /// The member of that data, where known.
+    pub member: Option<MemberId>,
+    /// Served by one that yields (R5).
+    pub chosen: Option<InitialList>,
+    /// How far it saw the logs of that cluster's other members go.
+    pub logs: BTreeMap<MemberId, LogEnd>,
 }
 
 /// What a peer can say (by evidence, never by assumption).
@@ -106,11 +140,8 @@ pub struct FreshSeen {
 pub enum Sighting {
     Etcd(EtcdSeen),
     Fresh(FreshSeen),
-    /// Its supervisor holds a data dir. A chosen list is served by one that yields (R5).
-    HasData {
-        cluster: Option<ClusterId>,
-        chosen: Option<InitialList>,
-    },
+    /// Its supervisor holds a data dir, and no etcd runs on it now.
+    HasData(DataSeen),
     /// Host up, nothing listening.
     Refused,
     /// No answer, no route, or accepted and mute.
@@ -123,13 +154,13 @@ impl fmt::Display for Sighting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etcd(etcd) => {
-                let quorum = if etcd.has_quorum { "quorum" } else { "no quorum proven" };
+                let quorum = if etcd.has_quorum() { "quorum" } else { "no quorum proven" };
                 write!(f, "etcd of cluster {}, {} members, {quorum}", etcd.cluster, etcd.members.len())
             }
             Self::Fresh(fresh) if fresh.chosen.is_some() => f.write_str("fresh, knows the chosen list"),
             Self::Fresh(_) => f.write_str("fresh"),
-            Self::HasData { cluster: Some(id), .. } => write!(f, "holds data of cluster {id}, etcd not running"),
-            Self::HasData { cluster: None, .. } => f.write_str("holds data, etcd not running"),
+            Self::HasData(DataSeen { cluster: Some(id), .. }) => write!(f, "holds data of cluster {id}, etcd not running"),
+            Self::HasData(_) => f.write_str("holds data, etcd not running"),
             Self::Refused => f.write_str("connection refused"),
             Self::Silent(cause) => write!(f, "silent: {cause}"),
             Self::Mismatch(cause) => write!(f, "mismatch: {cause}"),
@@ -151,10 +182,32 @@ pub struct Peer {
     pub listed: Option<ListedMember>,
 }
 
-/// What is known of a member that its instance may have left behind.
+/// What is known of a member's life.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fate {
-    /// The instance the member belongs to: by name, else by its address.
+pub enum Fate {
+    /// Its etcd serves, or something stands at its address that can't be understood.
+    Answers,
+    /// It doesn't answer.
+    Silent(Silence),
+    /// Nobody could find out. Never read as either.
+    Unknown,
+}
+
+impl Fate {
+    /// For how long it has been silent, if it is known to be.
+    pub fn silent_for(&self) -> Option<Duration> {
+        match self {
+            Self::Silent(silence) => Some(silence.silent_for),
+            Self::Answers | Self::Unknown => None,
+        }
+    }
+}
+
+/// A member that doesn't answer, and that its instance may have left behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Silence {
+    /// The instance the member belongs to: by name, else by who holds, or was last seen to hold, its address. `None`: no
+    /// instance of the whole roster does, and none was seen to.
     pub instance: Option<InstanceId>,
     /// EC2's answer when asked by that id.
     pub gone: Known<bool>,
@@ -167,6 +220,42 @@ pub struct Fate {
 pub struct Me {
     pub instance: InstanceId,
     pub listed: ListedMember,
+}
+
+/// Who else answers as the member that the data here is of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Twin {
+    /// Nobody does, at no place where that member is listed.
+    Nobody,
+    /// An etcd at that URL says that it is that very member.
+    Runs { at: String },
+    /// Something answers where that member is listed, and who it is couldn't be found out.
+    Unknown { at: String, cause: String },
+    /// That instance holds data of the same member; no etcd runs on it now.
+    Holds { instance: InstanceId },
+}
+
+/// How far a member's log went: raft's term and index.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct LogEnd {
+    pub term: u64,
+    pub index: u64,
+}
+
+impl fmt::Display for LogEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "index {} of term {}", self.index, self.term)
+    }
+}
+
+/// The end of the log here, and what others saw of it before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSeen {
+    /// By the WAL here.
+    pub here: Known<LogEnd>,
+    /// What that instance's supervisor saw this member hold.
+    pub before: LogEnd,
+    pub by: InstanceId,
 }
 
 /// One observation of everything.
@@ -191,8 +280,16 @@ pub struct View {
     /// The roster lacks us: our own tags as EC2 has them when asked by id.
     pub own_tags: Known<Vec<(String, String)>>,
     pub peers: BTreeMap<InstanceId, Peer>,
-    /// Every member of the living cluster that does not answer; empty where that could not be found out.
+    /// What is known of the living cluster's members; see [`View::fate`].
     pub fates: BTreeMap<MemberId, Fate>,
+    /// Whether the instance that our data belongs to by the ledger, where that is another, is gone by EC2's word.
+    pub owner_gone: Known<bool>,
+    /// Who else answers as the member that our data is of.
+    pub twin: Twin,
+    /// Of our data, where somebody saw it further on than any other did.
+    pub log: Option<LogSeen>,
+    /// Hosts of peer URLs that a founding would list and that don't resolve here, and why.
+    pub unresolved: BTreeMap<InstanceId, String>,
     /// Time since we removed our own old member id; etcd loses an add that follows within a second.
     pub since_own_removal: Option<Duration>,
 }
@@ -202,10 +299,43 @@ impl View {
     pub fn standing(&self, policy: &Policy) -> Standing {
         let roster = self.roster.known();
         Standing {
+            me: self.me.instance.clone(),
             charter: roster.map(|r| policy.charter(r)),
             terminated: roster.into_iter().flat_map(Roster::terminated).map(|i| i.id.clone()).collect(),
             has_data: self.data != DataDir::Fresh,
+            listings: self.listings(),
+            renounced: self.renounced(),
         }
+    }
+
+    /// How each instance may be listed: by its own word, and by EC2's.
+    pub fn listings(&self) -> BTreeMap<InstanceId, BTreeSet<ListedMember>> {
+        let peers = self.peers.iter().map(|(id, peer)| {
+            let by_its_word = match &peer.sighting {
+                Sighting::Fresh(fresh) => Some(fresh.listed.clone()),
+                _ => None,
+            };
+            (id.clone(), peer.listed.iter().cloned().chain(by_its_word).collect())
+        });
+        let own = (self.me.instance.clone(), BTreeSet::from([self.me.listed.clone()]));
+        peers.chain([own]).collect()
+    }
+
+    /// Who will never start by which list, by its token.
+    pub fn renounced(&self) -> BTreeSet<(InstanceId, String)> {
+        let of = |id: &InstanceId, tokens: &BTreeSet<String>| {
+            tokens.iter().map(|token| (id.clone(), token.clone())).collect::<Vec<_>>()
+        };
+        let peers = self.peers.iter().flat_map(|(id, peer)| match &peer.sighting {
+            Sighting::Fresh(fresh) => of(id, &fresh.renounced),
+            _ => Vec::new(),
+        });
+        peers.chain(of(&self.me.instance, &self.ledger.renounced)).collect()
+    }
+
+    /// What is known of that member. Of whom nothing was found out, nothing is known.
+    pub fn fate(&self, member: MemberId) -> &Fate {
+        self.fates.get(&member).unwrap_or(&Fate::Unknown)
     }
 
     /// The etcds seen, in the order of their instances' ids.
@@ -219,7 +349,7 @@ impl View {
     /// One proven member list for each cluster that has quorum.
     pub fn living_clusters(&self) -> BTreeMap<ClusterId, &EtcdSeen> {
         let mut living = BTreeMap::new();
-        for (_, etcd) in self.etcds().filter(|(_, etcd)| etcd.has_quorum) {
+        for (_, etcd) in self.etcds().filter(|(_, etcd)| etcd.has_quorum()) {
             living.entry(etcd.cluster).or_insert(etcd);
         }
         living

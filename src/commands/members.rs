@@ -373,6 +373,7 @@ mod tests {
             leader: Some(MemberId(leader)),
             is_learner: false,
             raft_index,
+            raft_term: 1,
             db_size_bytes: 20_480,
         };
         (MemberId(id), Answer { status: Some(status), trouble: trouble.map(str::to_owned) })
@@ -383,6 +384,7 @@ mod tests {
             id: InstanceId(format!("i-{n}")),
             state,
             launched: Some(i64::from(n)),
+            attached: None,
             changed: None,
             address: Some(std::net::IpAddr::from([10, 0, 0, n])),
             private_dns: None,

@@ -8,12 +8,13 @@ use serde_json::json;
 use super::{find_cloud, table};
 use crate::cluster::claim::{Claim, Claimed};
 use crate::cluster::decide::decide;
+use crate::cluster::paxos::Ledger;
 use crate::cluster::types::Known;
-use crate::cluster::view::{DataDir, View};
+use crate::cluster::view::{DataDir, Fate, View};
 use crate::config::Config;
 use crate::exit::{Code, Failure};
 use crate::identity;
-use crate::ledger::Store;
+use crate::ledger::{self, Belonging, Store};
 use crate::observe::{Observer, Own};
 use crate::reach::Reach;
 
@@ -31,13 +32,21 @@ impl Plan {
         let (own, cloud) = find_cloud(&config).await?;
         let paths = identity::settings(&config, &own).paths;
         let data = paths.inspect().map_err(|e| Failure::new(Code::DataDirUnwritable, e))?;
-        let ledger = Store::peek(&config.data).map_err(|e| Failure::new(Code::StateUnreadable, e))?;
+        let unreadable = |e| Failure::new(Code::StateUnreadable, e);
+        let ledger = Store::peek(&config.data).map_err(unreadable)?.unwrap_or_default();
+        let kept = Store::peek_identity(&config.data).map_err(unreadable)?;
+        let listed = identity::own_listing(&config, &own);
+        let ledger = match ledger::belonging(&ledger, kept.as_ref(), &own, data != DataDir::Fresh) {
+            // As `run` would find it: that ledger would be moved aside, and this host start with one of its own.
+            Belonging::Stranger(_) => Ledger { instance: Some(listed.instance.clone()), ..Ledger::default() },
+            Belonging::Of(owner) => Ledger { instance: owner, ..ledger },
+        };
         let looking = Own {
-            listed: identity::own_listing(&config, &own),
+            listed,
             data,
             yielded: false,
             condemned: None,
-            ledger: ledger.unwrap_or_default(),
+            ledger,
             ending: cloud.notices().recent().await,
             since_own_removal: None::<Duration>,
         };
@@ -99,7 +108,11 @@ fn print_text(view: &View, step: &str) {
         Claimed::NotAsked => {}
         claim => println!("claim          {}", claim_in_words(claim)),
     }
-    for (member, fate) in &view.fates {
+    let silent = view.fates.iter().filter_map(|(member, fate)| match fate {
+        Fate::Silent(silence) => Some((member, silence)),
+        Fate::Answers | Fate::Unknown => None,
+    });
+    for (member, fate) in silent {
         let gone = match &fate.gone {
             Known::Known(true) => "its instance is gone".to_owned(),
             Known::Known(false) => "its instance is shown in being".to_owned(),

@@ -15,6 +15,8 @@ use log::LevelFilter;
 
 use crate::aws::credentials::Source;
 use crate::aws::s3::Object;
+use crate::cluster::list;
+use crate::cluster::types::MemberId;
 use crate::cluster::view::{Clean, Policy};
 use crate::etcd::settings::{self, Kind};
 use crate::logger::Format;
@@ -162,6 +164,9 @@ impl Reader<'_> {
         self.refuse_misspelt();
         let tags = self.tags();
         let token_prefix = self.text("ETCD_INITIAL_CLUSTER_TOKEN").unwrap_or("etcd-muster").to_owned();
+        if let Some(why) = list::token_fault(&token_prefix) {
+            self.wrong("ETCD_INITIAL_CLUSTER_TOKEN", why);
+        }
         let written = self.roster();
         let filter = match &written {
             None => tags.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","),
@@ -179,6 +184,7 @@ impl Reader<'_> {
             clean: self
                 .choice("MUSTER_CLEAN", &[("gone", Clean::Gone), ("unhealthy", Clean::Unhealthy), ("off", Clean::Off)]),
             clean_dwell: self.duration("MUSTER_CLEAN_DWELL", 30),
+            adopt: self.member("MUSTER_ADOPT"),
             token_prefix,
             claim: claim.as_ref().map(Object::to_string),
             filter,
@@ -345,6 +351,14 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn member(&mut self, name: &str) -> Option<MemberId> {
+        let parsed = u64::from_str_radix(self.text(name)?, 16).ok().filter(|id| *id != 0);
+        if parsed.is_none() {
+            self.wrong(name, "is no member id; write it as etcd and the hold's own line do, in hex: 8e9e05c52164694d");
+        }
+        parsed.map(MemberId)
     }
 
     fn port(&mut self, name: &str, default: u16) -> u16 {
@@ -516,9 +530,11 @@ impl Reader<'_> {
         let mut passed = BTreeMap::new();
         for (name, value) in self.given.clone() {
             match settings::kind(&name) {
-                Kind::Passed => {
-                    passed.insert(name, value);
-                }
+                Kind::Passed => match unfit(&name, &value) {
+                    // What a list would hold is refused before one is agreed on; etcd would refuse it only then.
+                    Some(why) => self.problems.push(Problem(format!("{name}={value}: {why}"))),
+                    None => _ = passed.insert(name, value),
+                },
                 Kind::Forbidden(why) => self.problems.push(Problem(format!("{name}={value}: {why}"))),
                 Kind::Token | Kind::Foreign => {}
             }
@@ -541,6 +557,20 @@ impl Reader<'_> {
                 .map(|known| format!("; did you mean {known}?"));
             self.wrong(&name, format!("no such variable{}", hint.unwrap_or_default()));
         }
+    }
+}
+
+/// Why etcd could not be started with that value, where it would show only once a list with it was agreed on.
+fn unfit(name: &str, value: &str) -> Option<String> {
+    let quoted = |quote| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
+    if quoted('"') || quoted('\'') {
+        return Some("has quotes around it, which docker's --env-file keeps; take them out".to_owned());
+    }
+    let url = |url: &str| list::url_fault(url.trim()).map(|why| format!("{:?} {why}", url.trim()));
+    match name {
+        "ETCD_NAME" => list::name_fault(value).map(str::to_owned),
+        "ETCD_INITIAL_ADVERTISE_PEER_URLS" => value.split(',').filter(|url| !url.trim().is_empty()).find_map(url),
+        _ => None,
     }
 }
 

@@ -86,6 +86,11 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable("MUSTER_CLEAN_DWELL", "30", "how long a member must have been silent before it may be removed"),
     variable(
+        "MUSTER_ADOPT",
+        "",
+        "a member's id: you vouch that its data here is the newest, and that nobody runs with another copy of it",
+    ),
+    variable(
         "MUSTER_RECONCILE",
         "0 (off)",
         "how often the leader's supervisor looks for dead members; without it joiners do",

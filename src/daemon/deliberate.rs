@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::act;
 use crate::clock;
-use crate::cluster::claim::{Claimed, Claiming};
-use crate::cluster::decide::{decide, signs_of_a_cluster};
+use crate::cluster::claim::Claiming;
+use crate::cluster::decide::{decide, scattered, signs_of_a_cluster};
 use crate::cluster::label::Label;
 use crate::cluster::paxos::{FirstStart, Ledger, Tally};
 use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Removal, Step};
 use crate::cluster::types::{InitialList, InstanceId, Known, Member, MemberId};
 use crate::cluster::view::{DataDir, Sighting, View};
-use crate::etcd::data_dir;
+use crate::etcd::data_dir::{self, Paths};
 use crate::exit::Failure;
 use crate::hook::Transition;
 use crate::identity;
@@ -36,7 +36,8 @@ impl Daemon {
             self.keeper.tend().await;
             let paths = self.settings().paths;
             let resumed = self.actor.finish_quarantine(&paths);
-            if let Err(error) = resumed.and_then(|()| self.actor.forget_what_never_began(&paths)) {
+            let resumed = resumed.and_then(|()| self.actor.forget_what_never_began(&paths));
+            if let Err(error) = resumed.and_then(|()| self.renew_a_strangers_ledger(&paths)) {
                 self.say(Label::hold("own_files"), &format!("hold: {error}"));
                 clock::pause(RIPENING_PAUSE).await;
                 continue;
@@ -74,6 +75,15 @@ impl Daemon {
             }
             pause = (pause * 2).min(self.config.bootstrap_wait);
         }
+    }
+
+    /// What another instance promised, and its data with it, was moved aside: this one promises anew.
+    fn renew_a_strangers_ledger(&self, paths: &Paths) -> Result<(), act::Error> {
+        let is_ours = self.desk.ledger().instance.is_none_or(|owner| owner.0 == self.identity.instance);
+        if is_ours || paths.inspect().map_err(act::Error::DataDir)? != DataDir::Fresh {
+            return Ok(());
+        }
+        Ok(self.desk.bind(&self.identity, false)?)
     }
 
     /// For ever: what is seen later must not undo a halt, for of two clusters one may only be out of sight for a moment. But
@@ -117,10 +127,6 @@ impl Daemon {
             }
         }
         let data = self.settings().paths.inspect()?;
-        let cluster = match &data {
-            DataDir::Whole { ids: Known::Known((cluster, _)) } => Some(*cluster),
-            _ => None,
-        };
         let own = Own {
             listed: identity::own_listing(&self.config, &self.identity),
             data: data.clone(),
@@ -131,41 +137,50 @@ impl Daemon {
             since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
         };
         let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
-        let has_data = data != DataDir::Fresh;
         // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
         // meanwhile must not be taken for the one whose etcd was seen. `deliberate` looks again then.
         let view =
-            self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, has_data, cluster)).await;
-        if view.claim == Claimed::Absent
+            self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, &data)).await;
+        if view.claim.is_before_a_founding(&view.standing(&self.config.policy))
             && let Err(error) = self.desk.amend(|ledger| ledger.saw_unclaimed = true)
         {
             // Nothing is promised by it: without the record only a young node may start by the claim.
             log::warn!("{error}");
         }
-        let answered = |sighting: &Sighting| !matches!(sighting, Sighting::Refused | Sighting::Silent(_));
-        self.desk.saw(view.peers.iter().filter(|(_, p)| answered(&p.sighting)).map(|(id, _)| id.clone()).collect());
+        self.desk.saw(&view);
         Ok(view)
     }
 
     /// Carries out a step. `Some`: etcd is to be started.
     async fn take(&mut self, step: &Step, view: &View) -> Result<Option<Launch>, Failure> {
+        if let (Step::Resume, Some(urls)) = (step, scattered(view)) {
+            log::warn!(
+                "none of the addresses in the member list is an instance's now: {}; the members look for each other there, and elect \
+                 nobody; give the instances those addresses again, or see README, Addresses that all changed",
+                urls.join(", ")
+            );
+        }
         let outcome = match step {
             Step::Hold(_) | Step::Halt(_) => Ok(()),
             Step::Propose(proposal) => self.found(proposal, view).await,
             Step::FoundAlone { accepted, .. } => self.actor.found_alone(accepted),
             Step::Claim(claiming) => self.claim(claiming).await,
+            Step::Renounce { list, .. } => self.actor.renounce(list),
             Step::StartNew(list) => return Ok(self.start_new(list, view).await),
             Step::StartExisting { cluster, member, initial_cluster } => {
                 let (cluster, member, initial_cluster) = (*cluster, *member, initial_cluster.clone());
                 let kind = Kind::Existing { cluster, member, initial_cluster };
                 return Ok(Some(Launch { kind, others: client_urls(view) }));
             }
-            Step::Resume => return Ok(Some(Launch { kind: Kind::Resume, others: client_urls(view) })),
+            Step::Resume => match self.actor.own_data() {
+                Ok(()) => return Ok(Some(Launch { kind: Kind::Resume, others: client_urls(view) })),
+                Err(error) => Err(error),
+            },
             Step::RemoveMember { id, why } => self.remove(*id, why, view).await,
             Step::AddSelf => self.add_self(view).await,
-            Step::UpdateSelf { id } => match view.living_clusters().values().next() {
-                Some(etcd) => self.actor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
-                None => Ok(()),
+            Step::UpdateSelf { id } => match (self.actor.own_data(), view.living_clusters().values().next()) {
+                (Ok(()), Some(etcd)) => self.actor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
+                (owned, _) => owned,
             },
             Step::Quarantine(why) => {
                 let void = matches!(why, Quarantine::Void { .. }).then_some(FirstStart::Founding);
@@ -269,7 +284,8 @@ impl Daemon {
             | Hold::Spare { .. }
             | Hold::AddressTaken { .. }
             | Hold::NameTaken { .. }
-            | Hold::AnotherJoins { .. } => RIPENING_PAUSE,
+            | Hold::AnotherJoins { .. }
+            | Hold::NotOurs { .. } => RIPENING_PAUSE,
             Hold::DifferentRoster { .. } => {
                 self.observer.expire_roster();
                 self.config.bootstrap_wait
@@ -311,5 +327,5 @@ fn scene(view: &View, step: &Step) -> (BTreeMap<InstanceId, Discriminant<Sightin
 }
 
 fn client_urls(view: &View) -> Vec<String> {
-    view.etcds().filter(|(_, etcd)| etcd.has_quorum).map(|(_, etcd)| etcd.client_url.clone()).collect()
+    view.etcds().filter(|(_, etcd)| etcd.has_quorum()).map(|(_, etcd)| etcd.client_url.clone()).collect()
 }

@@ -60,6 +60,7 @@ impl Daemon {
             own_client_url: identity::own_client_url(&settings),
             own_peer_url: identity::own_peer_url(&settings),
             advertised: listed.peer_urls.clone(),
+            advertised_to_clients: identity::split(&settings.advertise_client_urls),
             others: launch.others.clone(),
             spawned_at,
             is_first_life: !matches!(launch.kind, Kind::Resume),

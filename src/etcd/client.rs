@@ -110,7 +110,9 @@ pub struct Status {
     pub version: String,
     pub leader: Option<MemberId>,
     pub is_learner: bool,
+    /// What it knows to be committed.
     pub raft_index: u64,
+    pub raft_term: u64,
     pub db_size_bytes: u64,
 }
 
@@ -183,6 +185,8 @@ struct StatusAnswer {
     is_learner: bool,
     #[serde(rename = "raftIndex", default, deserialize_with = "u64_as_text")]
     raft_index: u64,
+    #[serde(rename = "raftTerm", default, deserialize_with = "u64_as_text")]
+    raft_term: u64,
     #[serde(rename = "dbSize", default, deserialize_with = "u64_as_text")]
     db_size: u64,
 }
@@ -339,6 +343,7 @@ impl Client {
             leader: (answer.leader != 0).then_some(MemberId(answer.leader)),
             is_learner: answer.is_learner,
             raft_index: answer.raft_index,
+            raft_term: answer.raft_term,
             db_size_bytes: answer.db_size,
         })
     }

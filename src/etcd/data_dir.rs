@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 
+use super::wal;
 use crate::cluster::types::{ClusterId, Known, MemberId};
-use crate::cluster::view::DataDir;
+use crate::cluster::view::{DataDir, LogEnd};
 
 /// Our own corner of the data directory.
 pub const MUSTER_DIR: &str = "muster";
@@ -76,7 +77,13 @@ impl Paths {
             (true, true) => DataDir::Whole { ids: self.read_ids() },
             (false, false) if !inner_wal => DataDir::Fresh,
             (false, _) if inner_wal => DataDir::Partial {
-                what: format!("a WAL lies in {}, but the WAL directory is {}", inner.display(), self.wal.display()),
+                what: format!(
+                    "a WAL lies in {}, where etcd puts it by default, but the WAL directory is {}; set ED_WAL={} to run with the data \
+                     as it is (an etcd that was set up by hand, or a snapshot restored without --wal-dir)",
+                    inner.display(),
+                    self.wal.display(),
+                    self.data.join(MEMBER_DIR).display()
+                ),
             },
             (true, false) => DataDir::Partial {
                 what: format!("{} holds a WAL, but {} holds no data", self.wal.display(), self.data.display()),
@@ -132,12 +139,24 @@ impl Paths {
         files.sort();
         let mut trouble = "no WAL".to_owned();
         for path in files {
-            match File::open(&path).and_then(read_metadata) {
+            match File::open(&path).and_then(wal::read_metadata) {
                 Ok(ids) => return Known::Known(ids),
                 Err(cause) => trouble = format!("{}: {cause}", path.display()),
             }
         }
         Known::Unknown(trouble)
+    }
+
+    /// Where raft's log ends: the last entry of the newest WAL file; of one that has none yet, what its name and its hard state say.
+    ///
+    /// # Errors
+    /// A file that can't be read, or holds nothing that says so.
+    pub fn log_end(&self) -> io::Result<LogEnd> {
+        let mut files = wal_files(&self.wal)?;
+        files.sort();
+        let newest = files.pop().ok_or_else(|| io::Error::other("no WAL"))?;
+        let index_before = wal_index(&newest).and_then(|first| first.checked_sub(1)).unwrap_or_default();
+        wal::log_end(BufReader::new(File::open(&newest)?), index_before)
     }
 
     /// How much is free where etcd writes.
@@ -197,7 +216,10 @@ fn move_entries(dir: &Path, into: &str, which: impl Fn(&str) -> bool) -> Result<
 }
 
 /// Renames within one volume, and makes the renaming durable.
-fn move_entry(from: &Path, into: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// The entry that can't be moved.
+pub fn move_entry(from: &Path, into: &Path) -> Result<(), Error> {
     let Some(name) = from.file_name() else { return Ok(()) };
     if !is_present(from).map_err(|cause| failed(from, "can't be read", cause))? {
         return Ok(());
@@ -238,133 +260,19 @@ fn wal_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The index of a file's first entry: `SEQUENCE-INDEX.wal`, both in hex (`wal.walName`).
+fn wal_index(file: &Path) -> Option<u64> {
+    let (_, index) = file.file_stem()?.to_str()?.split_once('-')?;
+    u64::from_str_radix(index, 16).ok()
+}
+
 fn holds_wal(dir: &Path) -> io::Result<bool> {
     Ok(!wal_files(dir)?.is_empty())
-}
-
-/// A record longer than this is no head of a WAL.
-const MAX_HEAD_RECORD_BYTES: u64 = 4096;
-/// walpb: the type of the record that holds the metadata.
-const METADATA_TYPE: u64 = 1;
-
-/// Reads the cluster and member id from the head of a WAL file. Every file starts with a CRC record and the metadata record
-/// (etcd, `wal.Create`, `WAL.cut`); a record is a 64-bit length, whose upper byte is padding, and a protobuf (`walpb.Record`).
-///
-/// A wrong id would condemn good data as another cluster's, so the record's own CRC is checked; it goes on from the one before.
-fn read_metadata(mut file: impl Read) -> io::Result<(ClusterId, MemberId)> {
-    let mut before = 0;
-    for _ in 0..2 {
-        let mut length = [0; 8];
-        file.read_exact(&mut length)?;
-        let field = u64::from_le_bytes(length);
-        let bytes = field & !(0xff << 56);
-        let padding = if field >> 63 == 1 { field >> 56 & 0x7 } else { 0 };
-        if bytes > MAX_HEAD_RECORD_BYTES {
-            return Err(io::Error::other(format!("a record of {bytes} bytes is no WAL's head")));
-        }
-        let mut record = vec![0; bytes as usize + padding as usize];
-        file.read_exact(&mut record)?;
-        let fields = Fields(&record[..bytes as usize]);
-        if fields.varint(1) == Some(METADATA_TYPE) {
-            // etcdserverpb.Metadata: NodeID = 1, ClusterID = 2.
-            let metadata = Fields(fields.bytes(3).unwrap_or_default());
-            if fields.varint(2) != Some(u64::from(crc32c(before, metadata.0))) {
-                return Err(io::Error::other("the WAL's metadata record has another checksum"));
-            }
-            return match (metadata.varint(2), metadata.varint(1)) {
-                (Some(cluster), Some(member)) => Ok((ClusterId(cluster), MemberId(member))),
-                _ => Err(io::Error::other("the WAL's metadata record lacks an id")),
-            };
-        }
-        before = fields.varint(2).unwrap_or_default() as u32;
-    }
-    Err(io::Error::other("the WAL's head holds no metadata record"))
-}
-
-/// CRC-32C (RFC 3720, B.4), going on from that of what came before; a few bytes, so without a table.
-fn crc32c(before: u32, bytes: &[u8]) -> u32 {
-    const CASTAGNOLI: u32 = 0x82f6_3b78;
-    !bytes.iter().fold(!before, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { CASTAGNOLI } else { 0 })
-    })
-}
-
-/// The fields of a protobuf message, as far as a WAL's head uses them: varints and bytes.
-#[derive(Clone, Copy)]
-struct Fields<'a>(&'a [u8]);
-
-enum Field<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> Fields<'a> {
-    fn varint(self, number: u64) -> Option<u64> {
-        self.find(number).and_then(|field| match field {
-            Field::Varint(value) => Some(value),
-            Field::Bytes(_) => None,
-        })
-    }
-
-    fn bytes(self, number: u64) -> Option<&'a [u8]> {
-        self.find(number).and_then(|field| match field {
-            Field::Bytes(value) => Some(value),
-            Field::Varint(_) => None,
-        })
-    }
-
-    fn find(self, number: u64) -> Option<Field<'a>> {
-        let mut rest = self.0;
-        while !rest.is_empty() {
-            let key = varint(&mut rest)?;
-            let field = match key & 0x7 {
-                0 => Field::Varint(varint(&mut rest)?),
-                2 => {
-                    let length = usize::try_from(varint(&mut rest)?).ok()?;
-                    let (value, after) = rest.split_at_checked(length)?;
-                    rest = after;
-                    Field::Bytes(value)
-                }
-                _ => return None,
-            };
-            if key >> 3 == number {
-                return Some(field);
-            }
-        }
-        None
-    }
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The head of a WAL written by etcd 3.5.1 for member 2e1259d415f2a040 of cluster 48276a8f75b6a87.
-    const HEAD: &[u8] = &[
-        0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x84, 0x08, 0x04, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0x1d, 0x00,
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x83, 0x08, 0x01, 0x10, 0x8d, 0x9c, 0xf9, 0x16, 0x1a, 0x14, 0x08, 0xc0, 0xc0,
-        0xca, 0xaf, 0xc1, 0xba, 0x96, 0x89, 0x2e, 0x10, 0x87, 0xd5, 0xed, 0xba, 0x8f, 0xd5, 0x9d, 0xc1, 0x04, 0x00,
-        0x00, 0x00,
-    ];
-
-    #[test]
-    fn ids_are_read_from_a_wal() {
-        let ids = (ClusterId(0x0482_76a8_f75b_6a87), MemberId(0x2e12_59d4_15f2_a040));
-        assert_eq!(read_metadata(HEAD).unwrap(), ids);
-    }
 
     #[test]
     fn a_volume_is_known_by_its_ledgers_mark_alone() {
@@ -381,21 +289,5 @@ mod tests {
         assert!(!other.is_marked(1), "another volume");
         fs::remove_file(volume.join(MARK)).unwrap();
         fs::remove_dir(volume).unwrap();
-    }
-
-    #[test]
-    fn no_head_is_misread() {
-        for end in 0..HEAD.len() {
-            assert!(read_metadata(&HEAD[..end]).is_err(), "cut at {end}");
-        }
-        let ids = read_metadata(HEAD).unwrap();
-        for bit in 0..HEAD.len() * 8 {
-            let mut bad = HEAD.to_vec();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                read_metadata(bad.as_slice()).is_ok_and(|read| read == ids) || read_metadata(bad.as_slice()).is_err()
-            );
-        }
-        assert_eq!(crc32c(0, b"123456789"), 0xe306_9283, "the check value of CRC-32C");
     }
 }

@@ -6,3 +6,4 @@ pub mod data_dir;
 pub mod ids;
 pub mod login;
 pub mod settings;
+pub mod wal;

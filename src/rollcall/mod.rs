@@ -6,11 +6,13 @@
 pub mod client;
 pub mod server;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::paxos::{Ballot, Call, Charter};
-use crate::cluster::types::{ClusterId, InitialList, InstanceId, ListedMember};
-use crate::cluster::view::{FreshSeen, Sighting};
+use crate::cluster::types::{ClusterId, InitialList, InstanceId, ListedMember, MemberId};
+use crate::cluster::view::{DataSeen, FreshSeen, LogEnd, Sighting};
 
 const HELLO_PATH: &str = "/muster/v1/hello";
 const CALL_PATH: &str = "/muster/v1/call";
@@ -27,14 +29,23 @@ pub struct Hello {
     pub charter: Option<Charter>,
     pub promised: Option<Ballot>,
     pub chosen: Option<InitialList>,
+    /// Tokens of the lists that it will never start by.
+    #[serde(default)]
+    pub renounced: BTreeSet<String>,
+    /// The member of its data, where known.
+    #[serde(default)]
+    pub member: Option<MemberId>,
+    /// How far it saw the logs of that cluster's other members go.
+    #[serde(default)]
+    pub logs: Vec<(MemberId, LogEnd)>,
 }
 
 impl From<Hello> for Sighting {
     fn from(hello: Hello) -> Self {
-        let Hello { listed, has_data, cluster, charter, promised, chosen } = hello;
+        let Hello { listed, has_data, cluster, charter, promised, chosen, renounced, member, logs } = hello;
         match has_data {
-            true => Self::HasData { cluster, chosen },
-            false => Self::Fresh(FreshSeen { charter, promised, chosen, listed }),
+            true => Self::HasData(DataSeen { cluster, member, chosen, logs: logs.into_iter().collect() }),
+            false => Self::Fresh(FreshSeen { charter, promised, chosen, renounced, listed }),
         }
     }
 }

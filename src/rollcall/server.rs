@@ -1,6 +1,6 @@
 //! Answering other supervisors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use tokio::task::JoinSet;
 
 use super::{CALL_PATH, Envelope, FROM_HEADER, HELLO_PATH, Hello};
 use crate::cluster::paxos::{self, Answer, Ledger, Standing};
-use crate::cluster::types::{ClusterId, InitialList, InstanceId, ListedMember, Roster};
-use crate::cluster::view::Policy;
+use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId, Roster};
+use crate::cluster::view::{DataDir, LogEnd, Peer, Policy, Sighting, View};
 use crate::http::Stream;
-use crate::ledger::{self, Store};
+use crate::ledger::{self, Identity, Store};
 use crate::tls::Acceptor;
 
 /// A list of a hundred members is some 20 KB.
@@ -47,7 +47,8 @@ struct State {
     store: Store,
     standing: Standing,
     listed: ListedMember,
-    cluster: Option<ClusterId>,
+    /// What our data is of, where known.
+    data: Option<(ClusterId, Option<MemberId>)>,
     /// Those whose calls are no news.
     seen: BTreeSet<InstanceId>,
     callers: BTreeSet<InstanceId>,
@@ -56,20 +57,25 @@ struct State {
 impl Desk {
     /// A desk over that store; it knows no roster yet, only whether there is data.
     pub fn new(store: Store, listed: ListedMember, has_data: bool) -> Self {
-        let standing = Standing { has_data, ..Standing::default() };
-        let state = State { store, standing, listed, cluster: None, seen: BTreeSet::new(), callers: BTreeSet::new() };
+        let me = listed.instance.clone();
+        let listings = BTreeMap::from([(me.clone(), BTreeSet::from([listed.clone()]))]);
+        let standing = Standing { me, has_data, listings, ..Standing::default() };
+        let state = State { store, standing, listed, data: None, seen: BTreeSet::new(), callers: BTreeSet::new() };
         Self(Arc::new(Shared { state: Mutex::new(state), stirred: Notify::new() }))
     }
 
     /// What an answer rests on from now on. With EC2 out of sight the last roster's word stands.
-    pub fn standing_is(&self, roster: Option<&Roster>, policy: &Policy, has_data: bool, cluster: Option<ClusterId>) {
+    pub fn standing_is(&self, roster: Option<&Roster>, policy: &Policy, data: &DataDir) {
         let mut state = self.state();
         if let Some(roster) = roster {
             state.standing.charter = Some(policy.charter(roster));
             state.standing.terminated = roster.terminated().map(|i| i.id.clone()).collect();
         }
-        state.standing.has_data = has_data;
-        state.cluster = cluster;
+        state.standing.has_data = *data != DataDir::Fresh;
+        state.data = match data {
+            DataDir::Whole { ids: Known::Known((cluster, member)) } => Some((*cluster, Some(*member))),
+            _ => None,
+        };
     }
 
     /// Data or none, before the first look has said more: a WAL that etcd has made since the last look forbids promises.
@@ -77,9 +83,13 @@ impl Desk {
         self.state().standing.has_data = has_data;
     }
 
-    /// Who answered the last look: a call from any other is news.
-    pub fn saw(&self, seen: BTreeSet<InstanceId>) {
-        self.state().seen = seen;
+    /// What the last look saw: how each instance may be listed, and what it will never start by. A call from whoever didn't answer
+    /// it is news.
+    pub fn saw(&self, view: &View) {
+        let answered = |p: &Peer| !matches!(p.sighting, Sighting::Refused | Sighting::Silent(_));
+        let mut state = self.state();
+        state.seen = view.peers.iter().filter(|(_, p)| answered(p)).map(|(id, _)| id.clone()).collect();
+        (state.standing.listings, state.standing.renounced) = (view.listings(), view.renounced());
     }
 
     /// Who has called since this was last asked.
@@ -106,6 +116,14 @@ impl Desk {
         state.store.save(next)
     }
 
+    /// Settles whose the ledger is, now that there is data or none.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn bind(&self, me: &Identity, has_data: bool) -> Result<(), ledger::Error> {
+        self.state().store.bind(me, has_data)
+    }
+
     /// Runs something that needs the store.
     pub fn with_store<T>(&self, work: impl FnOnce(&Store) -> T) -> T {
         work(&self.state().store)
@@ -129,7 +147,16 @@ impl Desk {
     /// # Errors
     /// The disk's.
     pub fn learn(&self, list: &InitialList) -> Result<(), ledger::Error> {
-        self.answer(&paxos::Call::Chosen { list: list.clone() }).map(|_| ())
+        let mut state = self.state();
+        match paxos::learn(state.store.ledger(), &state.standing, list).1 {
+            Some(next) => state.store.save(next),
+            None => Ok(()),
+        }
+    }
+
+    /// How far another member's log was seen to go.
+    pub fn saw_logs(&self, cluster: ClusterId, logs: &BTreeMap<MemberId, LogEnd>) {
+        self.state().store.note_logs(cluster, logs);
     }
 
     /// Resolves when somebody moved: a peer not seen before called, or a call changed something. Cancel-safe.
@@ -143,7 +170,10 @@ impl Desk {
         Hello {
             listed: state.listed.clone(),
             has_data: state.standing.has_data,
-            cluster: state.cluster,
+            cluster: state.data.map(|(cluster, _)| cluster),
+            member: state.data.and_then(|(_, member)| member),
+            logs: state.data.map_or_else(Vec::new, |(cluster, _)| state.store.logs_of(cluster)),
+            renounced: ledger.renounced.clone(),
             charter: state.standing.charter.clone(),
             promised: ledger.promised.clone(),
             chosen: ledger.standing_choice(&state.standing).cloned(),
@@ -244,8 +274,17 @@ async fn take_call(desk: &Desk, request: Request<Incoming>) -> (StatusCode, Vec<
     match desk.answer(&envelope.call) {
         Ok(answer) => {
             log::debug!("{} asks: {:?}; answered {answer:?}", envelope.from, envelope.call);
-            if matches!(envelope.call, paxos::Call::Chosen { .. }) {
-                desk.0.stirred.notify_one();
+            match (&envelope.call, &answer) {
+                (paxos::Call::Chosen { list, .. }, Answer::Chosen { list: taken }) if list == taken => {
+                    log::info!("{} says that a list was chosen (token {})", envelope.from, list.token);
+                    desk.0.stirred.notify_one();
+                }
+                // A look may show how the instances are listed now.
+                (_, Answer::Unfit { why }) => {
+                    log::warn!("a call of {} is refused: {why}", envelope.from);
+                    desk.0.stirred.notify_one();
+                }
+                _ => {}
             }
             as_json(&answer)
         }

@@ -2,16 +2,18 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
 use etcd_muster::cluster::claim::Claimed;
 use etcd_muster::cluster::paxos::{Charter, Ledger};
 use etcd_muster::cluster::types::{
-    ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
+    ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
-use etcd_muster::cluster::view::{Clean, DataDir, EtcdSeen, Fate, FreshSeen, Me, Peer, Policy, Sighting, View};
+use etcd_muster::cluster::view::{
+    Clean, DataDir, DataSeen, EtcdSeen, Fate, FreshSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Twin, View,
+};
 
 /// When EC2 answered, in every world.
 pub const NOW: i64 = 1_800_000_000;
@@ -34,6 +36,7 @@ pub fn policy(size: Option<usize>) -> Policy {
         found_alone: false,
         clean: Clean::Gone,
         clean_dwell: Duration::from_secs(30),
+        adopt: None,
         token_prefix: "t".to_owned(),
         claim: None,
         filter: "etcd=1".to_owned(),
@@ -60,6 +63,7 @@ pub fn instance(name: char, state: InstanceState) -> Instance {
         id: id(name),
         state,
         launched: Some(NOW - 60 + i64::from(u32::from(name) - u32::from('a'))),
+        attached: None,
         changed: None,
         address: None,
         private_dns: None,
@@ -89,14 +93,19 @@ pub fn etcd(members: &str, has_quorum: bool) -> Sighting {
         cluster: LIVING,
         client_url: "http://x:2379".to_owned(),
         members: members.chars().map(voter).collect(),
-        has_quorum,
-        undecided: false,
+        quorum: if has_quorum { Quorum::Proven } else { Quorum::Unproven },
     })
 }
 
 /// A fresh supervisor that sees this founding.
 pub fn fresh(name: char, charter: &Charter) -> Sighting {
-    Sighting::Fresh(FreshSeen { charter: Some(charter.clone()), promised: None, chosen: None, listed: listed(name) })
+    Sighting::Fresh(FreshSeen {
+        charter: Some(charter.clone()),
+        promised: None,
+        chosen: None,
+        renounced: BTreeSet::new(),
+        listed: listed(name),
+    })
 }
 
 /// A peer that says so, silent (if it is) for that long.
@@ -123,7 +132,7 @@ pub fn view(me: char, names: &str) -> View {
         data: DataDir::Fresh,
         yielded: false,
         condemned: None,
-        ledger: Ledger { nonce: u64::from(me), ..Ledger::default() },
+        ledger: Ledger { nonce: u64::from(me), instance: Some(id(me)), ..Ledger::default() },
         accepted_cluster: None,
         chosen_cluster: None,
         claim: Claimed::NotAsked,
@@ -133,13 +142,33 @@ pub fn view(me: char, names: &str) -> View {
         peers: others.map(|n| (id(n), peer(n, silent(), Duration::ZERO))).collect(),
         roster: Known::Known(roster),
         fates: BTreeMap::new(),
+        owner_gone: Known::Unknown("not asked".to_owned()),
+        twin: Twin::Nobody,
+        log: None,
+        unresolved: BTreeMap::new(),
         since_own_removal: None,
     }
 }
 
 /// What a dead member's instance is known to be.
 pub fn fate(name: char, gone: Known<bool>, silent_for: Duration) -> Fate {
-    Fate { instance: Some(id(name)), gone, silent_for }
+    Fate::Silent(Silence { instance: Some(id(name)), gone, silent_for })
+}
+
+/// All that are listed answer, but for those whose fate is known already; our own place doesn't.
+pub fn others_answer(view: &mut View) {
+    let members: Vec<Member> = view.living_clusters().values().flat_map(|etcd| etcd.members.clone()).collect();
+    for member in members {
+        let is_ours = member.name == view.me.listed.name || member.peer_urls == view.me.listed.peer_urls;
+        let silent = Silence { instance: None, gone: Known::Unknown("no instance can be named".to_owned()), silent_for: Duration::ZERO };
+        let fate = if is_ours { Fate::Silent(silent) } else { Fate::Answers };
+        view.fates.entry(member.id).or_insert(fate);
+    }
+}
+
+/// Data of another instance.
+pub fn seen_data(cluster: Option<ClusterId>, chosen: Option<InitialList>) -> Sighting {
+    Sighting::HasData(DataSeen { cluster, chosen, ..DataSeen::default() })
 }
 
 /// Sets what a peer says.
@@ -150,7 +179,12 @@ pub fn says(view: &mut View, name: char, sighting: Sighting, silent: Duration) {
 /// All peers answer fresh, in the founding we see.
 pub fn all_fresh(policy: &Policy, view: &mut View, names: &str) {
     let Known::Known(roster) = view.roster.clone() else { return };
-    let charter = policy.charter(&roster);
+    all_fresh_in(policy, view, &roster, names);
+}
+
+/// The same, in the founding that this roster calls for.
+pub fn all_fresh_in(policy: &Policy, view: &mut View, roster: &Roster, names: &str) {
+    let charter = policy.charter(roster);
     for name in names.chars() {
         says(view, name, fresh(name, &charter), Duration::ZERO);
     }

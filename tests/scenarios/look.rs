@@ -8,7 +8,7 @@ use etcd_muster::cluster::paxos::{Answer, answer};
 use etcd_muster::cluster::step::Step;
 use etcd_muster::cluster::supervision::{Life, Verdict, verdict};
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, ListedMember, Member};
-use etcd_muster::cluster::view::{DataDir, Sighting, View};
+use etcd_muster::cluster::view::{DataDir, Fate, Sighting, View};
 
 use crate::common::{fate, id};
 use crate::story::{NOBODY, Question, Story};
@@ -79,6 +79,7 @@ impl Story {
         let mut seen = view.peers.values().filter(|p| p.listed.as_ref().is_some_and(is_it));
         let serves = |s: &Sighting| matches!(s, Sighting::Etcd(etcd) if etcd.cluster == cluster);
         if self.answering.contains(&member.id) || seen.any(|peer| serves(&peer.sighting)) {
+            view.fates.insert(member.id, Fate::Answers);
             return Ok(());
         }
         let fate = match self.view.fates.get(&member.id) {
@@ -87,8 +88,9 @@ impl Story {
             None => return Err(format!("nothing says what became of member {} {}", member.id, member.name)),
         };
         let gone = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
-        let shown = fate.instance.as_ref().and_then(|id| self.shown.find(id));
-        if let Some(shown) = shown.filter(|shown| fate.gone != Known::Known(gone(shown.state))) {
+        let Fate::Silent(silence) = &fate else { return Err(format!("{} is not said to be silent", member.id)) };
+        let shown = silence.instance.as_ref().and_then(|id| self.shown.find(id));
+        if let Some(shown) = shown.filter(|shown| silence.gone != Known::Known(gone(shown.state))) {
             return Err(format!("EC2 shows {} {}, and its member's line says otherwise", shown.id, shown.state.name()));
         }
         view.fates.insert(member.id, fate);
@@ -111,6 +113,7 @@ impl Story {
             Answer::Chosen { list } => format!("answer: {} was chosen", self.list_in_words(list)),
             Answer::DifferentRoster { .. } => "refuse: another roster".to_owned(),
             Answer::HasData => "refuse: this node holds data".to_owned(),
+            Answer::Unfit { why } => format!("refuse: {why}"),
         }
     }
 }

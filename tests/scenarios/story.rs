@@ -10,7 +10,7 @@ use etcd_muster::cluster::supervision::{Ended, Life};
 use etcd_muster::cluster::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, MemberId, Roster,
 };
-use etcd_muster::cluster::view::{DataDir, Policy, Sighting, View};
+use etcd_muster::cluster::view::{DataDir, DataSeen, Fate, Policy, Sighting, Silence, View};
 use etcd_muster::config;
 
 use crate::common::*;
@@ -237,7 +237,9 @@ impl Story {
                 let (charter, ballot) = (charter(&self.shown)?, ballot(round, who)?);
                 Call::Accept { charter, ballot, list: self.list(cluster)? }
             }
-            ["learn", "list", cluster] => Call::Chosen { list: self.list(cluster)? },
+            ["learn", "list", cluster] => {
+                Call::Chosen { charter: Some(charter(&self.shown)?), list: self.list(cluster)? }
+            }
             _ => return not_understood(value),
         };
         self.question = Question::Call(call);
@@ -319,7 +321,11 @@ impl Story {
         }
         self.view.roster_unchanged_for += time;
         self.view.since_own_removal = self.view.since_own_removal.map(|since| since + time);
-        self.view.fates.values_mut().for_each(|fate| fate.silent_for += time);
+        self.view.fates.values_mut().for_each(|fate| {
+            if let Fate::Silent(silence) = fate {
+                silence.silent_for += time;
+            }
+        });
         let silent = self.view.peers.values_mut().filter(|peer| !answers(&peer.sighting));
         silent.for_each(|peer| peer.unanswered_for += time);
     }
@@ -333,8 +339,8 @@ impl Story {
             ["etcd", "of", cluster, how @ ("with" | "without"), "quorum"] => {
                 of_cluster(etcd("", *how == "with"), cluster)?
             }
-            ["holds", "data"] => Sighting::HasData { cluster: None, chosen: None },
-            ["holds", "data", "of", cluster] => Sighting::HasData { cluster: Some(cluster_id(cluster)?), chosen: None },
+            ["holds", "data"] => seen_data(None, None),
+            ["holds", "data", "of", cluster] => seen_data(Some(cluster_id(cluster)?), None),
             ["refused"] | ["refused", _] => Sighting::Refused,
             ["silent"] | ["silent", _] => Sighting::Silent(cause),
             ["mismatch"] => Sighting::Mismatch(cause),
@@ -364,7 +370,7 @@ impl Story {
                 (Sighting::Fresh(fresh), ["knows", "list", cluster, "was", "chosen"]) => {
                     fresh.chosen = Some(self.list(cluster)?);
                 }
-                (Sighting::HasData { chosen, .. }, ["knows", "list", cluster, "was", "chosen"]) => {
+                (Sighting::HasData(DataSeen { chosen, .. }), ["knows", "list", cluster, "was", "chosen"]) => {
                     *chosen = Some(self.list(cluster)?);
                 }
                 (Sighting::Etcd(etcd), ["members", members @ ..]) => {
@@ -387,22 +393,23 @@ impl Story {
     /// What became of a member that no peer was seen to be.
     fn lose(&mut self, member: MemberId, name: char, value: &str) -> Parsed<()> {
         self.answering.remove(&member);
-        let mut fate = fate(name, Known::Unknown("not asked".to_owned()), Duration::ZERO);
+        let gone = Known::Unknown("not asked".to_owned());
+        let mut silence = Silence { instance: Some(id(name)), gone, silent_for: Duration::ZERO };
         for part in split(value, ',') {
             let (text, cause) = aside(part);
             match words(text).as_slice() {
                 ["answers"] => {
                     self.answering.insert(member);
                 }
-                ["silent", lasted] => fate.silent_for = duration(lasted)?,
-                ["gone", "by", "EC2's", "word"] => fate.gone = Known::Known(true),
-                ["in", "being", "by", "EC2's", "word"] => fate.gone = Known::Known(false),
-                ["EC2", "can't", "say"] => fate.gone = Known::Unknown(cause),
-                ["no", "instance", "can", "be", "named"] => fate.instance = None,
+                ["silent", lasted] => silence.silent_for = duration(lasted)?,
+                ["gone", "by", "EC2's", "word"] => silence.gone = Known::Known(true),
+                ["in", "being", "by", "EC2's", "word"] => silence.gone = Known::Known(false),
+                ["EC2", "can't", "say"] => silence.gone = Known::Unknown(cause),
+                ["no", "instance", "can", "be", "named"] => silence.instance = None,
                 _ => return not_understood(part),
             }
         }
-        self.view.fates.insert(member, fate);
+        self.view.fates.insert(member, Fate::Silent(silence));
         Ok(())
     }
 }

@@ -1,0 +1,64 @@
+//! What shows, without the metadata service and without a word on any disk, which machine this is.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+/// On Nitro instances the firmware's asset tag is the instance id ("Detect whether a host is an EC2 instance", EC2 User Guide;
+/// readable by everyone).
+const ASSET_TAG: &str = "/sys/devices/virtual/dmi/id/board_asset_tag";
+
+/// Whether this is that instance: by the firmware's word where it has one, else because the instance's address is ours. Behind a
+/// container's bridge neither may show: then it is unknown, which is no.
+pub fn is(instance: &str, address: IpAddr) -> bool {
+    let tag = fs::read_to_string(ASSET_TAG).unwrap_or_default();
+    judge(tag.trim(), instance, || is_local(address))
+}
+
+fn judge(tag: &str, instance: &str, is_local: impl Fn() -> bool) -> bool {
+    match tag.starts_with("i-") {
+        true => tag == instance,
+        false => is_local(),
+    }
+}
+
+/// Whether an address is this host's own: to talk to itself is all that it would be used for. (To bind it proves less: with
+/// ip_nonlocal_bind any address can be.) Nothing is sent. All of 127.0.0.0/8 is every host's.
+pub fn is_local(address: IpAddr) -> bool {
+    address.is_loopback() || has_interface(address)
+}
+
+/// Whether an interface has that very address.
+pub fn has_interface(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let towards = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    };
+    towards().is_ok_and(|from| from.ip() == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_firmwares_word_goes_before_the_address() {
+        assert!(judge("i-0a", "i-0a", || false));
+        assert!(!judge("i-0b", "i-0a", || true), "a machine made from its image, at an address that was handed on");
+        assert!(judge("", "i-0a", || true) && judge("Not Specified", "i-0a", || true));
+        assert!(!judge("", "i-0a", || false));
+    }
+
+    #[test]
+    fn an_address_is_ours_if_an_interface_has_it() {
+        assert!(has_interface([127, 0, 0, 1].into()));
+        assert!(!has_interface([127, 0, 0, 2].into()), "it can be bound, and no interface has it");
+        assert!(is_local([127, 0, 0, 2].into()));
+        // TEST-NET-1 and the documentation prefix are nobody's.
+        assert!(!is_local([192, 0, 2, 1].into()) && !is_local("2001:db8::1".parse().unwrap()));
+    }
+}
