@@ -14,7 +14,9 @@ use etcd_muster::cluster::leaving::Ending;
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
 use etcd_muster::cluster::step::{Hold, Quarantine, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::cluster::view::{Clean, DataDir, Policy, Sighting, View};
+use etcd_muster::cluster::view::{
+    Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View,
+};
 
 const LONG: Duration = Duration::from_secs(3600);
 const OTHER: ClusterId = ClusterId(0xc2);
@@ -87,6 +89,14 @@ const SAYINGS: &[Say] = &[
         seen.members.push(Member { is_learner: true, ..voter('x') });
         says(v, n, Sighting::Etcd(seen), Duration::ZERO);
     },
+    // Added and never started, by whom nobody can say.
+    |_, v, n| {
+        let Sighting::Etcd(mut seen) = etcd("ac", true) else { return };
+        let nobodys =
+            Member { id: MemberId(78), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
+        seen.members.push(nobodys);
+        says(v, n, Sighting::Etcd(seen), Duration::ZERO);
+    },
 ];
 const THIRD_IN_SHORT: usize = 3;
 
@@ -113,7 +123,7 @@ fn data_dirs() -> Vec<DataDir> {
 type Memory = (Ledger, Option<ClusterId>, Option<ClusterId>);
 
 fn ledgers() -> Vec<Memory> {
-    let blank = Ledger { nonce: 1, ..Ledger::default() };
+    let blank = Ledger { nonce: 1, instance: Some(id(ME)), ..Ledger::default() };
     let accepted = Accepted { ballot: Ballot { round: 2, proposer: id('a'), nonce: 5 }, list: list("abc") };
     let joined = |spawned| Some(Joined { cluster: LIVING, member: MemberId(77), spawned });
     vec![
@@ -125,8 +135,45 @@ fn ledgers() -> Vec<Memory> {
         (Ledger { chosen: Some(list("abc")), founded: true, never_elected: true, ..blank.clone() }, None, Some(LIVING)),
         (Ledger { joined: joined(false), ..blank.clone() }, None, None),
         (Ledger { joined: joined(true), ..blank.clone() }, None, None),
-        (Ledger { chosen: Some(list("abc")), saw_unclaimed: true, ..blank }, None, Some(LIVING)),
+        (Ledger { chosen: Some(list("abc")), saw_unclaimed: true, ..blank.clone() }, None, Some(LIVING)),
+        (
+            Ledger {
+                chosen: Some(list("abc")),
+                promised: Some(Ballot { round: 1, proposer: id(ME), nonce: 1 }),
+                renounced: [list("abc").token].into(),
+                ..blank
+            },
+            None,
+            Some(LIVING),
+        ),
     ]
+}
+
+/// Whose the data is by its record, and what EC2 says of him.
+fn owners() -> [(Option<char>, Known<bool>); 5] {
+    [
+        (Some('a'), Known::Known(true)),
+        (Some('a'), Known::Known(false)),
+        (Some('a'), Known::Unknown("throttled".to_owned())),
+        (Some('z'), Known::Known(true)),
+        (None, Known::Unknown("not asked".to_owned())),
+    ]
+}
+
+fn twins() -> [Twin; 4] {
+    let at = || "http://a:2379".to_owned();
+    [
+        Twin::Nobody,
+        Twin::Runs { at: at() },
+        Twin::Unknown { at: at(), cause: "mute".to_owned() },
+        Twin::Holds { instance: id('c') },
+    ]
+}
+
+/// An older copy of itself, and a whole one.
+fn logs() -> [LogSeen; 2] {
+    let end = |index| LogEnd { term: 2, index };
+    [9, 5].map(|here| LogSeen { here: Known::Known(end(here)), before: end(9), by: id('c') })
 }
 
 fn rosters(names: &str) -> Vec<Known<Roster>> {
@@ -181,13 +228,18 @@ fn claims(policy: &Policy) -> Vec<Claimed> {
 
 const VERSION: &str = "\"1\"";
 
-/// What EC2 says, asked by id, of members that do not answer.
-fn fates() -> [(Known<bool>, Duration); 4] {
+/// What EC2 says, asked by id, of members that do not answer; and that nothing is known of them.
+fn fates() -> [fn(char) -> Fate; 6] {
     [
-        (Known::Known(true), LONG),
-        (Known::Known(true), Duration::ZERO),
-        (Known::Known(false), LONG),
-        (Known::Unknown("throttled".to_owned()), LONG),
+        |name| fate(name, Known::Known(true), LONG),
+        |name| fate(name, Known::Known(true), Duration::ZERO),
+        |name| fate(name, Known::Known(false), LONG),
+        |name| fate(name, Known::Unknown("throttled".to_owned()), LONG),
+        |_| {
+            let gone = Known::Unknown("no instance can be named".to_owned());
+            Fate::Silent(Silence { instance: None, gone, silent_for: LONG })
+        },
+        |_| Fate::Unknown,
     ]
 }
 
@@ -266,7 +318,7 @@ fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u
     let names: String = PEERS[..peers].iter().chain([&ME]).collect();
     let bounds: Vec<usize> = (0..peers).map(|i| if i == 2 { third } else { SAYINGS.len() }).collect();
     let combinations: usize = bounds.iter().product();
-    for roster in rosters(&names) {
+    for (which_roster, roster) in rosters(&names).into_iter().enumerate() {
         for mut which in 0..combinations {
             let mut v = view(ME, &names);
             v.roster = roster.clone();
@@ -298,14 +350,48 @@ fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u
                     }
                     v.condemned = None;
                 }
-                if data != DataDir::Fresh {
-                    let at_home = std::mem::replace(&mut v.me.listed.peer_urls[0], moved.clone());
-                    check(policy, &mut v, count);
-                    v.me.listed.peer_urls[0] = at_home;
+                let at_home = std::mem::replace(&mut v.me.listed.peer_urls[0], moved.clone());
+                check(policy, &mut v, count);
+                if data == DataDir::Fresh {
+                    // A setting was changed since a list was agreed on.
+                    (v.ledger, v.accepted_cluster, v.chosen_cluster) = ledgers().swap_remove(3);
+                    for claim in claims(policy) {
+                        v.claim = claim;
+                        check(policy, &mut v, count);
+                    }
+                }
+                v.me.listed.peer_urls[0] = at_home;
+                // Whose a disk is, is told by EC2's answer about one instance, whatever it lists.
+                if which_roster == 0 && matches!(data, DataDir::Whole { ids: Known::Known(_) }) {
+                    look_at_disks(policy, &mut v, count);
                 }
             }
         }
     }
+}
+
+/// The same data on a disk that is another's, or of which nobody knows; and one that was put back from a copy.
+fn look_at_disks(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
+    let blank = Ledger { nonce: 1, instance: Some(id(ME)), ..Ledger::default() };
+    (v.ledger, v.accepted_cluster, v.chosen_cluster) = (blank, None, None);
+    let vouched = Policy { adopt: Some(member_id(ME)), ..policy.clone() };
+    for log in logs() {
+        v.log = Some(log);
+        check(policy, v, count);
+    }
+    check(&vouched, v, count);
+    v.log = None;
+    for twin in twins() {
+        v.twin = twin;
+        v.ledger.instance = Some(id(ME));
+        check(policy, v, count);
+        for (owner, gone) in owners() {
+            (v.ledger.instance, v.owner_gone) = (owner.map(id), gone);
+            check(policy, v, count);
+        }
+        check(&vouched, v, count);
+    }
+    (v.twin, v.ledger.instance) = (Twin::Nobody, Some(id(ME)));
 }
 
 fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
@@ -316,13 +402,16 @@ fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
             .values()
             .any(|p| matches!(&p.sighting, Sighting::Etcd(_)) && p.listed.as_ref().is_some_and(|l| l.name == m.name))
     };
+    let seen: Vec<MemberId> = silent.iter().filter(|m| is_seen(m)).map(|m| m.id).collect();
     let silent: Vec<Member> = silent.into_iter().filter(|m| !is_seen(m) && m.name != format!("i-{ME}")).collect();
     let fates = if silent.is_empty() { &fates()[..1] } else { &fates()[..] };
-    for (gone, silent_for) in fates {
+    for fate in fates {
+        seen.iter().for_each(|id| _ = v.fates.insert(*id, Fate::Answers));
         for member in &silent {
             let name = member.name.chars().last().unwrap_or('x');
-            v.fates.insert(member.id, fate(name, gone.clone(), *silent_for));
+            v.fates.insert(member.id, fate(name));
         }
+        others_answer(v);
         let step = decide(policy, v);
         count.0 += 1;
         count.1[kind(&step)] += 1;
@@ -398,7 +487,8 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
         }
         Step::StartNew(list) => {
             held(is_fresh && !v.ledger.founded && v.ledger.joined.is_none(), "starting new over an old life")?;
-            held(list.holds(&id(ME)), "starting a list that doesn't hold us")?;
+            held(list.entry(&id(ME)) == Some(&v.me.listed), "starting a list that holds us otherwise, or not at all")?;
+            held(!v.ledger.renounced.contains(&list.token), "starting a list that was renounced")?;
             let told = v.peers.values().any(|p| match &p.sighting {
                 Sighting::Fresh(f) => f.chosen.as_ref() == Some(list),
                 Sighting::HasData(data) => data.chosen.as_ref() == Some(list),
@@ -426,7 +516,14 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 let Fate::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
                 held(fate.gone == Known::Known(true), "G4: removing one not known to be gone")?;
                 held(fate.silent_for >= policy.clean_dwell, "removing before the dwell")?;
+            } else if *why == Removal::NeverStarted {
+                held(policy.clean != Clean::Off, "removing with MUSTER_CLEAN=off")?;
+                let Fate::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
+                held(fate.silent_for >= policy.clean_dwell && fate.instance.is_none(), "removing somebody's place")?;
+                let member = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
+                held(member.is_some_and(|m| m.is_learner && m.name.is_empty()), "removing one that may have voted")?;
             } else {
+                held(*v.fate(*member) != Fate::Answers, "removing as ours one that answers")?;
                 let own = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
                 held(
                     own.is_some_and(|m| m.peer_urls == v.me.listed.peer_urls || m.name == v.me.listed.name),
@@ -446,8 +543,25 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 || (!v.ledger.founded && (v.accepted_cluster.is_some() || v.chosen_cluster.is_some()));
             held(recorded, "taking a place without a record")?;
         }
+        Step::Renounce { list, ours } => {
+            held(is_fresh && !v.ledger.founded && v.ledger.joined.is_none(), "renouncing what may have been started")?;
+            held(*ours == v.me.listed && list.entry(&id(ME)).is_some_and(|entry| entry != ours), "renouncing in vain")?;
+        }
         Step::Resume | Step::UpdateSelf { .. } => {
-            held(matches!(v.data, DataDir::Whole { .. }), "resuming without data")?;
+            let DataDir::Whole { ids } = &v.data else { return Err("resuming without data") };
+            if let Known::Known((cluster, member)) = ids {
+                held(!matches!(v.twin, Twin::Runs { .. }), "G6: two run as one member")?;
+                let (ours, etcd) = (v.ledger.instance == Some(id(ME)), living.get(cluster));
+                let silent = v.fate(*member).silent_for();
+                let dead = v.owner_gone == Known::Known(true) && (etcd.is_none() || silent.is_some());
+                let waited = etcd.is_some() && silent.is_some_and(|silent| silent >= policy.clean_dwell);
+                let here = |m: &Member| m.id == *member && m.peer_urls == v.me.listed.peer_urls;
+                let listed_here = v.etcds().any(|(_, etcd)| etcd.cluster == *cluster && etcd.members.iter().any(here));
+                let proven = (v.ledger.instance.is_some() && dead) || waited || listed_here || policy.adopt == Some(*member);
+                held(ours || (proven && v.twin == Twin::Nobody), "G6: running with another's disk")?;
+                let older = v.log.as_ref().is_some_and(|log| log.here.known() < Some(&log.before));
+                held(!older || etcd.is_some() || policy.adopt == Some(*member), "running an older copy of itself")?;
+            }
         }
         Step::Quarantine(why) => {
             held(!is_fresh && !living.is_empty(), "moving data aside without a living cluster")?;
@@ -469,6 +583,9 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             }
         }
         Step::Halt(_) => held(!living.is_empty(), "halting without a living cluster")?,
+        Step::Hold(Hold::NotOurs { .. }) => held(v.ledger.instance != Some(id(ME)), "holding our own data")?,
+        Step::Hold(Hold::RunsElsewhere { .. }) => held(matches!(v.twin, Twin::Runs { .. }), "nobody runs elsewhere")?,
+        Step::Hold(Hold::OlderCopy { .. }) => held(v.log.is_some() && living.is_empty(), "no older copy")?,
         Step::Hold(_) => {
             held(!matches!(v.data, DataDir::Whole { .. }), "holding with data: etcd must run")?;
         }

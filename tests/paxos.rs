@@ -53,15 +53,21 @@ impl World {
         NAMES.chars().nth(n).unwrap()
     }
 
-    fn standing(&self) -> Standing {
-        Standing { charter: Some(self.charter.clone()), ..Standing::default() }
+    /// What that node knows.
+    fn standing(&self, n: usize) -> Standing {
+        let listings = self.charter.first.iter().map(|(i, _)| (i.clone(), [listed(i.0.chars().last().unwrap())].into()));
+        Standing {
+            me: id(Self::name(n)),
+            charter: Some(self.charter.clone()),
+            listings: listings.collect(),
+            ..Standing::default()
+        }
     }
 
     fn ask(&mut self, reach: u8, call: &Call) -> BTreeMap<InstanceId, Answer> {
-        let standing = self.standing();
         let mut answers = BTreeMap::new();
         for n in (0..self.ledgers.len()).filter(|n| reach & (1 << n) != 0) {
-            let (given, next) = answer(&self.ledgers[n], &standing, call);
+            let (given, next) = answer(&self.ledgers[n], &self.standing(n), call);
             if let Some(next) = next {
                 self.ledgers[n] = next;
             }
@@ -83,8 +89,8 @@ impl World {
                 let call = Call::Prepare { charter: self.charter.clone(), ballot: ballot.clone() };
                 let answers = self.ask(reach, &call);
                 let members = self.charter.first.iter().map(|(i, _)| listed(i.0.chars().last().unwrap())).collect();
-                let own = InitialList { members, token: format!("{ballot}") };
-                match tally_promises(&self.charter, &self.standing(), &answers) {
+                let own = InitialList { members, token: format!("{}-{n}", ballot.round) };
+                match tally_promises(&self.charter, &self.standing(n), &answers) {
                     Tally::Free => drop(self.rounds.insert(n, Round { ballot, list: own })),
                     Tally::Adopt(list) => drop(self.rounds.insert(n, Round { ballot, list })),
                     Tally::Chosen(list) => self.chosen.push(list),
@@ -153,7 +159,7 @@ fn the_highest_accepted_ballot_is_adopted() {
             (id('b'), accepted(second.0, second.1)),
             (id('c'), Answer::Promised { accepted: None }),
         ]);
-        let Tally::Adopt(list) = tally_promises(&world.charter, &world.standing(), &answers) else {
+        let Tally::Adopt(list) = tally_promises(&world.charter, &world.standing(1), &answers) else {
             panic!("not adopted")
         };
         assert_eq!(list.token, "high");
@@ -165,7 +171,7 @@ fn a_call_over_another_roster_changes_nothing() {
     let world = World::new(3);
     let other = policy(Some(3)).charter(&roster("abd"));
     let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
-    let (given, next) = answer(&world.ledgers[1], &world.standing(), &Call::Prepare { charter: other, ballot });
+    let (given, next) = answer(&world.ledgers[1], &world.standing(1), &Call::Prepare { charter: other, ballot });
     assert!(matches!(given, Answer::DifferentRoster { .. }));
     assert_eq!(next, None);
 }
@@ -174,7 +180,7 @@ fn a_call_over_another_roster_changes_nothing() {
 #[test]
 fn the_list_is_told_beside_data_only_while_it_never_elected() {
     let world = World::new(3);
-    let standing = Standing { has_data: true, ..world.standing() };
+    let standing = Standing { has_data: true, ..world.standing(1) };
     let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: "t".to_owned() };
     let elected = Ledger { chosen: Some(list.clone()), founded: true, ..world.ledgers[1].clone() };
     assert_eq!(elected.standing_choice(&standing), None);
@@ -185,7 +191,7 @@ fn the_list_is_told_beside_data_only_while_it_never_elected() {
 #[test]
 fn a_node_with_data_promises_nothing() {
     let world = World::new(3);
-    let standing = Standing { has_data: true, ..world.standing() };
+    let standing = Standing { has_data: true, ..world.standing(1) };
     let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
     let call = Call::Prepare { charter: world.charter.clone(), ballot };
     assert_eq!(answer(&world.ledgers[1], &standing, &call), (Answer::HasData, None));
