@@ -202,7 +202,7 @@ def test_who_is_not_gone_by_ec2s_word_is_never_removed(lab, silence):
         for pid in [etcd_pid(quiet), quiet.process.pid]:
             os.kill(pid, signal.SIGSTOP)
     else:
-        lab.stop_instance(quiet)
+        lab.stop_instances(quiet)
         if silence == "stopping":
             lab.fault_ec2(shown_as("stopping", quiet.instance.id))
     kept = f"{quiet.instance.id} is shown in being"
