@@ -78,10 +78,11 @@ class Writing:
             number += 1
 
 
-def fill(node: Node, prefix: str, count: int = 50) -> list[str]:
+def fill(lab: Lab, node: Node, prefix: str, count: int = 50) -> list[str]:
+    """All acknowledged; each is tried again where an election is under way."""
     keys = [f"{prefix}-{number:06}" for number in range(count)]
     for key in keys:
-        node.etcd.put(key, key)
+        lab.wait(lambda: node.etcd.put(key, key) is None, BOUND, f"write of {key}")
     return keys
 
 
@@ -145,11 +146,11 @@ def test_a_copy_of_a_living_members_disk_never_takes_its_place(lab, kind):
     """A snapshot of one member's volume on a new machine: the copy took the member's URL and name, then had it removed."""
     nodes = form(lab, 3, size=3)
     original = nodes[0]
-    keys = fill(original, "before")
+    keys = fill(lab, original, "before")
     before, own = places(original), member_ids(original)[original.peer_url]
     disk = original.snapshot()
     if kind != "equal":
-        keys += fill(original, "after the snapshot")
+        keys += fill(lab, original, "after the snapshot")
     copy = lab.add_node()
     copy.restore(disk, ledger=kind != "without a ledger")
     found = held_data(copy)
@@ -171,10 +172,10 @@ def test_a_copy_of_a_written_hosts_disk_never_takes_its_place(lab):
     """Without EC2: the machine image of db-1 boots as db-4, which the list has, too."""
     nodes = form_written(lab)
     (copy,) = hosts(lab, "db-4")
-    keys = fill(nodes[0], "before")
+    keys = fill(lab, nodes[0], "before")
     before = places(nodes[0])
     disk = nodes[0].snapshot()
-    keys += fill(nodes[0], "after the snapshot")
+    keys += fill(lab, nodes[0], "after the snapshot")
     write_roster([entry(node) for node in [*nodes, copy]], *nodes, copy)
     copy.restore(disk)
     start(copy)
@@ -190,10 +191,10 @@ def test_a_copy_and_a_member_that_was_away_serve_nobody(lab):
     """Both lack what the other two acknowledged meanwhile; together they would be two of three, and serve without it."""
     nodes = form(lab, 3, size=3)
     original, other, away = nodes
-    keys = fill(original, "before")
+    keys = fill(lab, original, "before")
     disk = original.snapshot()
     away.power_off()
-    keys += fill(original, "acknowledged by two")
+    keys += fill(lab, original, "acknowledged by two")
     copy = lab.add_node()
     copy.restore(disk)
     start(copy)
@@ -221,7 +222,7 @@ def test_of_two_disks_of_one_member_one_runs_at_a_time(lab):
     """The owner is stopped, not gone, when the copy boots, and comes back: whichever of both may run, the other one holds."""
     nodes = form(lab, 3, size=3)
     owner, *others = nodes
-    keys = fill(owner, "before")
+    keys = fill(lab, owner, "before")
     lab.stop_instances(owner)
     copy = lab.add_node()
     copy.restore(owner.snapshot())
@@ -270,7 +271,7 @@ def test_a_copy_that_is_cut_off_with_a_part_makes_no_second_quorum(lab):
     """Two sides acknowledged writes at once, under one cluster id: the member on one, its copy on the other."""
     nodes = form(lab, 3, size=3)
     original, beside, apart = nodes
-    keys = fill(original, "before")
+    keys = fill(lab, original, "before")
     before = places(original)
     disk = original.snapshot()
     copy = lab.add_node()
@@ -301,13 +302,13 @@ def test_a_copy_that_is_cut_off_with_a_part_makes_no_second_quorum(lab):
 def test_the_volume_of_a_terminated_member_on_a_new_instance_is_that_member(lab, where):
     """What EBS volumes are for: the owner is gone by EC2's word, and its member goes on, with its log, by itself."""
     nodes = form(lab, 3, size=3)
-    keys = fill(nodes[0], "before")
+    keys = fill(lab, nodes[0], "before")
     *rest, old = nodes
     member = member_ids(rest[0])[old.peer_url]
     old.power_off()
     disk = old.snapshot()
     lab.terminate(old)
-    keys += fill(rest[0], "meanwhile")
+    keys += fill(lab, rest[0], "meanwhile")
     new = lab.add_node(address=old.address if where == "the same address" else None)
     if where == "the old one forgotten by EC2":
         new.front.add(hidden(old.instance.id))
