@@ -76,6 +76,7 @@ class S3Store:
         self.objects: dict[str, bytes] = {}
         self.writes: list[Write] = []
         self.reads = 0
+        self._refused: set[tuple[str, str]] = set()
         self._guard = threading.Lock()
         self._server = HttpServer(address, port, self._answer)
 
@@ -93,6 +94,13 @@ class S3Store:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def refuse(self, key: str, condition: str) -> None:
+        """From now on 412 to every write there with this condition, "If-Match" or "If-None-Match"."""
+        self._refused.add((key, condition))
+
+    def heal(self) -> None:
+        self._refused.clear()
 
     def _answer(self, request: Request) -> Reply:
         signed = SIGNED.fullmatch(request.header("Authorization") or "")
@@ -123,7 +131,8 @@ class S3Store:
         like, held = self.like, self.objects.get(key)
         absent, match = request.header("If-None-Match"), request.header("If-Match")
         refused = error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
-        if like.refuses_all and (absent or match):
+        conditions = {(key, name) for name, value in (("If-None-Match", absent), ("If-Match", match)) if value}
+        if conditions and (like.refuses_all or conditions & self._refused):
             return refused
         if absent == "*" and held is not None and like.honours_absent:
             return refused

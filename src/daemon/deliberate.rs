@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::act;
+use crate::claim::Wrote;
 use crate::clock;
 use crate::cluster::claim::{Claimed, Claiming};
 use crate::cluster::decide::{decide, signs_of_a_cluster};
@@ -134,8 +135,14 @@ impl Daemon {
         let has_data = data != DataDir::Fresh;
         // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
         // meanwhile must not be taken for the one whose etcd was seen. `deliberate` looks again then.
-        let view =
+        let mut view =
             self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, has_data, cluster)).await;
+        // Whatever is read from a store that is no place for a claim is no claim, and no sign that there is none.
+        if matches!(view.claim, Claimed::Absent | Claimed::Held { .. })
+            && let Err(unfit) = self.claim.prove().await
+        {
+            view.claim = Claimed::Unknown(unfit);
+        }
         if view.claim == Claimed::Absent
             && let Err(error) = self.desk.amend(|ledger| ledger.saw_unclaimed = true)
         {
@@ -185,11 +192,15 @@ impl Daemon {
     }
 
     async fn claim(&mut self, claiming: &Claiming) -> Result<(), act::Error> {
-        if self.actor.claim(claiming).await? {
-            log::info!("claimed: {} (token {})", claiming.list.initial_cluster(), claiming.list.token);
-        } else {
-            log::info!("somebody else's claim came first");
-            clock::pause(clock::jittered(FIRST_PAUSE)).await;
+        match self.actor.claim(claiming).await? {
+            Wrote::Done => log::info!("claimed: {} (token {})", claiming.list.initial_cluster(), claiming.list.token),
+            Wrote::Refused { fault, pause } => {
+                match fault {
+                    Some(fault) => self.complain(Step::Claim(claiming.clone()).label(), fault),
+                    None => log::info!("somebody else's claim came first"),
+                }
+                self.pause_or_stir(clock::jittered(pause)).await;
+            }
         }
         Ok(())
     }
