@@ -77,7 +77,10 @@ impl Setback {
 pub enum Wrote {
     Done,
     /// It was refused. `fault`: and there is no other claim, so that it is the store that is to blame. To be tried again after that pause.
-    Refused { fault: Option<String>, pause: Duration },
+    Refused {
+        fault: Option<String>,
+        pause: Duration,
+    },
 }
 
 impl ClaimObject {
@@ -126,8 +129,12 @@ impl ClaimObject {
                 let found = self.s3.get(&self.imds, object).await?;
                 let unchanged = found.as_ref().map(|stored| stored.version.as_str()) == replaces;
                 unchanged.then(|| match replaces {
-                    Some(version) => format!("{object}: the store refuses a write with If-Match, and the object's ETag is still {version}"),
-                    None => format!("{object}: the store refuses a write with If-None-Match: *, and there is no such object"),
+                    Some(version) => format!(
+                        "{object}: the store refuses a write with If-Match, and the object's ETag is still {version}"
+                    ),
+                    None => format!(
+                        "{object}: the store refuses a write with If-None-Match: *, and there is no such object"
+                    ),
                 })
             }
         };
@@ -141,7 +148,8 @@ impl ClaimObject {
     /// # Errors
     /// Why it can't hold a claim, or why that isn't known.
     pub async fn prove(&self) -> Result<(), String> {
-        let (Some(object), Some(instance), Some(endpoint)) = (&self.object, self.tried_as.get(), self.s3.given()) else {
+        let (Some(object), Some(instance), Some(endpoint)) = (&self.object, self.tried_as.get(), self.s3.given())
+        else {
             return Ok(());
         };
         let last_pause = match &self.state().trial {
@@ -192,10 +200,13 @@ impl ClaimObject {
         let last = anything();
         if put(&last, Condition::Unchanged(&found.version)).await? != Put::Written {
             return match get().await? {
-                Some(again) if again.version == found.version => fault("it refuses a write with If-Match of the object's own ETag"),
+                Some(again) if again.version == found.version => {
+                    fault("it refuses a write with If-Match of the object's own ETag")
+                }
                 _ => Err(Error::Malformed {
                     object: Box::new(object.clone()),
-                    cause: "somebody else writes there; give each instance, and each cluster, names of its own".to_owned(),
+                    cause: "somebody else writes there; give each instance, and each cluster, names of its own"
+                        .to_owned(),
                 }),
             };
         }

@@ -164,13 +164,7 @@ impl S3 {
     ///
     /// # Errors
     /// [`Error`]: the write may have taken place, or may do so yet.
-    pub async fn put(
-        &self,
-        imds: &Imds,
-        object: &Object,
-        body: Bytes,
-        condition: Condition<'_>,
-    ) -> Result<Put, Error> {
+    pub async fn put(&self, imds: &Imds, object: &Object, body: Bytes, condition: Condition<'_>) -> Result<Put, Error> {
         self.counted(self.put_once(imds, object, body, condition).await)
     }
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from fleet import BOUND, form, launch, mark, rank, said, start, stop, wait_formed, wait_looks, wait_said
 from lab.ec2 import NODE_ACTIONS
-from lab.ec2_faults import delayed, dropped, error, hanging, hidden, refused, unavailable
+from lab.ec2_faults import delayed, dropped, error, hanging, hidden, launched, refused, unavailable
 from lab.http_server import Reply
 
 BUCKET = "claims"
@@ -188,6 +189,18 @@ def test_a_founding_that_can_never_have_a_quorum_is_replaced(lab, claims):
     start(*nodes)
     cluster = wait_formed(lab, *nodes)
     wait_established(lab, claims, cluster)
+
+
+def test_a_void_claim_is_replaced_by_one_and_followed_by_all_of_an_old_fleet(lab, claims):
+    """Who never ran has nothing to lose by following: the others took themselves for members whose disks were lost, for good."""
+    dead = [lab.add_node() for _ in range(2)]
+    write(claims, founding(*(node.instance.id for node in dead)))
+    for node in dead:
+        lab.terminate(node)
+    nodes = launch(lab, 3, size=3)
+    lab.fault_ec2(launched(timedelta(hours=2), *(node.instance.id for node in nodes)))
+    start(*nodes)
+    wait_established(lab, claims, wait_formed(lab, *nodes))
 
 
 def test_a_claim_for_others_is_held_to(lab, claims):
