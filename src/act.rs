@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::aws::s3;
-use crate::claim::ClaimObject;
+use crate::claim::{ClaimObject, Wrote};
 use crate::clock;
 use crate::cluster::claim::{Claim, Claiming};
 use crate::cluster::paxos::{
@@ -188,11 +188,11 @@ impl Actor {
         Ok(self.desk.amend(|ledger| ledger.found_alone(accepted))?)
     }
 
-    /// Claims a list as the first; false: somebody else's claim came first.
+    /// Claims a list as the first.
     ///
     /// # Errors
     /// Our own ledger's, or S3's; what became of the claim shows in the next observation.
-    pub async fn claim(&self, claiming: &Claiming) -> Result<bool, Error> {
+    pub async fn claim(&self, claiming: &Claiming) -> Result<Wrote, Error> {
         let Claiming { ballot, list, replaces } = claiming;
         self.desk.amend(|ledger| ledger.promised = Some(ballot.clone()))?;
         let claim = Claim::Founding { list: list.clone() };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::claim::ClaimObject;
+use crate::claim::{ClaimObject, Wrote};
 use crate::clock;
 use crate::cluster::claim::{Claim, Establish, establish};
 use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend, has_moved};
@@ -33,6 +33,8 @@ const SERVE_WITHIN: Duration = Duration::from_secs(15);
 /// Every so many of those questions is the member list, which holds a read through the quorum as well.
 const MEMBERS_EVERY: u32 = 6;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A claim that can't be established is tried again after `REST`, doubling up to this.
+const LONGEST_CLAIM_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// For a change of our member, which may wait for the leader's own commit.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -82,6 +84,9 @@ pub struct Progress {
     claim_is_settled: bool,
     /// How far the others' logs went at the last look.
     logs: BTreeMap<MemberId, LogEnd>,
+    /// Before it is tried again, and when.
+    claim_pause: Duration,
+    claim_due: Option<Instant>,
     /// The others have our address.
     address_is_settled: bool,
     /// Why they haven't, as it was last said.
@@ -417,35 +422,53 @@ impl Attendant<'_> {
     /// From the first quorum on the claim says so: fresh nodes then only join.
     async fn settle_claim(&self, progress: &mut Progress) {
         let Some(cluster) = progress.cluster.filter(|_| progress.ready && !progress.claim_is_settled) else { return };
+        if progress.claim_due.is_some_and(|due| clock::now() < due) {
+            return;
+        }
         let trouble = match establish(&self.claim.read().await, cluster, ids::cluster_id) {
             Establish::Done => {
                 progress.claim_is_settled = true;
                 return;
             }
-            Establish::Write { replaces } => {
-                match self.claim.write(&Claim::Established { cluster }, replaces.as_deref()).await {
-                    Ok(true) => {
-                        log::info!("the claim now says that cluster {cluster} is established");
-                        progress.claim_is_settled = true;
-                        return;
-                    }
-                    // Another member was first: the next look shows it.
-                    Ok(false) => return,
-                    Err(error) => format!("the claim could not be written: {error}"),
+            Establish::Write { replaces } => match self.write_established(cluster, replaces.as_deref()).await {
+                Ok(true) => {
+                    progress.claim_is_settled = true;
+                    return;
                 }
-            }
+                // Another member was first: the next look shows it.
+                Ok(false) => None,
+                Err(cause) => Some(format!("the claim could not be written: {cause}")),
+            },
             Establish::Conflict(theirs) => {
                 progress.claim_is_settled = true;
-                format!(
+                Some(format!(
                     "the claim is for {theirs}, but cluster {cluster} is what runs here; etcd runs on; give each cluster a \
                      MUSTER_CLAIM of its own, or delete the object that is out of date"
-                )
+                ))
             }
-            Establish::Later(cause) => format!("the claim can't be read: {cause}"),
+            Establish::Later(cause) => Some(format!("the claim can't be read: {cause}")),
         };
-        if progress.complained != trouble {
+        progress.claim_pause = (progress.claim_pause * 2).clamp(REST, LONGEST_CLAIM_PAUSE);
+        progress.claim_due = Some(clock::now() + progress.claim_pause);
+        if let Some(trouble) = trouble
+            && progress.complained != trouble
+        {
             log::warn!("{trouble}");
             progress.complained = trouble;
+        }
+    }
+
+    /// False: another member was first.
+    async fn write_established(&self, cluster: ClusterId, replaces: Option<&str>) -> Result<bool, String> {
+        self.claim.prove().await?;
+        match self.claim.write(&Claim::Established { cluster }, replaces).await {
+            Ok(Wrote::Done) => {
+                log::info!("the claim now says that cluster {cluster} is established");
+                Ok(true)
+            }
+            Ok(Wrote::Refused { fault: None, .. }) => Ok(false),
+            Ok(Wrote::Refused { fault: Some(fault), .. }) => Err(fault),
+            Err(error) => Err(error.to_string()),
         }
     }
 

@@ -19,9 +19,7 @@ use crate::cluster::paxos::Ledger;
 use crate::cluster::types::{
     ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
-use crate::cluster::view::{
-    DataDir, EtcdSeen, Fate, LogSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Twin, View,
-};
+use crate::cluster::view::{DataDir, EtcdSeen, Fate, LogSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Twin, View};
 use crate::config::Config;
 use crate::etcd::client;
 use crate::etcd::command::Release;
@@ -298,7 +296,9 @@ impl Observer {
             let mut told = false;
             for url in urls.into_iter().filter(|url| asked.insert(url.clone())) {
                 match self.reach.etcd.status(&url, self.config.probe_timeout).await {
-                    Ok(status) if (status.cluster, status.member) == (cluster, member) => return Twin::Runs { at: url },
+                    Ok(status) if (status.cluster, status.member) == (cluster, member) => {
+                        return Twin::Runs { at: url };
+                    }
                     Ok(_) => told = true,
                     Err(error) => log::debug!("whether {url} is member {member}: {error}"),
                 }
@@ -343,7 +343,9 @@ impl Observer {
                 Some(Peer { sighting: Sighting::Fresh(fresh), .. }) => Some(&fresh.listed),
                 _ => None,
             };
-            for (host, url) in listed.into_iter().flat_map(|l| &l.peer_urls).filter_map(|url| Some((named_host(url)?, url))) {
+            for (host, url) in
+                listed.into_iter().flat_map(|l| &l.peer_urls).filter_map(|url| Some((named_host(url)?, url)))
+            {
                 let (id, within, url) = (instance.id.clone(), self.config.probe_timeout, url.clone());
                 lookups.spawn(async move {
                     let found = tokio::time::timeout(within, tokio::net::lookup_host((host.as_str(), 0))).await;
@@ -414,7 +416,9 @@ impl Observer {
     /// The members that answer, and those that don't: all are asked at once, for several dead ones must not hold up a look one
     /// after another.
     async fn who_answers(&self, view: &View, members: &[Member], cluster: ClusterId) -> BTreeMap<MemberId, Fate> {
-        let silent = || Fate::Silent(Silence { instance: None, gone: Known::Unknown(String::new()), silent_for: Duration::ZERO });
+        let silent = || {
+            Fate::Silent(Silence { instance: None, gone: Known::Unknown(String::new()), silent_for: Duration::ZERO })
+        };
         let fate = |answers| if answers { Fate::Answers } else { silent() };
         let mut fates = BTreeMap::new();
         let mut probes = JoinSet::new();

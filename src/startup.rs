@@ -170,7 +170,9 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
             return kept;
         }
         let cause = match &elsewhere {
-            Some(kept) => format!("{cause}; the disk was with {}, and nothing shows that this is that instance", kept.instance),
+            Some(kept) => {
+                format!("{cause}; the disk was with {}, and nothing shows that this is that instance", kept.instance)
+            }
             None => cause,
         };
         if journal.now(Label::hold("identity_unknown"), &cause) {

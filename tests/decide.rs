@@ -1149,7 +1149,8 @@ fn a_strangers_word_changes_nothing() {
         list
     }];
     let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
-    let promises = |ledger: &Option<Ledger>| ledger.as_ref().map(|l| (l.promised.clone(), l.accepted.clone(), l.chosen.clone()));
+    let promises =
+        |ledger: &Option<Ledger>| ledger.as_ref().map(|l| (l.promised.clone(), l.accepted.clone(), l.chosen.clone()));
     for list in lists {
         for call in [
             Call::Chosen { charter: Some(charter.clone()), list: list.clone() },
@@ -1200,7 +1201,8 @@ fn a_learner_that_never_ran_and_is_nobodys_blocks_no_join() {
     let policy = policy(Some(3));
     let mut v = view('d', "abd");
     let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
-    let learner = Member { id: MemberId(9), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
+    let learner =
+        Member { id: MemberId(9), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
     seen.members.push(learner.clone());
     for name in ['a', 'b'] {
         says(&mut v, name, Sighting::Etcd(seen.clone()), NO_TIME);

@@ -14,9 +14,7 @@ use etcd_muster::cluster::leaving::Ending;
 use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
 use etcd_muster::cluster::step::{Hold, Quarantine, Removal, Step};
 use etcd_muster::cluster::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::cluster::view::{
-    Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View,
-};
+use etcd_muster::cluster::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(3600);
 const OTHER: ClusterId = ClusterId(0xc2);
@@ -557,7 +555,8 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 let waited = etcd.is_some() && silent.is_some_and(|silent| silent >= policy.clean_dwell);
                 let here = |m: &Member| m.id == *member && m.peer_urls == v.me.listed.peer_urls;
                 let listed_here = v.etcds().any(|(_, etcd)| etcd.cluster == *cluster && etcd.members.iter().any(here));
-                let proven = (v.ledger.instance.is_some() && dead) || waited || listed_here || policy.adopt == Some(*member);
+                let proven =
+                    (v.ledger.instance.is_some() && dead) || waited || listed_here || policy.adopt == Some(*member);
                 held(ours || (proven && v.twin == Twin::Nobody), "G6: running with another's disk")?;
                 let older = v.log.as_ref().is_some_and(|log| log.here.known() < Some(&log.before));
                 held(!older || etcd.is_some() || policy.adopt == Some(*member), "running an older copy of itself")?;

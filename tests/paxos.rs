@@ -55,7 +55,8 @@ impl World {
 
     /// What that node knows.
     fn standing(&self, n: usize) -> Standing {
-        let listings = self.charter.first.iter().map(|(i, _)| (i.clone(), [listed(i.0.chars().last().unwrap())].into()));
+        let listings =
+            self.charter.first.iter().map(|(i, _)| (i.clone(), [listed(i.0.chars().last().unwrap())].into()));
         Standing {
             me: id(Self::name(n)),
             charter: Some(self.charter.clone()),

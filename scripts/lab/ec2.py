@@ -112,24 +112,24 @@ class Ec2:
         found = self.client("ec2").describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
         return Instance(
             id=found["InstanceId"],
-            private_ip=found["PrivateIpAddress"],
-            private_dns=found["PrivateDnsName"],
+            private_ip=found.get("PrivateIpAddress", ""),  # a terminated one has none
+            private_dns=found.get("PrivateDnsName", ""),
             launch_time=found["LaunchTime"],
             az=found["Placement"]["AvailabilityZone"],
             state=found["State"]["Name"],
         )
 
     def terminate(self, instance_id: str) -> None:
-        """Stays listed, as on EC2 for up to an hour; its address is free at once."""
+        """Stays listed, as on EC2 for up to an hour, without address, name and interface; its address is free at once."""
         self.client("ec2").terminate_instances(InstanceIds=[instance_id])
 
-    def stop_instance(self, instance_id: str) -> None:
-        self.client("ec2").stop_instances(InstanceIds=[instance_id])
+    def stop_instances(self, *ids: str) -> None:
+        self.client("ec2").stop_instances(InstanceIds=list(ids))
 
-    def start_instance(self, instance_id: str) -> Instance:
-        """Same id and address, new launch time."""
-        self.client("ec2").start_instances(InstanceIds=[instance_id])
-        return self.describe(instance_id)
+    def start_instances(self, *ids: str) -> list[Instance]:
+        """Same ids, addresses and times of attachment; new launch times."""
+        self.client("ec2").start_instances(InstanceIds=list(ids))
+        return [self.describe(instance_id) for instance_id in ids]
 
     def set_tags(self, instance_id: str, tags: dict[str, str | None]) -> None:
         """None takes a tag away."""

@@ -171,14 +171,29 @@ def shown_as(state: str, *ids: str) -> Rule:
 
 
 def launched(ago: timedelta, *ids: str) -> Rule:
-    """These instances were launched so long ago."""
+    """These instances were launched for the first time so long ago, and not started since."""
+    return _dated(ago, ids, "{*}launchTime", PRIMARY_ATTACHED)
+
+
+def restarted(ago: timedelta, *ids: str) -> Rule:
+    """These instances were started so long ago, and launched for the first time when EC2 says so (or a rule before this one)."""
+    return _dated(ago, ids, "{*}launchTime")
+
+
+# The lab's instances have the interface with deviceIndex 0 only.
+PRIMARY_ATTACHED = "{*}networkInterfaceSet/{*}item/{*}attachment/{*}attachTime"
+
+
+def _dated(ago: timedelta, ids: tuple[str, ...], *places: str) -> Rule:
     moment = (datetime.now(timezone.utc) - ago).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def age(call: Call, root: ElementTree.Element) -> None:
+    def date(call: Call, root: ElementTree.Element) -> None:
         for item in _listed(root, "instancesSet", ids):
-            item.find("{*}launchTime").text = moment
+            for place in places:
+                for shown in item.iterfind(place):  # a terminated instance has no interface
+                    shown.text = moment
 
-    return edited(age)
+    return edited(date)
 
 
 def impaired(*ids: str) -> Rule:

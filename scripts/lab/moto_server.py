@@ -1,7 +1,7 @@
 """moto's server on a free port of 127.0.0.1, printed on stdout, until stdin closes; run as a child by `lab.ec2`.
 
 Not `python -m moto.server`: that one can't choose a free port without a race, outlives a test run that is killed,
-answers the second request of a connection 40 ms late (Nagle), and four things AWS does are missing from moto 5.2 and
+answers the second request of a connection 40 ms late (Nagle), and five things AWS does are missing from moto 5.2 and
 put right here, because the project depends on them.
 """
 
@@ -21,7 +21,9 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 
 def give_starts_a_new_launch_time() -> None:
-    """A stopped instance that is started gets a new LaunchTime, which ranks it anew."""
+    """A stopped instance that is started gets a new LaunchTime. Its primary interface keeps the AttachTime of the first launch, in
+    moto as on EC2 (EC2 API Reference, "Instance": launchTime is "the time that the instance was last launched"; for the first
+    launch "see the attachment time of the primary network interface")."""
     start = Instance.start
 
     def start_and_stamp(instance: Instance):
@@ -40,6 +42,17 @@ def let_terminated_instances_release_their_address() -> None:
         return terminate(instance)
 
     Instance.terminate = terminate_and_release
+
+
+def let_terminated_instances_show_no_address() -> None:
+    """EC2 describes a terminated instance without address and interface, and with an empty name; moto as if it still ran."""
+    nothing = {"private_ip_address": None, "private_dns_name": "", "network_interfaces": []}
+
+    def shown_while_it_lives(shown: property, instead: object) -> property:
+        return property(lambda instance: instead if instance.state == "terminated" else shown.fget(instance))
+
+    for name, instead in nothing.items():
+        setattr(Instance, name, shown_while_it_lives(getattr(Instance, name), instead))
 
 
 # What the JSON services call what the others call otherwise.
@@ -88,6 +101,7 @@ def application() -> OneAtATime:
     """moto as it is served: changed for the whole process."""
     give_starts_a_new_launch_time()
     let_terminated_instances_release_their_address()
+    let_terminated_instances_show_no_address()
     let_json_services_refuse_in_json()
     return OneAtATime(DomainDispatcherApplication(create_backend_app))
 

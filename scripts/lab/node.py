@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -160,6 +161,27 @@ class Node:
             shutil.rmtree(folder)
             folder.mkdir()
 
+    def snapshot(self) -> Path:
+        """A copy of its disks as they are at one moment, as of a volume: what runs here is frozen meanwhile."""
+        copy = self.directory / f"snapshot-{len(list(self.directory.glob('snapshot-*')))}"
+        copy.mkdir()
+        with ExitStack() as stack:
+            for process in self._processes:
+                stack.enter_context(process.frozen())
+            # With sockets, owners and times: what a volume's snapshot has.
+            subprocess.run(["cp", "-a", str(self.data), str(self.wal), str(copy)], check=True)
+        return copy
+
+    def restore(self, snapshot: Path, ledger: bool = True) -> None:
+        """Its disks become that snapshot, of itself or of another node; without the supervisor's own files unless `ledger`."""
+        if self.runs():
+            raise ValueError(f"{self.address} runs process {self.process.pid}")
+        for folder in (self.data, self.wal):
+            shutil.rmtree(folder)
+            subprocess.run(["cp", "-a", str(snapshot / folder.name), str(folder)], check=True)
+        if not ledger:
+            shutil.rmtree(self.data / "muster")
+
     def log_text(self) -> str:
         """All output since the node was added, over restarts."""
         return self.log.read_text(errors="replace")
@@ -304,14 +326,16 @@ class Lab:
         self.ec2.terminate(instance.id)
         node.wipe()
 
-    def stop_instance(self, node: Node) -> None:
-        """EC2's stop: the disks and the address stay."""
-        node.power_off()
-        self.ec2.stop_instance(node.instance.id)
+    def stop_instances(self, *nodes: Node) -> None:
+        """EC2's stop: disks and addresses stay."""
+        for node in nodes:
+            node.power_off()
+        self.ec2.stop_instances(*(node.instance.id for node in nodes))
 
-    def start_instance(self, node: Node) -> None:
-        """EC2's start: the same instance with a new launch time. The supervisor is not started."""
-        self._attach(node, self.ec2.start_instance(node.instance.id))
+    def start_instances(self, *nodes: Node) -> None:
+        """EC2's start: the same instances with a new launch time. The supervisors are not started, the fronts have no rules."""
+        for node, instance in zip(nodes, self.ec2.start_instances(*(node.instance.id for node in nodes))):
+            self._attach(node, instance)
 
     def wait(self, condition: Callable[[], Seen], timeout: float, what: str) -> Seen:
         """What the condition returns once it is true; a node that can't be asked counts as "not yet"."""

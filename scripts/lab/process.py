@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 END_BOUND = 10  # seconds
@@ -50,6 +51,20 @@ class Process:
         """The pids of the process and all its descendants that live and have not left its session."""
         return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _session_of(entry) == self.pid]
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Nothing of the session runs, and nothing of what it writes is on its way, until the block ends."""
+        pids = self.session()
+        for pid in pids:
+            _kill(pid, signal.SIGSTOP)
+        try:
+            while any(map(_is_running, pids)):
+                time.sleep(POLL_SECONDS)
+            yield
+        finally:
+            for pid in pids:
+                _kill(pid, signal.SIGCONT)
+
     def end(self) -> None:
         """Kill the whole session, and return when it is gone: then its ports are free."""
         deadline = time.monotonic() + END_BOUND
@@ -63,17 +78,28 @@ class Process:
         self._child.wait()
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, number: int = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):  # ended meanwhile
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
+
+
+def _is_running(pid: int) -> bool:
+    """Any of its threads: a signal stops each on its own way out of the kernel."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return any((_stat(f"{pid}/task/{thread}") or "T")[0] not in "TZX" for thread in os.listdir(f"/proc/{pid}/task"))
+    return False
 
 
 def _session_of(pid: str) -> int | None:
     """None when the process has ended, whether or not its parent has looked yet."""
+    state, _, _, session, *_ = _stat(pid) or "X000"
+    return None if state in "ZX" else int(session)
+
+
+def _stat(process: str) -> list[str] | None:
+    """state ppid pgrp session …; None when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            # pid (name) state ppid pgrp session …; the name may hold spaces and brackets
-            state, _, _, session, *_ = stat.read().rpartition(")")[2].split()
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()  # after the name, which may hold spaces and brackets
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if state in "ZX" else int(session)

@@ -9,8 +9,8 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 
-use crate::cluster::list::first_host_name;
 use crate::clock;
+use crate::cluster::list::first_host_name;
 use crate::http::{self, Client, Failure, Outgoing};
 use crate::meter::{Api, Meters};
 

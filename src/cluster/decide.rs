@@ -34,7 +34,9 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
     if let Some(etcd) = living.get(&ours) {
         return match etcd.members.iter().find(|m| m.id == member) {
             None => Step::Quarantine(Quarantine::RemovedWhileDown { cluster: ours, member }),
-            Some(m) => owner::may_run(policy, view, ours, member).map_or_else(Step::Hold, |()| with_quorum(view, etcd, m)),
+            Some(m) => {
+                owner::may_run(policy, view, ours, member).map_or_else(Step::Hold, |()| with_quorum(view, etcd, m))
+            }
         };
     }
     match living.keys().next() {
@@ -71,8 +73,13 @@ fn is_up_to_date(policy: &Policy, view: &View, member: MemberId) -> Result<(), H
 fn give_up_older_copy(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
     let (here, seen) = behind(view)?;
     let (before, by) = (seen.before, seen.by.clone());
-    can_do_without(view, etcd, member)
-        .then_some(Step::Quarantine(Quarantine::OlderCopy { cluster: etcd.cluster, member: member.id, here, before, by }))
+    can_do_without(view, etcd, member).then_some(Step::Quarantine(Quarantine::OlderCopy {
+        cluster: etcd.cluster,
+        member: member.id,
+        here,
+        before,
+        by,
+    }))
 }
 
 /// Where our log ends, if it was seen further on.
@@ -112,8 +119,11 @@ fn unreadable_data(view: &View) -> Step {
 /// other voters are a quorum, so that nothing is in our data alone.
 fn give_up_damaged(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
     let said = view.condemned.clone()?;
-    can_do_without(view, etcd, member)
-        .then_some(Step::Quarantine(Quarantine::Damaged { cluster: etcd.cluster, member: member.id, said }))
+    can_do_without(view, etcd, member).then_some(Step::Quarantine(Quarantine::Damaged {
+        cluster: etcd.cluster,
+        member: member.id,
+        said,
+    }))
 }
 
 /// One cluster lives, and its other voters are a quorum.
@@ -252,7 +262,12 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
     if let Some(learner) = etcd.members.iter().find(|m| m.is_learner) {
         let kept = cleaning::verdict(policy, view, etcd, learner).err().unwrap_or(Kept::Alive);
         let silent_for = view.fate(learner.id).silent_for();
-        return Step::Hold(Hold::AnotherJoins { member: learner.id, urls: learner.peer_urls.clone(), kept, silent_for });
+        return Step::Hold(Hold::AnotherJoins {
+            member: learner.id,
+            urls: learner.peer_urls.clone(),
+            kept,
+            silent_for,
+        });
     }
     let voters = etcd.members.len();
     if policy.cluster_size.is_some_and(|size| voters >= size) {

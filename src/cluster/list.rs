@@ -71,7 +71,9 @@ pub fn name_fault(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("is empty; unset ETCD_NAME, or write a name"),
         name if name.len() > LONGEST_NAME => Some("is longer than 253 bytes"),
-        name if name.contains(odd) => Some("has a quote, a blank, a comma, an equals sign or a control character in it"),
+        name if name.contains(odd) => {
+            Some("has a quote, a blank, a comma, an equals sign or a control character in it")
+        }
         _ => None,
     }
 }
@@ -158,7 +160,9 @@ mod tests {
         ] {
             assert!(url_fault(url).is_some(), "{url:?}");
         }
-        for name in ["", "x=http://192.0.2.1:2380,db-3", "\"node-1\"", "'node-1'", "a b", "a\0", "a\n", &"n".repeat(254)] {
+        for name in
+            ["", "x=http://192.0.2.1:2380,db-3", "\"node-1\"", "'node-1'", "a b", "a\0", "a\n", &"n".repeat(254)]
+        {
             assert!(name_fault(name).is_some(), "{name:?}");
         }
         for token in ["", "a b", "a\nb", &"t".repeat(513)] {

@@ -363,7 +363,12 @@ fn renounced(ledger: &Ledger, standing: &Standing, list: &InitialList) -> Option
 }
 
 /// A caller's word that a list is chosen. It is taken of a founding that is ours: by its charter, or because we accepted the list.
-fn hear(ledger: &Ledger, standing: &Standing, charter: Option<&Charter>, list: &InitialList) -> (Answer, Option<Ledger>) {
+fn hear(
+    ledger: &Ledger,
+    standing: &Standing,
+    charter: Option<&Charter>,
+    list: &InitialList,
+) -> (Answer, Option<Ledger>) {
     let accepted = ledger.accepted.as_ref().is_some_and(|accepted| accepted.list == *list);
     let Some(own) = standing.charter.as_ref().filter(|own| accepted || Some(*own) == charter) else {
         return (Answer::DifferentRoster { theirs: standing.charter.clone() }, None);

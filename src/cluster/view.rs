@@ -159,7 +159,9 @@ impl fmt::Display for Sighting {
             }
             Self::Fresh(fresh) if fresh.chosen.is_some() => f.write_str("fresh, knows the chosen list"),
             Self::Fresh(_) => f.write_str("fresh"),
-            Self::HasData(DataSeen { cluster: Some(id), .. }) => write!(f, "holds data of cluster {id}, etcd not running"),
+            Self::HasData(DataSeen { cluster: Some(id), .. }) => {
+                write!(f, "holds data of cluster {id}, etcd not running")
+            }
             Self::HasData(_) => f.write_str("holds data, etcd not running"),
             Self::Refused => f.write_str("connection refused"),
             Self::Silent(cause) => write!(f, "silent: {cause}"),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::act;
+use crate::claim::Wrote;
 use crate::clock;
-use crate::cluster::claim::Claiming;
+use crate::cluster::claim::{Claimed, Claiming};
 use crate::cluster::decide::{decide, scattered, signs_of_a_cluster};
 use crate::cluster::label::Label;
 use crate::cluster::paxos::{FirstStart, Ledger, Tally};
@@ -139,8 +140,13 @@ impl Daemon {
         let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
         // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
         // meanwhile must not be taken for the one whose etcd was seen. `deliberate` looks again then.
-        let view =
-            self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, &data)).await;
+        let mut view = self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, &data)).await;
+        // Whatever is read from a store that is no place for a claim is no claim, and no sign that there is none.
+        if matches!(view.claim, Claimed::Absent | Claimed::Held { .. })
+            && let Err(unfit) = self.claim.prove().await
+        {
+            view.claim = Claimed::Unknown(unfit);
+        }
         if view.claim.is_before_a_founding(&view.standing(&self.config.policy))
             && let Err(error) = self.desk.amend(|ledger| ledger.saw_unclaimed = true)
         {
@@ -200,11 +206,15 @@ impl Daemon {
     }
 
     async fn claim(&mut self, claiming: &Claiming) -> Result<(), act::Error> {
-        if self.actor.claim(claiming).await? {
-            log::info!("claimed: {} (token {})", claiming.list.initial_cluster(), claiming.list.token);
-        } else {
-            log::info!("somebody else's claim came first");
-            clock::pause(clock::jittered(FIRST_PAUSE)).await;
+        match self.actor.claim(claiming).await? {
+            Wrote::Done => log::info!("claimed: {} (token {})", claiming.list.initial_cluster(), claiming.list.token),
+            Wrote::Refused { fault, pause } => {
+                match fault {
+                    Some(fault) => self.complain(Step::Claim(claiming.clone()).label(), fault),
+                    None => log::info!("somebody else's claim came first"),
+                }
+                self.pause_or_stir(clock::jittered(pause)).await;
+            }
         }
         Ok(())
     }

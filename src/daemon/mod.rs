@@ -129,6 +129,7 @@ impl Daemon {
         let me = InstanceId(identity.instance.clone());
         let reach = Reach::new(&config, Some(&identity));
         let (claim, notices, hooks) = (cloud.claim(), cloud.notices(), cloud.hooks());
+        claim.is_tried_as(me.clone());
         Self {
             acceptor,
             keeper: Keeper::new(config.clone(), identity.clone(), cloud.parameters(), journal.clone()),

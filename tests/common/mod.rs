@@ -160,7 +160,11 @@ pub fn others_answer(view: &mut View) {
     let members: Vec<Member> = view.living_clusters().values().flat_map(|etcd| etcd.members.clone()).collect();
     for member in members {
         let is_ours = member.name == view.me.listed.name || member.peer_urls == view.me.listed.peer_urls;
-        let silent = Silence { instance: None, gone: Known::Unknown("no instance can be named".to_owned()), silent_for: Duration::ZERO };
+        let silent = Silence {
+            instance: None,
+            gone: Known::Unknown("no instance can be named".to_owned()),
+            silent_for: Duration::ZERO,
+        };
         let fate = if is_ours { Fate::Silent(silent) } else { Fate::Answers };
         view.fates.entry(member.id).or_insert(fate);
     }

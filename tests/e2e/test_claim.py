@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from fleet import BOUND, form, launch, mark, rank, said, start, stop, wait_formed, wait_looks, wait_said
 from lab.ec2 import NODE_ACTIONS
-from lab.ec2_faults import delayed, dropped, error, hanging, hidden, refused, unavailable
+from lab.ec2_faults import delayed, dropped, error, hanging, hidden, launched, refused, unavailable
 from lab.http_server import Reply
 
 BUCKET = "claims"
@@ -47,6 +48,17 @@ def founding(*instances: str) -> dict:
 
 def wait_established(lab, claims, cluster: str) -> None:
     lab.wait(lambda: read(claims) == {"state": "established", "cluster": int(cluster, 16)}, BOUND, "established claim")
+
+
+def once_at(key: str, rule):
+    """That rule for the first write there, and for no other: each tries the store on an object of its own before."""
+    left = [rule]
+
+    def limited(call, proceed):
+        wanted = call.request.method == "PUT" and call.request.target.startswith(f"/{BUCKET}/{key}")
+        return left.pop()(call, proceed) if wanted and left else proceed()
+
+    return limited
 
 
 # The usual days.
@@ -90,8 +102,6 @@ def test_of_two_founders_that_see_only_themselves_one_wins_200_races(lab, claims
     """The split that listings can cause: each of two nodes is sure that it is the whole fleet. Their writes are let go at
     the same moment; one of them founds, the other one holds."""
     nodes = launch(lab, 2, size=1)
-    nodes[0].front.add(hidden(nodes[1].instance.id), action="DescribeInstances")
-    nodes[1].front.add(hidden(nodes[0].instance.id), action="DescribeInstances")
     for race in range(RACES):
         together = threading.Barrier(2)
 
@@ -101,7 +111,9 @@ def test_of_two_founders_that_see_only_themselves_one_wins_200_races(lab, claims
 
         marks = {node: mark(node) for node in nodes}
         for node in nodes:
-            node.front.add(at_once, calls=1, action="PUT")
+            node.front.clear()
+            node.front.add(hidden(*(other.instance.id for other in nodes if other is not node)), action="DescribeInstances")
+            node.front.add(once_at(KEY, at_once))
             node.start()
 
         def outcome():
@@ -179,6 +191,18 @@ def test_a_founding_that_can_never_have_a_quorum_is_replaced(lab, claims):
     wait_established(lab, claims, cluster)
 
 
+def test_a_void_claim_is_replaced_by_one_and_followed_by_all_of_an_old_fleet(lab, claims):
+    """Who never ran has nothing to lose by following: the others took themselves for members whose disks were lost, for good."""
+    dead = [lab.add_node() for _ in range(2)]
+    write(claims, founding(*(node.instance.id for node in dead)))
+    for node in dead:
+        lab.terminate(node)
+    nodes = launch(lab, 3, size=3)
+    lab.fault_ec2(launched(timedelta(hours=2), *(node.instance.id for node in nodes)))
+    start(*nodes)
+    wait_established(lab, claims, wait_formed(lab, *nodes))
+
+
 def test_a_claim_for_others_is_held_to(lab, claims):
     """Nothing says that the claimers are gone: their cluster may be alive out of sight."""
     write(claims, founding("i-0aaaaaaaaaaaaaaa1", "i-0aaaaaaaaaaaaaaa2"))
@@ -209,6 +233,7 @@ def unanswered(call, proceed):
     return None
 
 
+@pytest.mark.parametrize("key", [KEY, "prod/claim-trial-"], ids=["claim", "trial"])
 @pytest.mark.parametrize(
     "rule",
     [
@@ -223,12 +248,12 @@ def unanswered(call, proceed):
     ],
     ids=["409", "412", "503", "html", "dropped", "unanswered", "late", "slow"],
 )
-def test_a_write_whose_outcome_is_unknown_is_looked_up(lab, claims, rule):
+def test_a_write_whose_outcome_is_unknown_is_looked_up(lab, claims, rule, key):
     """The next look tells what became of it; the same write is never taken for granted, nor for lost."""
     nodes = launch(lab, 3, size=3)
     lab.heal_ec2()
     for node in nodes:
-        node.front.add(rule, calls=1, action="PUT")
+        node.front.add(once_at(key, rule))
     start(*nodes)
     cluster = wait_formed(lab, *nodes)
     wait_established(lab, claims, cluster)

@@ -390,13 +390,13 @@ def test_a_stopped_instance_is_not_removed(lab):
     """It may come back with its data."""
     nodes = form(lab, 3, size=3)
     before = member_ids(nodes[0])
-    lab.stop_instance(nodes[2])
+    lab.stop_instances(nodes[2])
     spare = lab.add_node()
     start(spare)
     wait_said(lab, spare, "hold: spare", f"{nodes[2].instance.id} is shown in being")
     wait_looks(lab, spare, more=4)
     assert member_ids(nodes[0]) == before
-    lab.start_instance(nodes[2])
+    lab.start_instances(nodes[2])
     start(nodes[2])
     wait_formed(lab, *nodes)
     assert member_ids(nodes[0]) == before

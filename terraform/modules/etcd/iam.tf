@@ -40,11 +40,12 @@ locals {
       Action   = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
       Resource = ["arn:${local.partition}:ecr:${ecr[1]}:${ecr[0]}:repository/${ecr[2]}"]
     }],
+    # And beside it what a store is tried with that `environment` names in S3's place, or an endpoint of the VPC.
     [for claim in var.claim == null ? [] : [var.claim] : {
       Sid      = "Claim"
       Effect   = "Allow"
       Action   = ["s3:GetObject", "s3:PutObject"]
-      Resource = ["arn:${local.partition}:s3:::${trimprefix(claim, "s3://")}/claim.json"]
+      Resource = ["arn:${local.partition}:s3:::${trimprefix(claim, "s3://")}/claim*.json"]
     }],
     # Without it S3 doesn't tell "absent" from "forbidden".
     [for bucket in var.claim == null ? [] : [local.claim_bucket] : {

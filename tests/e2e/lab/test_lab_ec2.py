@@ -66,15 +66,43 @@ def test_a_terminated_instance_stays_listed_and_frees_its_address(ec2):
     assert new.private_dns == f"ip-{new.private_ip.replace('.', '-')}.eu-west-1.compute.internal"
 
 
-def test_a_start_gives_a_new_launch_time(ec2):
+def shown(ec2: Ec2, instance_id: str):
+    return ec2.client("ec2").describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
+
+
+def test_a_terminated_instance_shows_no_address_no_name_and_no_interface(ec2):
+    """Whose a member was that never published its name can't be told by its address any more."""
+    instance = ec2.launch(f"{ec2.network}.1.16", name="gone")
+    alive = shown(ec2, instance.id)
+    assert alive["PrivateIpAddress"] == alive["NetworkInterfaces"][0]["PrivateIpAddress"] == instance.private_ip
+    ec2.terminate(instance.id)
+    gone = shown(ec2, instance.id)
+    assert "PrivateIpAddress" not in gone and (gone["PrivateDnsName"], gone["NetworkInterfaces"]) == ("", [])
+    assert {tag["Key"]: tag["Value"] for tag in gone["Tags"]} == {"etcd": "1", "Name": "gone"}
+    assert gone["StateTransitionReason"].startswith("User initiated (20")
+    described = ec2.describe(instance.id)
+    assert (described.private_ip, described.private_dns, described.state) == ("", "", "terminated")
+
+
+def test_a_start_renews_the_launch_time_and_leaves_that_of_the_first_launch(ec2):
     first = ec2.launch(f"{ec2.network}.1.13")
-    ec2.stop_instance(first.id)
+
+    def attached():
+        (interface,) = shown(ec2, first.id)["NetworkInterfaces"]
+        assert interface["Attachment"]["DeviceIndex"] == 0
+        return interface["Attachment"]["AttachTime"]
+
+    attached_first = attached()
+    assert abs((attached_first - first.launch_time).total_seconds()) <= 1
+    ec2.stop_instances(first.id)
     assert ec2.describe(first.id).state == "stopped"
+    assert attached() == attached_first
     deadline = time.monotonic() + 5
-    while ec2.start_instance(first.id).launch_time == first.launch_time:  # EC2 tells whole seconds
+    while ec2.start_instances(first.id)[0].launch_time == first.launch_time:  # EC2 tells whole seconds
         assert time.monotonic() < deadline
     again = ec2.describe(first.id)
     assert (again.id, again.private_ip, again.state) == (first.id, first.private_ip, "running")
+    assert attached() == attached_first
 
 
 def test_tags_are_set_and_taken_away(ec2):

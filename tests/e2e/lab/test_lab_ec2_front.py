@@ -162,13 +162,30 @@ def test_states_launch_times_and_checks_that_moto_never_shows(node, front, insta
     one, other = (by_id[instance_id] for instance_id in instances)
     assert one["State"] == {"Code": 32, "Name": "shutting-down"}
     assert other["State"]["Name"] == "running"
-    age = datetime.now(timezone.utc) - other["LaunchTime"]
-    assert timedelta(minutes=20) <= age < timedelta(minutes=21)
+    assert ages(other) == (20, 20)
     checks = node.describe_instance_status(InstanceIds=instances)["InstanceStatuses"]
     assert {check["InstanceId"]: check["SystemStatus"]["Status"] for check in checks} == {
         instances[0]: "ok",
         instances[1]: "impaired",
     }
+
+
+def ages(instance) -> tuple[int, int]:
+    """Minutes since the launch that is shown, and since the first one."""
+    attached = instance["NetworkInterfaces"][0]["Attachment"]["AttachTime"]
+    now = datetime.now(timezone.utc)
+    return tuple((now - moment) // timedelta(minutes=1) for moment in (instance["LaunchTime"], attached))
+
+
+def test_an_old_instance_that_was_started_anew(ec2, node, front, instances):
+    """What is true at EC2 of a fleet that was stopped overnight; a terminated instance has no interface to be dated by."""
+    gone = ec2.launch(f"{ec2.network}.3.14", {"front": "1"}).id
+    ec2.terminate(gone)
+    front.add(faults.launched(timedelta(hours=2), gone, *instances))
+    front.add(faults.restarted(timedelta(minutes=5), instances[0]))
+    by_id = {one["InstanceId"]: one for one in found(node.describe_instances(InstanceIds=[gone, *instances]))}
+    assert [ages(by_id[instance_id]) for instance_id in instances[:2]] == [(5, 120), (120, 120)]
+    assert by_id[gone]["NetworkInterfaces"] == []
 
 
 def test_a_stopped_front_refuses(node, front):

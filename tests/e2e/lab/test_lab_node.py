@@ -131,8 +131,8 @@ def test_instances_come_and_go(ec2):
         node, other = lab.add_node(), lab.add_node()
         first = node.instance
         assert first.private_ip == node.address != other.address
-        lab.stop_instance(node)
-        lab.start_instance(node)
+        lab.stop_instances(node)
+        lab.start_instances(node)
         assert node.instance.id == first.id
         (node.data / "file").touch()
         lab.terminate(node)
@@ -141,6 +141,43 @@ def test_instances_come_and_go(ec2):
         replacement = lab.add_node(address=node.address)
         assert replacement.instance.id != first.id
         assert replacement.imds.url == f"http://{node.address}:1338"
+
+
+def test_a_fleet_is_stopped_and_started_as_one(ec2):
+    with Lab(shared_ec2=ec2) as lab:
+        nodes = [lab.add_node() for _ in range(3)]
+        before = [node.instance for node in nodes]
+        (nodes[0].data / "file").touch()
+        lab.stop_instances(*nodes)
+        assert {ec2.describe(one.id).state for one in before} == {"stopped"}
+        lab.start_instances(*nodes)
+        assert [(node.instance.id, node.instance.private_ip) for node in nodes] == [(one.id, one.private_ip) for one in before]
+        assert (nodes[0].data / "file").exists() and all(node.front is not None for node in nodes)
+
+
+WRITER = """mkdir -p "$ED_DATA/muster"; echo mine >"$ED_DATA/muster/ledger.json"
+n=0; while :; do n=$((n + 1)); echo $n >>"$ED_DATA/first"; echo $n >>"$ED_WAL/second"; done"""
+
+
+def test_a_snapshot_is_of_one_moment_and_can_be_given_back_or_to_another(script):
+    """As a volume's: what was written first is there if what was written after it is. And what ran goes on."""
+    with Lab(muster=script(WRITER)) as lab:
+        node, other = lab.add_node(launch=False), lab.add_node(launch=False)
+        last = lambda folder, name: int((folder / name).read_text().splitlines()[-1])
+        node.start()
+        lab.wait(lambda: (node.wal / "second").exists(), 5, "a first write")
+        for _ in range(5):
+            snapshot = node.snapshot()
+            written = last(snapshot / "wal", "second")
+            assert last(snapshot / "data", "first") in (written, written + 1)
+            lab.wait(lambda: last(node.wal, "second") > written, 5, "more writing")
+        with pytest.raises(ValueError):
+            node.restore(snapshot)
+        node.power_off()
+        node.restore(snapshot)
+        assert last(node.wal, "second") == written and (node.data / "muster" / "ledger.json").exists()
+        other.restore(snapshot, ledger=False)
+        assert last(other.wal, "second") == written and not (other.data / "muster").exists()
 
 
 def test_a_wait_that_fails_shows_every_log(script):

@@ -138,7 +138,7 @@ run "a_group_with_everything" {
       "FindEachOther ec2:DescribeInstances,ec2:DescribeInstanceStatus *",
       "RegistryLogin ecr:GetAuthorizationToken *",
       "Pull ecr:BatchGetImage,ecr:GetDownloadUrlForLayer arn:aws:ecr:eu-central-1:210987654321:repository/db/etcd-muster",
-      "Claim s3:GetObject,s3:PutObject arn:aws:s3:::claims/prod/claim.json",
+      "Claim s3:GetObject,s3:PutObject arn:aws:s3:::claims/prod/claim*.json",
       "ClaimAbsent s3:ListBucket arn:aws:s3:::claims",
       "CaKey ssm:GetParameter arn:aws:ssm:eu-west-1:123456789012:parameter/etcd/ca-key",
       "CaKeyDecrypt kms:Decrypt arn:aws:kms:eu-west-1:123456789012:key/k",
