@@ -13,7 +13,7 @@ use crate::claim::{ClaimObject, Wrote};
 use crate::clock;
 use crate::cluster::claim::{Claim, Claiming};
 use crate::cluster::paxos::{
-    Accepted, Answer, Call, Charter, FirstStart, Joined, Standing, Tally, tally_accepts, tally_promises,
+    Accepted, Answer, Call, Charter, Joined, LeftBehind, Standing, Tally, tally_accepts, tally_promises,
 };
 use crate::cluster::step::Proposal;
 use crate::cluster::types::{InitialList, InstanceId, MemberId, Roster};
@@ -247,9 +247,9 @@ impl Actor {
     ///
     /// # Errors
     /// The disk's.
-    pub fn quarantine(&self, paths: &Paths, unstarted: Option<FirstStart>) -> Result<String, Error> {
+    pub fn quarantine(&self, paths: &Paths, why: LeftBehind) -> Result<String, Error> {
         let stamp = clock::file_stamp();
-        let moving = Moving { stamp: stamp.clone(), unstarted };
+        let moving = Moving { stamp: stamp.clone(), why };
         self.desk.with_store(|store| store.begin_quarantine(&moving))?;
         self.move_aside(paths, &moving)?;
         Ok(stamp)
@@ -277,12 +277,12 @@ impl Actor {
         // The directories are looked at only where it matters.
         let Some(unstarted) = ledger.starting.and_then(|_| never_began()) else { return Ok(()) };
         log::warn!("etcd's first start ended before it made a WAL: it counts as never begun");
-        self.quarantine(paths, Some(unstarted)).map(|_| ())
+        self.quarantine(paths, LeftBehind::NeverBegan(unstarted)).map(|_| ())
     }
 
     fn move_aside(&self, paths: &Paths, moving: &Moving) -> Result<(), Error> {
         paths.quarantine(&moving.stamp).map_err(Error::DataDir)?;
-        self.desk.amend(|ledger| ledger.left_behind(moving.unstarted))?;
+        self.desk.amend(|ledger| ledger.left_behind(moving.why))?;
         Ok(self.desk.with_store(ledger::Store::end_quarantine)?)
     }
 }

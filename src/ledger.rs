@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::cluster::paxos::{FirstStart, Ledger};
+use crate::cluster::paxos::{Ledger, LeftBehind};
 use crate::cluster::types::{ClusterId, InstanceId, MemberId};
 use crate::cluster::view::LogEnd;
 use crate::etcd::data_dir::{MUSTER_DIR, move_entry, sync_dir};
@@ -143,9 +143,9 @@ struct Logs {
 pub struct Moving {
     /// Names the directory the data is moved to.
     pub stamp: String,
-    /// No vote that counts was ever cast with it: the ledger forgets that start.
+    /// What the ledger has to know of it.
     #[serde(default)]
-    pub unstarted: Option<FirstStart>,
+    pub why: LeftBehind,
 }
 
 /// Our files in `ED_DATA/muster`.

@@ -261,7 +261,8 @@ impl Observer {
         let DataDir::Whole { ids } = &view.data else { return };
         if let Some(owner) = view.ledger.instance.clone().filter(|owner| *owner != view.me.instance) {
             view.owner_gone = match view.roster.known() {
-                Some(roster) => self.ask_gone(roster, &owner).await.0,
+                // One that is shutting down may still run its etcd.
+                Some(roster) => self.ask_state(roster, &owner, |state| state == InstanceState::Terminated).await.0,
                 None => Known::Unknown("EC2 is out of sight".to_owned()),
             };
         }
@@ -297,7 +298,7 @@ impl Observer {
             for url in urls.into_iter().filter(|url| asked.insert(url.clone())) {
                 match self.reach.etcd.status(&url, self.config.probe_timeout).await {
                     Ok(status) if (status.cluster, status.member) == (cluster, member) => {
-                        return Twin::Runs { at: url };
+                        return Twin::Runs { at: url, name: entry.name.clone() };
                     }
                     Ok(_) => told = true,
                     Err(error) => log::debug!("whether {url} is member {member}: {error}"),
@@ -459,6 +460,15 @@ impl Observer {
     /// as an answer to the question: it never changes again.
     async fn ask_gone(&self, roster: &Roster, id: &InstanceId) -> (Known<bool>, Option<Duration>) {
         let gone = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
+        self.ask_state(roster, id, gone).await
+    }
+
+    async fn ask_state(
+        &self,
+        roster: &Roster,
+        id: &InstanceId,
+        gone: impl Fn(InstanceState) -> bool,
+    ) -> (Known<bool>, Option<Duration>) {
         let answered;
         let instance = match roster.find(id) {
             Some(listed) if !gone(listed.state) => return (Known::Known(false), None),

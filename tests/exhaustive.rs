@@ -162,7 +162,7 @@ fn twins() -> [Twin; 4] {
     let at = || "http://a:2379".to_owned();
     [
         Twin::Nobody,
-        Twin::Runs { at: at() },
+        Twin::Runs { at: at(), name: "i-a".to_owned() },
         Twin::Unknown { at: at(), cause: "mute".to_owned() },
         Twin::Holds { instance: id('c') },
     ]
@@ -524,7 +524,8 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 held(*v.fate(*member) != Fate::Answers, "removing as ours one that answers")?;
                 let own = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
                 held(
-                    own.is_some_and(|m| m.peer_urls == v.me.listed.peer_urls || m.name == v.me.listed.name),
+                    own.is_some_and(|m| m.peer_urls == v.me.listed.peer_urls || m.name == v.me.listed.name)
+                        || v.ledger.joined.is_some_and(|j| j.member == *member),
                     "removing another as ours",
                 )?;
             }
@@ -552,11 +553,9 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 let (ours, etcd) = (v.ledger.instance == Some(id(ME)), living.get(cluster));
                 let silent = v.fate(*member).silent_for();
                 let dead = v.owner_gone == Known::Known(true) && (etcd.is_none() || silent.is_some());
-                let waited = etcd.is_some() && silent.is_some_and(|silent| silent >= policy.clean_dwell);
                 let here = |m: &Member| m.id == *member && m.peer_urls == v.me.listed.peer_urls;
                 let listed_here = v.etcds().any(|(_, etcd)| etcd.cluster == *cluster && etcd.members.iter().any(here));
-                let proven =
-                    (v.ledger.instance.is_some() && dead) || waited || listed_here || policy.adopt == Some(*member);
+                let proven = (v.ledger.instance.is_some() && dead) || listed_here || policy.adopt == Some(*member);
                 held(ours || (proven && v.twin == Twin::Nobody), "G6: running with another's disk")?;
                 let older = v.log.as_ref().is_some_and(|log| log.here.known() < Some(&log.before));
                 held(!older || etcd.is_some() || policy.adopt == Some(*member), "running an older copy of itself")?;

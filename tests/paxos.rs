@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use common::{id, listed, policy, roster};
 use etcd_muster::cluster::paxos::{
-    Accepted, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, Standing, Tally, answer, tally_accepts,
-    tally_promises,
+    Accepted, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Standing, Tally, answer,
+    tally_accepts, tally_promises,
 };
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceId, MemberId};
 use proptest::prelude::*;
@@ -222,19 +222,19 @@ fn only_the_start_that_never_began_is_forgotten() {
     let mut ledger = Ledger::default();
     ledger.start_founding(&list);
     ledger.starting = None;
-    ledger.left_behind(None);
+    ledger.left_behind(LeftBehind::MayHaveVoted);
     assert!(ledger.founded, "it may have voted");
     ledger.start_joining(ClusterId(1), MemberId(2));
     for _ in 0..2 {
-        ledger.left_behind(Some(FirstStart::Joining));
+        ledger.left_behind(LeftBehind::NeverBegan(FirstStart::Joining));
         assert!(ledger.founded && !spawned(&ledger) && ledger.starting.is_none(), "{ledger:?}");
     }
     ledger.start_joining(ClusterId(1), MemberId(2));
-    ledger.left_behind(None);
+    ledger.left_behind(LeftBehind::MayHaveVoted);
     assert!(spawned(&ledger) && ledger.never_began(false, true).is_none(), "it may have voted");
     ledger.start_founding(&list);
     for _ in 0..2 {
-        ledger.left_behind(Some(FirstStart::Founding));
+        ledger.left_behind(LeftBehind::NeverBegan(FirstStart::Founding));
         assert!(!ledger.founded && spawned(&ledger), "{ledger:?}");
     }
 }

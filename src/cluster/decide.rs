@@ -178,8 +178,9 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     if policy.claim.is_some() {
         return claim::obey(policy, view);
     }
-    // A founder that joined its own cluster may have voted under the list's id too. (Found by the model.)
-    let has_run = view.ledger.founded || view.ledger.joined.is_some();
+    // A founder that joined its own cluster may have voted under the list's id too. (Found by the model.) So may one whose disk
+    // was put back from before that.
+    let has_run = view.ledger.founded || view.ledger.joined.is_some() || is_published(view);
     if let Some(list) = chosen(policy, view) {
         return match (list.entry(&view.me.instance), has_run) {
             (Some(entry), false) => start_by(view, list, entry),
@@ -193,7 +194,17 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     if let Some(hold) = signs_of_a_cluster(view) {
         return Step::Hold(hold);
     }
-    founding::found(policy, view)
+    give_up_acceptance(policy, view).unwrap_or_else(|| founding::found(policy, view))
+}
+
+/// What we accepted holds us otherwise than we can be started now: whoever adopts it must know that we never will, or nobody
+/// who knows us by our word could accept it again. (Found by the model.)
+fn give_up_acceptance(policy: &Policy, view: &View) -> Option<Step> {
+    let list = &view.ledger.accepted.as_ref()?.list;
+    let ours = &view.me.listed;
+    let entry = list.entry(&view.me.instance)?;
+    let stands = !view.ledger.renounced.contains(&list.token) && !view.standing(policy).voids(list);
+    (stands && !entry.is_same(ours)).then(|| Step::Renounce { list: list.clone(), ours: ours.clone() })
 }
 
 /// etcd starts by a list only as the one that the list names (`--initial-advertise-peer-urls` must be its own entry of
@@ -208,6 +219,13 @@ pub(super) fn start_by(view: &View, list: &InitialList, entry: &ListedMember) ->
         true => Step::StartNew(list.clone()),
         false => Step::Renounce { list: list.clone(), ours: ours.clone() },
     }
+}
+
+/// An etcd of the founding that we took part in lists us as one that ran.
+fn is_published(view: &View) -> bool {
+    let ours = [view.accepted_cluster, view.chosen_cluster];
+    let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| ours.contains(&Some(etcd.cluster)));
+    lists.flat_map(|etcd| &etcd.members).any(|m| m.name == view.me.listed.name && !m.client_urls.is_empty())
 }
 
 /// The list that a quorum has accepted, as far as we can know (R4): by a peer's word, now or before, or because an etcd runs
@@ -252,7 +270,11 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
     let me = &view.me.listed;
     let at_our_urls = etcd.members.iter().find(|m| m.peer_urls.iter().any(|url| me.peer_urls.contains(url)));
     let by_our_name = etcd.members.iter().find(|m| m.name == me.name);
-    if let Some(member) = by_our_name.or(at_our_urls) {
+    // Of a place that we took and never ran in, under another address than we have now, only our own record tells. (Found by the
+    // model.)
+    let recorded = view.ledger.joined.filter(|joined| joined.cluster == etcd.cluster).map(|joined| joined.member);
+    let by_our_record = etcd.members.iter().find(|m| cleaning::never_ran(m) && Some(m.id) == recorded);
+    if let Some(member) = by_our_name.or(at_our_urls).or(by_our_record) {
         return listed(policy, view, etcd, member);
     }
     if let Some(step) = clean(policy, view, etcd) {
@@ -305,7 +327,7 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
         };
     }
     // An instance id is its own only as long as no copy of our disk goes by it.
-    if named && !at_our_urls && !matches!(view.fate(member.id), Fate::Silent(_)) {
+    if !at_our_urls && !matches!(view.fate(member.id), Fate::Silent(_)) {
         let kept = if *view.fate(member.id) == Fate::Answers { Kept::Alive } else { Kept::Unasked };
         return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
     }

@@ -4,19 +4,19 @@
 use super::list::same_urls;
 use super::step::{Doubt, Hold};
 use super::types::{ClusterId, Known, Member, MemberId};
-use super::view::{Policy, Sighting, Twin, View};
+use super::view::{Fate, Policy, Twin, View};
 
 /// Whether this host may run as the member that its data is of: as its owner by the ledger, or because that owner is provably
-/// gone.
+/// gone. That he is silent, and the others a quorum without him, proves nothing: he may be cut off, and two that vote under one
+/// id can elect two leaders. (Found by the model.)
 ///
 /// # Errors
 /// What to hold for.
 pub fn may_run(policy: &Policy, view: &View, cluster: ClusterId, member: MemberId) -> Result<(), Hold> {
     let owner = view.ledger.instance.clone();
     let is_ours = owner.as_ref() == Some(&view.me.instance);
-    if let Twin::Runs { at } = &view.twin {
-        let owner = owner.filter(|_| !is_ours);
-        return Err(Hold::RunsElsewhere { cluster, member, owner, at: at.clone() });
+    if let Twin::Runs { at, name } = &view.twin {
+        return Err(Hold::RunsElsewhere { cluster, member, name: name.clone(), at: at.clone() });
     }
     if is_ours {
         return Ok(());
@@ -29,9 +29,12 @@ pub fn may_run(policy: &Policy, view: &View, cluster: ClusterId, member: MemberI
     let doubt = match doubt {
         Some(doubt) => doubt,
         None if policy.adopt == Some(member) || is_at_home(view, cluster, member) => return Ok(()),
-        None => match absence_of_the_owner(policy, view, cluster, member) {
-            Ok(()) => return Ok(()),
-            Err(doubt) => doubt,
+        None => match (&owner, &view.owner_gone) {
+            (None, _) => Doubt::NoRecord,
+            // Where its cluster lives, its member must be seen to be silent, too.
+            (Some(_), Known::Known(true)) if is_silent(view, cluster, member) => return Ok(()),
+            (Some(_), Known::Known(_)) => Doubt::OwnerStands,
+            (Some(_), Known::Unknown(cause)) => Doubt::OwnerUnknown(cause.clone()),
         },
     };
     Err(Hold::NotOurs { member: Some((cluster, member)), owner, why: doubt })
@@ -47,25 +50,6 @@ fn is_at_home(view: &View, cluster: ClusterId, member: MemberId) -> bool {
     lists.any(|etcd| etcd.members.iter().any(here))
 }
 
-/// The owner is gone by EC2's word, or its member was silent for the dwell time while the others are a quorum.
-fn absence_of_the_owner(policy: &Policy, view: &View, cluster: ClusterId, member: MemberId) -> Result<(), Doubt> {
-    let owner = view.ledger.instance.as_ref();
-    // Whoever answers at all may run as that member again.
-    let answers = owner.and_then(|id| view.peers.get(id)).is_some_and(|peer| {
-        !matches!(peer.sighting, Sighting::Refused | Sighting::Silent(_)) || peer.unanswered_for < policy.clean_dwell
-    });
-    let ripe = view.fate(member).silent_for().map(|silent| silent >= policy.clean_dwell);
-    let lives = view.living_clusters().contains_key(&cluster);
-    let why = match (owner, &view.owner_gone) {
-        (None, _) => Doubt::NoRecord,
-        // Where its cluster lives, the member is seen to be silent.
-        (Some(_), Known::Known(true)) if !lives || ripe.is_some() => return Ok(()),
-        (Some(_), Known::Known(_)) => Doubt::OwnerStands,
-        (Some(_), Known::Unknown(cause)) => Doubt::OwnerUnknown(cause.clone()),
-    };
-    match ripe.filter(|_| lives && !answers) {
-        Some(true) => Ok(()),
-        Some(false) => Err(Doubt::Dwell),
-        None => Err(why),
-    }
+fn is_silent(view: &View, cluster: ClusterId, member: MemberId) -> bool {
+    !view.living_clusters().contains_key(&cluster) || matches!(view.fate(member), Fate::Silent(_))
 }

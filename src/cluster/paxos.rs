@@ -92,6 +92,18 @@ pub enum FirstStart {
     Joining,
 }
 
+/// What data was moved aside.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum LeftBehind {
+    /// Of an etcd that may have voted.
+    #[default]
+    MayHaveVoted,
+    /// What a first start left that never made a WAL.
+    NeverBegan(FirstStart),
+    /// Of a founding that can never have a quorum.
+    Void,
+}
+
 /// What this instance must never forget: kept in `ED_DATA/muster/`, fsynced before any answer that depends on it. A field that
 /// this program doesn't know may be a promise: such a ledger is left as it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -142,10 +154,9 @@ impl Ledger {
         self.accepted = Some(accepted.clone());
     }
 
-    /// Never to start by that list. Without effect on one that etcd was started by.
+    /// Never to start by that list. Without effect once etcd was started by one.
     pub fn renounce(&mut self, list: &InitialList) {
-        let started = self.founded && self.chosen.as_ref() == Some(list);
-        if !started && self.renounced.len() < MOST_RENOUNCED {
+        if !self.founded {
             self.renounced.insert(list.token.clone());
         }
     }
@@ -182,18 +193,25 @@ impl Ledger {
         self.starting.filter(|_| !holds_wal && volume_is_marked)
     }
 
-    /// The data was moved aside. Where it is known that no vote counts that was cast with it (its founding is void, or no WAL
-    /// was ever made), it is as if etcd had never run under that id; else `founded` and `spawned` stay: this instance must
-    /// never start with an empty log under an id that may have voted. May be done twice.
-    pub fn left_behind(&mut self, never_ran: Option<FirstStart>) {
+    /// The data was moved aside. Where it is known that no vote counts that was cast with it, it is as if etcd had never run under
+    /// that id; else `founded` and `spawned` stay: this instance must never start with an empty log under an id that may have
+    /// voted. May be done twice.
+    pub fn left_behind(&mut self, why: LeftBehind) {
         self.never_elected = false;
         self.starting = None;
-        match never_ran {
-            Some(FirstStart::Founding) => self.founded = false,
-            Some(FirstStart::Joining) => {
+        match why {
+            LeftBehind::NeverBegan(FirstStart::Founding) => self.founded = false,
+            LeftBehind::NeverBegan(FirstStart::Joining) => {
                 self.joined = self.joined.map(|joined| Joined { spawned: false, ..joined });
             }
-            None => {}
+            // Who renounced it may be out of sight tomorrow: we do it ourselves. (Found by the model.)
+            LeftBehind::Void => {
+                self.founded = false;
+                if let Some(list) = self.chosen.take() {
+                    self.renounce(&list);
+                }
+            }
+            LeftBehind::MayHaveVoted => {}
         }
     }
 
@@ -275,6 +293,9 @@ impl Standing {
         if let Some(fault) = list.fault() {
             return Some(fault);
         }
+        if ledger.renounced.len() >= MOST_RENOUNCED {
+            return Some(format!("{MOST_RENOUNCED} lists were renounced here already"));
+        }
         if ledger.accepted.as_ref().is_some_and(|accepted| accepted.list == *list) {
             return None;
         }
@@ -302,8 +323,8 @@ impl Standing {
 /// greatest would be the last.
 const MOST_ROUNDS_AHEAD: u64 = 1 << 20;
 
-/// A setting is changed a few times at most between a choice and the first start.
-const MOST_RENOUNCED: usize = 64;
+/// A few lists are enough for any founding. Who sends thousands wants to fill the disk.
+const MOST_RENOUNCED: usize = 4096;
 
 /// An acceptor's step: the answer, and the ledger that must be durable before it is given (`None`: unchanged).
 pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Option<Ledger>) {
@@ -339,9 +360,20 @@ pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Opt
         return (Answer::Refused { promised: promised.clone() }, None);
     }
     let mut next = ledger.clone();
+    // What was chosen is void, or we would have said so. Whoever promises again must not start by it when he can't see any more
+    // who renounced it, or when he is told of it once more. (Found by the model.)
+    if !ledger.founded
+        && let Some(list) = next.chosen.take()
+    {
+        next.renounce(&list);
+    }
     next.promised = Some(ballot.clone());
     let answer = match call {
         Call::Accept { ballot, list, .. } => {
+            // Had it been chosen, this would be the same, unless it is void.
+            if let Some(before) = ledger.accepted.as_ref().filter(|before| before.list != *list) {
+                next.renounce(&before.list);
+            }
             next.accepted = Some(Accepted { ballot: ballot.clone(), list: list.clone() });
             Answer::Accepted
         }
@@ -354,7 +386,7 @@ pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Opt
 fn renounced(ledger: &Ledger, standing: &Standing, list: &InitialList) -> Option<Ledger> {
     let own = standing.listings.get(&standing.me)?;
     let entry = list.entry(&standing.me).filter(|_| list.fault().is_none())?;
-    if own.iter().any(|listed| listed.is_same(entry)) {
+    if own.iter().any(|listed| listed.is_same(entry)) || ledger.renounced.len() >= MOST_RENOUNCED {
         return None;
     }
     let mut next = ledger.clone();

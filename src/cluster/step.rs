@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::claim::Claiming;
 use super::cleaning::Kept;
 use super::leaving::Ending;
-use super::paxos::{Accepted, Ballot, Charter};
+use super::paxos::{Accepted, Ballot, Charter, LeftBehind};
 use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId};
 use super::view::LogEnd;
 
@@ -95,6 +95,16 @@ pub enum Quarantine {
     OlderCopy { cluster: ClusterId, member: MemberId, here: LogEnd, before: LogEnd, by: InstanceId },
 }
 
+impl Quarantine {
+    /// What the ledger has to know of it.
+    pub const fn left_behind(&self) -> LeftBehind {
+        match self {
+            Self::Void { .. } => LeftBehind::Void,
+            _ => LeftBehind::MayHaveVoted,
+        }
+    }
+}
+
 /// Why this node stays down.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Halt {
@@ -137,7 +147,7 @@ pub enum Hold {
     RunsElsewhere {
         cluster: ClusterId,
         member: MemberId,
-        owner: Option<InstanceId>,
+        name: String,
         at: String,
     },
     /// The disk here is an older copy of itself, and no quorum lives without it.
@@ -240,8 +250,6 @@ pub enum Doubt {
     Answered { at: String, cause: String },
     /// That instance holds data of the same member.
     HeldBy(InstanceId),
-    /// Its member hasn't been silent for long enough.
-    Dwell,
 }
 
 /// Why the absence of instances isn't forgiven.
@@ -416,16 +424,11 @@ impl fmt::Display for Hold {
                 write!(f, "{what}; restore it, or move the rest away to start this node as new")
             }
             Self::NotOurs { member, owner, why } => not_ours(f, *member, owner.as_ref(), why),
-            Self::RunsElsewhere { cluster, member, owner, at } => {
-                write!(f, "the data here is of member {member} of cluster {cluster}, which runs at {at}")?;
-                if let Some(owner) = owner {
-                    write!(f, "; it is {owner}'s")?;
-                }
-                f.write_str(
-                    "; a copy never runs beside its original: move ED_DATA and ED_WAL away to start this node as new, or stop the \
-                     other for good",
-                )
-            }
+            Self::RunsElsewhere { cluster, member, name, at } => write!(
+                f,
+                "the data here is of member {member} of cluster {cluster}, which is {name} and runs at {at}; a copy never runs beside \
+                 its original: move ED_DATA and ED_WAL away to start this node as new"
+            ),
             Self::OlderCopy { member, here, before, by } => write!(
                 f,
                 "the disk here is an older copy of itself: member {member}'s log ends at {here}, and {by} saw it at {before}; what \
@@ -537,10 +540,9 @@ fn not_ours(
     match why {
         Doubt::OwnerStands => write!(f, "{owner} is shown in being")?,
         Doubt::OwnerUnknown(cause) => write!(f, "what became of {owner} is unknown ({cause})")?,
-        Doubt::NoRecord => f.write_str("no member of that cluster answers that could tell")?,
+        Doubt::NoRecord => f.write_str("no list that is seen has that member at this address")?,
         Doubt::Answered { at, cause } => write!(f, "at {at}, where that member is listed, somebody answers ({cause})")?,
         Doubt::HeldBy(instance) => write!(f, "{instance} holds data of the same member")?,
-        Doubt::Dwell => f.write_str("it runs when that member has been silent for MUSTER_CLEAN_DWELL")?,
     }
     f.write_str("; a copy never runs beside its original: move ED_DATA and ED_WAL away to start this node as new")?;
     match member {

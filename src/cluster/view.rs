@@ -131,6 +131,8 @@ pub struct DataSeen {
     pub member: Option<MemberId>,
     /// Served by one that yields (R5).
     pub chosen: Option<InitialList>,
+    /// Tokens of the lists that it will never start by.
+    pub renounced: BTreeSet<String>,
     /// How far it saw the logs of that cluster's other members go.
     pub logs: BTreeMap<MemberId, LogEnd>,
 }
@@ -229,8 +231,8 @@ pub struct Me {
 pub enum Twin {
     /// Nobody does, at no place where that member is listed.
     Nobody,
-    /// An etcd at that URL says that it is that very member.
-    Runs { at: String },
+    /// An etcd at that URL says that it is that very member; it is listed by that name.
+    Runs { at: String, name: String },
     /// Something answers where that member is listed, and who it is couldn't be found out.
     Unknown { at: String, cause: String },
     /// That instance holds data of the same member; no etcd runs on it now.
@@ -330,6 +332,7 @@ impl View {
         };
         let peers = self.peers.iter().flat_map(|(id, peer)| match &peer.sighting {
             Sighting::Fresh(fresh) => of(id, &fresh.renounced),
+            Sighting::HasData(data) => of(id, &data.renounced),
             _ => Vec::new(),
         });
         peers.chain(of(&self.me.instance, &self.ledger.renounced)).collect()

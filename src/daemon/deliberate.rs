@@ -11,8 +11,8 @@ use crate::clock;
 use crate::cluster::claim::{Claimed, Claiming};
 use crate::cluster::decide::{decide, scattered, signs_of_a_cluster};
 use crate::cluster::label::Label;
-use crate::cluster::paxos::{FirstStart, Ledger, Tally};
-use crate::cluster::step::{Absence, Hold, Proposal, Quarantine, Removal, Step};
+use crate::cluster::paxos::{Ledger, Tally};
+use crate::cluster::step::{Absence, Hold, Proposal, Removal, Step};
 use crate::cluster::types::{InitialList, InstanceId, Known, Member, MemberId};
 use crate::cluster::view::{DataDir, Sighting, View};
 use crate::etcd::data_dir::{self, Paths};
@@ -189,8 +189,8 @@ impl Daemon {
                 (owned, _) => owned,
             },
             Step::Quarantine(why) => {
-                let void = matches!(why, Quarantine::Void { .. }).then_some(FirstStart::Founding);
-                self.actor.quarantine(&self.settings().paths, void).map(|stamp| {
+                let why = why.left_behind();
+                self.actor.quarantine(&self.settings().paths, why).map(|stamp| {
                     log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
                     // What comes next has a past of its own.
                     (self.condemned, self.damaged_lives, self.short_lives) = (None, 0, 0);

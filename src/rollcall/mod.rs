@@ -44,7 +44,7 @@ impl From<Hello> for Sighting {
     fn from(hello: Hello) -> Self {
         let Hello { listed, has_data, cluster, charter, promised, chosen, renounced, member, logs } = hello;
         match has_data {
-            true => Self::HasData(DataSeen { cluster, member, chosen, logs: logs.into_iter().collect() }),
+            true => Self::HasData(DataSeen { cluster, member, chosen, renounced, logs: logs.into_iter().collect() }),
             false => Self::Fresh(FreshSeen { charter, promised, chosen, renounced, listed }),
         }
     }

@@ -170,7 +170,7 @@ pub fn others_answer(view: &mut View) {
     }
 }
 
-/// Data of another instance.
+/// A supervisor that holds data.
 pub fn seen_data(cluster: Option<ClusterId>, chosen: Option<InitialList>) -> Sighting {
     Sighting::HasData(DataSeen { cluster, chosen, ..DataSeen::default() })
 }

@@ -1,31 +1,48 @@
 //! The model's etcd: what it is, when a cluster has a quorum, and what follows by itself.
 
+use std::collections::BTreeSet;
+
 use etcd_muster::cluster::quorum::quorum;
 use etcd_muster::cluster::types::{ClusterId, InitialList, Member, MemberId};
-use etcd_muster::cluster::view::{EtcdSeen, View};
+use etcd_muster::cluster::view::{EtcdSeen, Quorum, View};
 
-use crate::common::listed;
-use crate::world::{Cluster, Data, Launch, Life, NAMES, Place, World, node_of};
+use crate::world::{Cluster, Data, Launch, Life, NAMES, Place, World, bits, node_of};
 
 impl Cluster {
     fn under(list: &InitialList) -> Self {
-        let place = |m| Place { node: node_of(m) as u8, is_learner: false, published: false, ran: false };
+        let place =
+            |m| Place { node: node_of(m) as u8, listed: m.clone(), is_learner: false, published: false, ran: false };
         let places = list.members.iter().enumerate().map(|(i, m)| (i as u8, place(m))).collect();
         Self { list: list.clone(), places, next_member: list.members.len() as u8, wrote: false }
     }
 }
 
 impl World {
-    /// Whether the cluster has a quorum of running voters on the side of that node.
+    /// Whether the cluster has a quorum of running voters on the side of that node. Whoever runs with a member's data is it,
+    /// wherever the list has it: an etcd dials the others.
     pub fn has_quorum_beside(&self, cluster: usize, node: usize) -> bool {
         let c = &self.clusters[cluster];
         let voters = c.places.iter().filter(|(_, p)| !p.is_learner);
-        let runs = |(member, place): &(&u8, &Place)| {
-            let n = &self.nodes[usize::from(place.node)];
-            let data = Data { cluster: cluster as u8, member: **member };
-            n.life == Life::Up && n.runs() && n.data == Some(data) && self.same_side(usize::from(place.node), node)
+        let runs = |(member, _): &(&u8, &Place)| {
+            self.runners(Data { cluster: cluster as u8, member: **member }).any(|n| self.same_side(n, node))
         };
         voters.clone().filter(runs).count() >= quorum(voters.count())
+    }
+
+    /// Those on which an etcd runs with that data.
+    pub fn runners(&self, data: Data) -> impl Iterator<Item = usize> {
+        bits(self.of(|n| n.life == Life::Up && n.runs() && n.data == Some(data)))
+    }
+
+    /// A disk that may come back has that data.
+    pub fn is_held(&self, data: Data) -> bool {
+        self.nodes.iter().any(|n| n.life != Life::Dead && n.data == Some(data))
+    }
+
+    /// G6: two run as one member.
+    pub fn has_twins(&self) -> bool {
+        let data = self.nodes.iter().filter_map(|n| n.data);
+        data.collect::<BTreeSet<_>>().into_iter().any(|data| self.runners(data).count() > 1)
     }
 
     /// Clusters that could accept a write now.
@@ -40,9 +57,8 @@ impl World {
         let kept = |(member, place): &(&u8, &Place)| {
             let n = &self.nodes[usize::from(place.node)];
             let fresh_but_listed = n.data.is_none() && !n.ledger.founded && n.ledger.joined.is_none();
-            let may_still_start = fresh_but_listed || !place.ran;
-            n.life != Life::Dead
-                && (n.data == Some(Data { cluster: cluster as u8, member: **member }) || may_still_start)
+            let may_still_start = n.life != Life::Dead && (fresh_but_listed || !place.ran);
+            self.is_held(Data { cluster: cluster as u8, member: **member }) || may_still_start
         };
         voters.clone().filter(kept).count() < quorum(voters.count())
     }
@@ -55,12 +71,14 @@ impl World {
             }
             for n in 0..self.nodes.len() {
                 let data = self.nodes[n].data.filter(|d| usize::from(d.cluster) == c && self.nodes[n].runs());
+                let listed = self.listed(n);
                 if let Some(data) = data
-                    && !self.has_published(n)
+                    && (!self.has_published(n) || self.place_of(data).is_some_and(|p| p.listed != self.listed(n)))
                     && self.has_quorum_beside(c, n)
                     && let Some(place) = self.clusters[c].places.get_mut(&data.member)
                 {
-                    place.published = true;
+                    // Its new address too, if it has one.
+                    (place.published, place.node, place.listed) = (true, n as u8, listed);
                 }
             }
         }
@@ -69,8 +87,11 @@ impl World {
 
     /// That node's etcd has been in an elected cluster, and would say so itself.
     pub fn has_published(&self, n: usize) -> bool {
-        let place = |d: Data| self.clusters[usize::from(d.cluster)].places.get(&d.member);
-        self.nodes[n].data.and_then(place).is_some_and(|p| p.published)
+        self.nodes[n].data.and_then(|data| self.place_of(data)).is_some_and(|p| p.published)
+    }
+
+    fn place_of(&self, data: Data) -> Option<&Place> {
+        self.clusters[usize::from(data.cluster)].places.get(&data.member)
     }
 
     pub fn cluster_of_list(list: &InitialList) -> ClusterId {
@@ -86,7 +107,7 @@ impl World {
     pub fn etcd_seen(&self, cluster: usize, by: usize) -> EtcdSeen {
         let c = &self.clusters[cluster];
         let member = |(id, place): (&u8, &Place)| {
-            let l = listed(NAMES[usize::from(place.node)]);
+            let l = place.listed.clone();
             let started = !place.is_learner || place.published;
             Member {
                 id: Self::member_id(cluster, *id),
@@ -100,8 +121,11 @@ impl World {
             cluster: Self::cluster_of_list(&c.list),
             client_url: "http://x:2379".to_owned(),
             members: c.places.iter().map(member).collect(),
-            has_quorum: self.has_quorum_beside(cluster, by),
-            undecided: !c.wrote,
+            quorum: match self.has_quorum_beside(cluster, by) {
+                true => Quorum::Proven,
+                false if c.wrote => Quorum::Unproven,
+                false => Quorum::NeverElected,
+            },
         }
     }
 }
@@ -163,9 +187,7 @@ pub fn living_cluster(world: &World, view: &View) -> Option<usize> {
 pub fn removal_keeps_quorum(world: &World, cluster: usize, member: u8) -> bool {
     let c = &world.clusters[cluster];
     let rest = c.places.iter().filter(|(id, p)| **id != member && !p.is_learner);
-    let running = rest.clone().filter(|(id, p)| {
-        let n = &world.nodes[usize::from(p.node)];
-        n.runs() && n.data == Some(Data { cluster: cluster as u8, member: **id })
-    });
+    let running =
+        rest.clone().filter(|(id, _)| world.runners(Data { cluster: cluster as u8, member: **id }).next().is_some());
     running.count() >= quorum(rest.count())
 }

@@ -47,6 +47,9 @@ fn breach(world: &World, promise: Promise) -> Option<&'static str> {
     if quorate.len() > 1 {
         return Some("G1a: two clusters could both accept writes");
     }
+    if world.has_twins() {
+        return Some("G6: two run as one member");
+    }
     if world.amnesia {
         return Some("an id that may have voted was started with an empty log");
     }

@@ -1,10 +1,18 @@
 //! Crash, restart, wipe, terminate, launch; and what the end of all faults is.
 
-use etcd_muster::cluster::paxos::Ledger;
+use std::rc::Rc;
+
+use etcd_muster::cluster::paxos::{Ballot, Call, Ledger, answer};
 use etcd_muster::cluster::quorum::quorum;
 
+use etcd_muster::cluster::types::{InitialList, InstanceId, ListedMember};
+
+use crate::common::{id, listed};
 use crate::etcd::make_wal;
-use crate::world::{Budget, Data, Doing, Launch, Life, NAMES, Node, Rules, World, bits, named, node_of};
+use crate::mail::brief;
+use crate::world::{
+    Budget, Data, Disk, Doing, Launch, Life, NAMES, Node, Rules, World, bits, index_of, named, node_of,
+};
 
 /// What a new ledger's nonce is above the lost one's.
 const WIPED: u64 = 100;
@@ -71,6 +79,13 @@ pub fn disturb(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(Stri
                 after.nodes[n].life = Life::Up;
                 add(format!("{name} restarts"), after);
             }
+            if world.budget.settings > 0 && !node.has_data() {
+                let mut after = world.clone();
+                after.budget.settings -= 1;
+                after.nodes[n].moved = !node.moved;
+                after.nodes[n].stop();
+                add(format!("{name} is set to another port"), after);
+            }
             if world.budget.wals > 0 {
                 for (how, mut after) in endings(world, n) {
                     after.budget.wals -= 1;
@@ -84,9 +99,14 @@ pub fn disturb(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(Stri
             if world.budget.wipes > 0 {
                 let mut after = world.clone();
                 after.budget.wipes -= 1;
-                let ledger = Ledger { nonce: node.ledger.nonce + WIPED, ..Ledger::default() };
-                after.nodes[n] =
-                    Node { life: Life::Down, forgiven: !world.old, shown: node.shown, ..Node::new(ledger) };
+                let ledger = Ledger { nonce: node.ledger.nonce + WIPED, instance: Some(id(name)), ..Ledger::default() };
+                after.nodes[n] = Node {
+                    life: Life::Down,
+                    forgiven: !world.old,
+                    shown: node.shown,
+                    moved: node.moved,
+                    ..Node::new(ledger)
+                };
                 add(format!("{name} crashes and loses its disk"), after);
             }
             if world.budget.terminations > 0 {
@@ -104,7 +124,86 @@ pub fn disturb(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(Stri
             after.nodes[n].shown = after.truth();
             add(format!("{name} is launched as a replacement"), after);
         }
+        Life::Unborn if n > 0 && world.nodes[n - 1].life != Life::Unborn => boot_from_image(world, n, add),
         Life::Unborn | Life::Dead => {}
+    }
+}
+
+/// Somebody takes a snapshot of a node's volumes, or makes an image of the machine.
+pub fn take_image(world: &World, add: &mut impl FnMut(String, World)) {
+    if world.budget.copies == 0 || world.image.is_some() {
+        return;
+    }
+    for (n, node) in world.nodes.iter().enumerate() {
+        if matches!(node.life, Life::Up | Life::Down) {
+            let Node { ledger, data, half, marked, .. } = node.clone();
+            let mut after = World { image: Some(Rc::new(Disk { ledger, data, half, marked })), ..world.clone() };
+            after.budget.copies -= 1;
+            add(format!("{}'s disk is copied", NAMES[n]), after);
+        }
+    }
+}
+
+/// A new instance boots from it, however old it is by then. What another promised is not promised here, where there is no data
+/// that it could be about (`Store::bind`).
+fn boot_from_image(world: &World, n: usize, add: &mut impl FnMut(String, World)) {
+    let Some(image) = &world.image else { return };
+    let mut after = World { image: None, ..world.clone() };
+    let Disk { ledger, data, half, marked } = (**image).clone();
+    let has_data = data.is_some() || half;
+    let own = Ledger { nonce: n as u64 + 1, instance: Some(id(NAMES[n])), ..Ledger::default() };
+    let ledger = if has_data { ledger } else { own };
+    after.nodes[n] = Node { life: Life::Up, data, half, marked: marked && has_data, ..Node::new(ledger) };
+    after.nodes[n].shown = after.truth();
+    add(format!("{} boots from a copy", NAMES[n]), after);
+}
+
+/// The whole fleet is stopped and started: EC2 shows each launched anew.
+pub fn stop_and_start(world: &World, add: &mut impl FnMut(String, World)) {
+    if !world.old || world.restarted || world.budget.crashes == 0 {
+        return;
+    }
+    let mut after = World { restarted: true, ..world.clone() };
+    after.budget.crashes -= 1;
+    for n in 0..after.nodes.len() {
+        if after.nodes[n].life == Life::Up {
+            after.nodes[n].stop();
+        }
+    }
+    add("the fleet is stopped and started".to_owned(), after);
+}
+
+/// Whoever reaches the port can ask for the charter, and post what he likes.
+pub fn speak_as_a_stranger(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, World)) {
+    let node = &world.nodes[n];
+    if world.budget.strangers == 0 || !node.answers() {
+        return;
+    }
+    let standing = world.standing(rules, n);
+    let Some(charter) = standing.charter.clone() else { return };
+    let entry = |name: char, url: &str| ListedMember { peer_urls: vec![url.to_owned()], ..listed(name) };
+    let list = |members: Vec<ListedMember>| InitialList { members, token: "stranger".to_owned() };
+    let lists = [
+        list(vec![listed('x'), listed('y')]),
+        list(NAMES[..rules.size].iter().map(|name| entry(*name, "http://192.0.2.1:2380")).collect()),
+        list(vec![entry(NAMES[n], "http://192.0.2.1:2380"), listed('x')]),
+        list(vec![world.listed(n)]),
+    ];
+    let ballot = Ballot { round: u64::MAX, proposer: id('x'), nonce: 0 };
+    let mut calls = vec![Call::Prepare { charter: charter.clone(), ballot: ballot.clone() }];
+    for list in lists {
+        let ballot = Ballot { round: 1, ..ballot.clone() };
+        calls.push(Call::Accept { charter: charter.clone(), ballot, list: list.clone() });
+        calls.push(Call::Chosen { charter: Some(charter.clone()), list: list.clone() });
+        calls.push(Call::Chosen { charter: None, list });
+    }
+    for call in calls {
+        if let (said, Some(ledger)) = answer(&node.ledger, &standing, &call) {
+            let mut after = world.clone();
+            after.budget.strangers -= 1;
+            after.nodes[n].ledger = ledger;
+            add(format!("{} is told by a stranger: {}", NAMES[n], brief(&said)), after);
+        }
     }
 }
 
@@ -115,7 +214,8 @@ impl World {
         after.cut = 0;
         after.mail.clear();
         after.object.writes.clear();
-        after.budget = Budget { crashes: 0, wipes: 0, wals: 0, cuts: 0, terminations: 0, rounds: 250 };
+        after.budget = Budget { rounds: 250, ..Budget::default() };
+        after.image = None;
         for n in 0..after.nodes.len() {
             let wanted = after.truth().0.count_ones() < rules.size as u32;
             let node = &mut after.nodes[n];
@@ -141,7 +241,13 @@ impl World {
     pub fn is_one_cluster(&self, rules: &Rules) -> bool {
         let quorate = self.quorate();
         let [cluster] = quorate.as_slice() else { return false };
-        let up: Vec<usize> = bits(self.of(|n| n.life == Life::Up)).collect();
+        // A copy holds until an operator has looked.
+        let lives = |owner: &InstanceId| self.nodes[index_of(owner)].life != Life::Dead;
+        let is_copy = |n: usize| {
+            let owner = self.nodes[n].ledger.instance.as_ref().filter(|owner| index_of(owner) != n);
+            self.nodes[n].has_data() && owner.is_some_and(lives)
+        };
+        let up: Vec<usize> = bits(self.of(|n| n.life == Life::Up)).filter(|n| !is_copy(*n)).collect();
         let members = &self.clusters[*cluster].places;
         let is_voter = |n: &usize| {
             members.iter().any(|(id, p)| {
@@ -165,9 +271,7 @@ impl World {
     pub fn is_operators_case(&self) -> bool {
         let with_data = |c: usize| {
             let voters = self.clusters[c].places.iter().filter(|(_, p)| !p.is_learner);
-            let kept = voters.clone().filter(|(id, place)| {
-                self.nodes[usize::from(place.node)].data == Some(Data { cluster: c as u8, member: **id })
-            });
+            let kept = voters.clone().filter(|(id, _)| self.is_held(Data { cluster: c as u8, member: **id }));
             kept.count() >= quorum(voters.count())
         };
         let bereft = |node: &Node| node.wal_lost && node.ledger.founded && node.data.is_none();

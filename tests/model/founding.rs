@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use etcd_muster::cluster::decide::decide;
-use etcd_muster::cluster::paxos::{Call, Charter, Tally, answer, tally_accepts, tally_promises};
+use etcd_muster::cluster::paxos::{self, Call, Charter, Tally, answer, tally_accepts, tally_promises};
 use etcd_muster::cluster::step::Step;
 use etcd_muster::cluster::types::InitialList;
 use etcd_muster::cluster::view::{Sighting, View};
@@ -67,7 +67,7 @@ pub fn go_on_with_round(rules: &Rules, world: &World, n: usize, waited: Waited) 
 /// Records a list that is known to be chosen. Until then only the answers said so, and a crash forgets them.
 pub fn learn(rules: &Rules, after: &mut World, n: usize, list: &InitialList) {
     let standing = after.standing(rules, n);
-    let (_, ledger) = answer(&after.nodes[n].ledger, &standing, &Call::Chosen { list: list.clone() });
+    let (_, ledger) = paxos::learn(&after.nodes[n].ledger, &standing, list);
     if let Some(ledger) = ledger {
         after.nodes[n].ledger = ledger;
     }

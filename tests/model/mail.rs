@@ -116,6 +116,7 @@ pub fn brief(answer: &Answer) -> &'static str {
         Answer::Chosen { .. } => "chosen already",
         Answer::DifferentRoster { .. } => "different roster",
         Answer::HasData => "has data",
+        Answer::Unfit { .. } => "unfit",
     }
 }
 

@@ -67,7 +67,8 @@ fn check(name: &str, rules: &Rules, worlds: &[World], budget: Budget, promise: P
     }
 }
 
-const QUIET: Budget = Budget { crashes: 0, wipes: 0, wals: 0, cuts: 0, terminations: 0, rounds: 2 };
+const QUIET: Budget =
+    Budget { crashes: 0, wipes: 0, wals: 0, cuts: 0, terminations: 0, rounds: 2, copies: 0, strangers: 0, settings: 0 };
 const CRASH: Budget = Budget { crashes: 1, ..QUIET };
 const CUT: Budget = Budget { cuts: 1, ..QUIET };
 
@@ -137,6 +138,65 @@ fn five_nodes() {
     check("five that chose, WAL lost and crash", &rules, &chose, Budget { wals: 1, ..CRASH }, Promise::OneEver);
 }
 
+/// A disk is copied, and a new instance boots from the copy: beside the original, cut off from it, or in its place.
+#[test]
+fn a_copied_disk() {
+    let rules = rules(3, 5);
+    let whole = World::new(&rules, &[7; 3], QUIET);
+    let all_run = |world: &World| world.nodes.iter().filter(|n| n.runs() && n.ledger.founded).count() == 3;
+    let all_run = [first(&rules, whole.clone(), all_run)];
+    let copy = Budget { copies: 1, ..QUIET };
+    check("three that run, a disk copied and crash", &rules, &all_run, Budget { crashes: 1, ..copy }, Promise::OneEver);
+    check("three that run, a disk copied and cut", &rules, &all_run, Budget { cuts: 1, ..copy }, Promise::OneEver);
+    let replaced = Budget { terminations: 1, ..copy };
+    check("three that run, a disk copied and one terminated", &rules, &all_run, replaced, Promise::OneEver);
+    let fresh = Budget { crashes: 1, ..copy };
+    check("three, a disk copied and crash", &rules, &[whole], fresh, Promise::OneEver);
+}
+
+/// Launch times are those of the last start; the volumes of two are not mounted then, and the third is off.
+#[test]
+fn a_fleet_that_was_stopped_and_started() {
+    let rules = rules(3, 4);
+    let whole = World::new(&rules, &[7; 3], QUIET);
+    let all_run = |world: &World| world.nodes.iter().filter(|n| n.runs() && n.ledger.founded).count() == 3;
+    let mut grown = first(&rules, whole, all_run);
+    grown.old = true;
+    let budget = Budget { crashes: 2, wipes: 2, ..QUIET };
+    check("three that are old, stopped, started and two disks lost", &rules, &[grown], budget, Promise::OneEver);
+}
+
+/// Whoever reaches the port: he knows the charter, for hello tells it.
+#[test]
+fn a_stranger() {
+    let budget = Budget { strangers: 2, ..QUIET };
+    let two = rules(2, 3);
+    check("two, a stranger", &two, &new(&two, &[vec![3; 2]]), budget, Promise::OneEver);
+    let three = rules(3, 4);
+    check("three, a stranger", &three, &new(&three, &[vec![7; 3]]), budget, Promise::OneEver);
+}
+
+/// Between the choice and the first start an operator gives nodes another port.
+#[test]
+fn a_changed_setting() {
+    let two = rules(2, 3);
+    let budget = Budget { settings: 2, ..QUIET };
+    check("two, two settings changed", &two, &new(&two, &[vec![3; 2]]), budget, Promise::OneEver);
+    let three = rules(3, 4);
+    let whole = World::new(&three, &[7; 3], QUIET);
+    let chose = [true, false].map(|accepted| {
+        first(&three, whole.clone(), |world| {
+            world.nodes[0].ledger.chosen.is_some() && world.nodes[2].ledger.accepted.is_some() == accepted
+        })
+    });
+    for settings in [1, 2, 3] {
+        let budget = Budget { settings, ..QUIET };
+        check(&format!("three that chose, {settings} settings changed"), &three, &chose, budget, Promise::OneEver);
+    }
+    let crash = Budget { settings: 2, ..CRASH };
+    check("three that chose, two settings changed and crash", &three, &chose, crash, Promise::OneEver);
+}
+
 /// A list that an operator wrote, without a word on ages: files that differ, too.
 #[test]
 fn a_written_roster() {
@@ -191,11 +251,13 @@ fn a_claim() {
 #[test]
 fn walks() {
     // No disk is lost unseen: what G1b is promised for. Then with lost disks, for G1a and against amnesia.
-    let budget = Budget { crashes: 4, cuts: 3, terminations: 2, wipes: 0, wals: 0, rounds: 8 };
+    let budget = Budget { crashes: 4, cuts: 3, terminations: 2, rounds: 8, ..QUIET };
     walk_all("walks", rules, budget, Promise::OneEver);
     walk_all("walks with lost WAL volumes", rules, Budget { wals: 2, terminations: 1, ..budget }, Promise::OneEver);
     let lost = Budget { wipes: 2, terminations: 1, ..budget };
     walk_all("walks with lost disks", rules, lost, Promise::OneAtOnce);
+    let copied = Budget { copies: 1, settings: 2, strangers: 2, ..budget };
+    walk_all("walks with copied disks, strangers and changed settings", rules, copied, Promise::OneEver);
     walk_all("walks with a claim", claiming, budget, Promise::OneEver);
     walk_all("walks with a claim and lost disks", claiming, lost, Promise::OneEver);
 }

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use etcd_muster::cluster::claim::Claimed;
 use etcd_muster::cluster::decide::decide;
-use etcd_muster::cluster::paxos::{Call, FirstStart, Joined};
-use etcd_muster::cluster::step::{Quarantine, Removal, Step};
+use etcd_muster::cluster::paxos::{Call, Joined, LeftBehind};
+use etcd_muster::cluster::step::{Removal, Step};
 use etcd_muster::cluster::types::{InitialList, MemberId};
 use etcd_muster::cluster::view::{DataDir, Sighting, View};
 
 use crate::claim::{claim, settle_claim};
 use crate::etcd::{is_removed, living_cluster, make_wal, promote, removal_keeps_quorum};
-use crate::faults::{cut, disturb, endings};
+use crate::faults::{cut, disturb, endings, speak_as_a_stranger, stop_and_start, take_image};
 use crate::founding::{go_on_with_round, learn, send_round};
 use crate::mail::{Letter, deliver, post};
 use crate::world::{Data, Doing, Launch, Life, Moving, NAMES, Place, Round, Rules, Waited, World, node_of};
@@ -40,12 +39,15 @@ pub fn successors(rules: &Rules, world: &World) -> Vec<(String, World)> {
             }
         }
         disturb(rules, world, n, &mut add);
+        speak_as_a_stranger(rules, world, n, &mut add);
     }
     for mail in &world.mail {
         if let Some((what, after)) = deliver(rules, world, mail) {
             add(what, after);
         }
     }
+    stop_and_start(world, &mut add);
+    take_image(world, &mut add);
     cut(world, &mut add);
     settle_claim(rules, world, &mut add);
     if !world.old && world.clusters.iter().any(|c| c.wrote) {
@@ -68,8 +70,8 @@ fn go_on(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, Wo
             add(format!("{name} finishes its quarantine"), after);
         }
         Doing::Deliberates if node.ledger.never_began(node.data.is_some(), node.marked).is_some() => {
-            let unstarted = node.ledger.never_began(node.data.is_some(), node.marked);
-            for (how, after) in quarantine(world, n, Moving { unstarted }) {
+            let Some(start) = node.ledger.never_began(node.data.is_some(), node.marked) else { return };
+            for (how, after) in quarantine(world, n, Moving { why: LeftBehind::NeverBegan(start) }) {
                 add(format!("{name} forgets a start that never began{how}"), after);
             }
         }
@@ -145,7 +147,7 @@ fn quarantine(world: &World, n: usize, moving: Moving) -> Vec<(&'static str, Wor
         }
         begun.nodes[n].half = false;
         outcomes.push((", and crashes when all is moved", begun.clone()));
-        begun.nodes[n].ledger.left_behind(moving.unstarted);
+        begun.nodes[n].ledger.left_behind(moving.why);
         outcomes.push((", and crashes when it is recorded", begun));
     }
     finish_quarantine(&mut done, n);
@@ -157,7 +159,7 @@ fn finish_quarantine(after: &mut World, n: usize) {
     let node = &mut after.nodes[n];
     if let Some(moving) = node.moving.take() {
         (node.data, node.half, node.yielded) = (None, false, false);
-        node.ledger.left_behind(moving.unstarted);
+        node.ledger.left_behind(moving.why);
     }
 }
 
@@ -165,13 +167,23 @@ fn finish_quarantine(after: &mut World, n: usize) {
 fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(String, World)> {
     let view = world.view(rules, n, waited);
     let mut after = world.clone();
-    if view.data == DataDir::Fresh && view.claim == Claimed::Absent && !view.ledger.saw_unclaimed {
+    let before = view.claim.is_before_a_founding(&view.standing(&rules.policy));
+    if view.data == DataDir::Fresh && before && !view.ledger.saw_unclaimed {
         after.nodes[n].ledger.saw_unclaimed = true;
         return vec![("the claim is free".to_owned(), after)];
     }
     let step = decide(&rules.policy, &view);
     match &step {
-        Step::Hold(_) | Step::Halt(_) | Step::UpdateSelf { .. } => return Vec::new(),
+        Step::Hold(_) | Step::Halt(_) => return Vec::new(),
+        // Before etcd starts, and by itself once it has a quorum (`settle`): here it is started.
+        Step::UpdateSelf { id } => {
+            after.nodes[n].ledger.instance = Some(view.me.instance.clone());
+            let (cluster, member) = (id.0 as usize / 100, (id.0 % 100) as u8);
+            if let Some(place) = after.clusters[cluster].places.get_mut(&member) {
+                (place.node, place.listed) = (n as u8, view.me.listed.clone());
+            }
+        }
+        Step::Renounce { list, .. } => after.nodes[n].ledger.renounce(list),
         Step::Propose(proposal) => {
             if proposal.ballot.round > u64::from(world.budget.rounds) {
                 return Vec::new();
@@ -191,18 +203,20 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
         }
         Step::StartNew(list) => {
             learn(rules, &mut after, n, list);
-            offer(&mut after, n, &view, list);
+            offer(rules, &mut after, n, &view, list);
             after.nodes[n].doing = Doing::Launching(Launch::New(list.clone()));
         }
         Step::StartExisting { cluster, member, .. } => {
             let place = Data { cluster: (member.0 / 100) as u8, member: (member.0 % 100) as u8 };
             after.nodes[n].doing = Doing::Launching(Launch::Existing { id: *cluster, place });
         }
-        // Nothing to record.
-        Step::Resume => (after.nodes[n].doing, after.nodes[n].yielded) = (Doing::Starting(Launch::Resume), false),
+        Step::Resume => {
+            let node = &mut after.nodes[n];
+            node.ledger.instance = Some(view.me.instance.clone());
+            (node.doing, node.yielded) = (Doing::Starting(Launch::Resume), false);
+        }
         Step::Quarantine(why) => {
-            let unstarted = matches!(why, Quarantine::Void { .. }).then_some(FirstStart::Founding);
-            let outcomes = quarantine(world, n, Moving { unstarted });
+            let outcomes = quarantine(world, n, Moving { why: why.left_behind() });
             return outcomes.into_iter().map(|(how, after)| (format!("{step}{how}"), after)).collect();
         }
         Step::RemoveMember { id, why } => return remove_member(world, n, *id, why, &step),
@@ -236,10 +250,11 @@ fn remove_member(world: &World, n: usize, id: MemberId, why: &Removal, step: &St
 fn add_self(world: &World, n: usize, view: &View, step: &Step) -> Vec<(String, World)> {
     let Some(cluster) = living_cluster(world, view) else { return Vec::new() };
     let mut after = world.clone();
+    let listed = world.listed(n);
     let c = &mut after.clusters[cluster];
     let member = c.next_member;
     c.next_member += 1;
-    c.places.insert(member, Place { node: n as u8, is_learner: true, published: false, ran: false });
+    c.places.insert(member, Place { node: n as u8, listed, is_learner: true, published: false, ran: false });
     let id = World::cluster_of_list(&c.list);
     let mut outcomes = Vec::new();
     if world.budget.crashes > 0 {
@@ -255,11 +270,12 @@ fn add_self(world: &World, n: usize, view: &View, step: &Step) -> Vec<(String, W
 }
 
 /// R4: the chosen list is offered to the listed that were seen fresh.
-fn offer(after: &mut World, n: usize, view: &View, list: &InitialList) {
+fn offer(rules: &Rules, after: &mut World, n: usize, view: &View, list: &InitialList) {
     for member in list.members.iter().filter(|m| m.instance != view.me.instance) {
         let fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
         if fresh {
-            post(after, n, node_of(member), Letter::Call(Call::Chosen { list: list.clone() }));
+            let charter = view.roster.known().map(|roster| rules.policy.charter(roster));
+            post(after, n, node_of(member), Letter::Call(Call::Chosen { charter, list: list.clone() }));
         }
     }
 }

@@ -1,20 +1,27 @@
 //! What a node sees: EC2's listing as it has it, its peers, the members of a living cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use etcd_muster::cluster::claim::Claimed;
 use etcd_muster::cluster::paxos::Standing;
 use etcd_muster::cluster::types::{Instance, InstanceState, Known, MemberId, Roster};
-use etcd_muster::cluster::view::{DataDir, Fate, FreshSeen, Me, Peer, Sighting, View};
+use etcd_muster::cluster::view::{DataDir, DataSeen, Fate, FreshSeen, Me, Peer, Sighting, Silence, Twin, View};
 
 use crate::common::{NOW, id, instance, listed};
-use crate::world::{Data, LONG, Life, NAMES, Rules, Waited, World, bits};
+use crate::world::{Data, Doing, LONG, Life, NAMES, Rules, Waited, World, bits, index_of};
+
+/// A fleet that is a day old is stopped, and started a minute before EC2 is asked.
+const RESTARTED: i64 = 86_340;
 
 impl World {
     pub fn roster(&self, rules: &Rules, n: usize) -> Roster {
         let (standing, terminated) = self.nodes[n].shown;
-        let all = bits(standing).map(|i| instance(NAMES[i], InstanceState::Running));
+        let since = if self.restarted { RESTARTED } else { 0 };
+        let all = bits(standing).map(|i| {
+            let first = instance(NAMES[i], InstanceState::Running);
+            Instance { attached: first.launched, launched: first.launched.map(|at| at + since), ..first }
+        });
         let gone = bits(terminated).map(|i| instance(NAMES[i], InstanceState::Terminated));
         if rules.policy.written {
             let ageless = |i: Instance| Instance { launched: None, ..i };
@@ -25,10 +32,41 @@ impl World {
 
     pub fn standing(&self, rules: &Rules, n: usize) -> Standing {
         let roster = self.roster(rules, n);
+        let own = [(id(NAMES[n]), BTreeSet::from([self.listed(n)]))];
+        let peers: Vec<usize> = bits(self.nodes[n].shown.0).filter(|p| *p != n).collect();
+        let answers = |p: &usize| self.same_side(n, *p) && self.nodes[*p].answers();
+        let listings = |p: &usize| {
+            let by_its_word = answers(p).then(|| self.listed(*p));
+            (id(NAMES[*p]), [listed(NAMES[*p])].into_iter().chain(by_its_word).collect())
+        };
+        let renounced = |p: usize| {
+            let tokens = self.nodes[p].ledger.renounced.iter();
+            tokens.map(move |token| (id(NAMES[p]), token.clone())).collect::<Vec<_>>()
+        };
+        // It is known from the last look, and the one that decided to start by a list saw nobody renounce it.
+        let looks = !matches!(self.nodes[n].doing, Doing::Launching(_));
+        let told = peers.iter().copied().filter(|p| looks && answers(p));
         Standing {
+            me: id(NAMES[n]),
             charter: Some(rules.policy.charter(&roster)),
             terminated: roster.terminated().map(|i| i.id.clone()).collect(),
             has_data: self.nodes[n].has_data(),
+            listings: peers.iter().map(listings).chain(own).collect(),
+            renounced: told.chain([n]).flat_map(renounced).collect(),
+        }
+    }
+
+    /// Who else is the member that this node's data is of, where it is listed or by its roll call.
+    fn twin(&self, n: usize, data: Data) -> Twin {
+        let place = self.clusters[usize::from(data.cluster)].places.get(&data.member);
+        let others = bits(self.nodes[n].shown.0).filter(|p| *p != n && self.same_side(n, *p));
+        let mut others = others.filter(|p| self.nodes[*p].data == Some(data) && self.nodes[*p].life == Life::Up);
+        let Some(p) = others.next() else { return Twin::Nobody };
+        match (self.nodes[p].runs(), place.is_some_and(|place| usize::from(place.node) == p)) {
+            (true, true) => Twin::Runs { at: format!("http://{}:2379", NAMES[p]), name: format!("i-{}", NAMES[p]) },
+            (true, false) => Twin::Nobody,
+            (false, _) if self.nodes[p].answers() => Twin::Holds { instance: id(NAMES[p]) },
+            (false, _) => Twin::Nobody,
         }
     }
 
@@ -45,17 +83,19 @@ impl World {
         }
         let standing = self.standing(rules, to);
         let chosen = node.ledger.standing_choice(&standing).cloned();
+        let renounced = node.ledger.renounced.clone();
         match node.data {
             Some(data) => {
                 let cluster = Some(Self::cluster_of_list(&self.clusters[usize::from(data.cluster)].list));
-                Sighting::HasData { cluster, chosen }
+                Sighting::HasData(DataSeen { cluster, chosen, renounced, ..DataSeen::default() })
             }
-            None if node.half => Sighting::HasData { cluster: None, chosen },
+            None if node.half => Sighting::HasData(DataSeen { chosen, renounced, ..DataSeen::default() }),
             None => Sighting::Fresh(FreshSeen {
                 charter: standing.charter,
                 promised: node.ledger.promised.clone(),
                 chosen,
-                listed: listed(NAMES[to]),
+                renounced,
+                listed: self.listed(to),
             }),
         }
     }
@@ -90,7 +130,7 @@ impl World {
             }
         };
         let mut view = View {
-            me: Me { instance: id(NAMES[n]), listed: listed(NAMES[n]) },
+            me: Me { instance: id(NAMES[n]), listed: self.listed(n) },
             data,
             yielded: node.yielded,
             condemned: None,
@@ -104,10 +144,25 @@ impl World {
             own_tags: Known::Unknown("not asked".to_owned()),
             peers,
             fates: BTreeMap::new(),
+            owner_gone: self.is_gone(rules, n),
+            twin: node.data.map_or(Twin::Nobody, |data| self.twin(n, data)),
+            log: None,
+            unresolved: BTreeMap::new(),
             since_own_removal: None,
         };
         view.fates = self.fates(n, &view, silent_for);
         view
+    }
+
+    /// What became of the instance that this node's disk belongs to by its ledger: by EC2's word, or the list's.
+    fn is_gone(&self, rules: &Rules, n: usize) -> Known<bool> {
+        let Some(owner) = self.nodes[n].ledger.instance.as_ref().map(index_of).filter(|owner| *owner != n) else {
+            return Known::Unknown("not asked".to_owned());
+        };
+        match rules.policy.written && self.nodes[n].shown.1 & (1 << owner) == 0 {
+            true => Known::Unknown("the list doesn't say".to_owned()),
+            false => Known::Known(self.nodes[owner].life == Life::Dead),
+        }
     }
 
     pub fn fates(&self, n: usize, view: &View, silent_for: Duration) -> BTreeMap<MemberId, Fate> {
@@ -120,12 +175,13 @@ impl World {
                 let data = Some(Data { cluster: cluster as u8, member: *member });
                 let seen = self.same_side(n, usize::from(place.node));
                 if seen && holder.life == Life::Up && holder.runs() && holder.data == data {
+                    fates.insert(Self::member_id(cluster, *member), Fate::Answers);
                     continue;
                 }
                 // EC2 asked by id tells the truth; only listings lag.
                 let gone = holder.life == Life::Dead;
                 let instance = Some(id(NAMES[usize::from(place.node)]));
-                let fate = Fate { instance, gone: Known::Known(gone), silent_for };
+                let fate = Fate::Silent(Silence { instance, gone: Known::Known(gone), silent_for });
                 fates.insert(Self::member_id(cluster, *member), fate);
             }
         }

@@ -13,14 +13,16 @@
 //! what holds here holds there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
-use etcd_muster::cluster::paxos::{Accepted, Answer, FirstStart, Ledger};
+use etcd_muster::cluster::paxos::{Accepted, Answer, Ledger, LeftBehind};
 use etcd_muster::cluster::step::Proposal;
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceId, ListedMember};
 use etcd_muster::cluster::view::Policy;
 
 use crate::claim::Object;
+use crate::common::{id, listed};
 use crate::mail::Mail;
 use crate::shared::Shared;
 
@@ -43,10 +45,19 @@ pub enum Life {
 }
 
 /// etcd's data on a disk: of which cluster, under which of its member ids.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Data {
     pub cluster: u8,
     pub member: u8,
+}
+
+/// What a volume's snapshot or a machine image holds: a disk as it was.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Disk {
+    pub ledger: Ledger,
+    pub data: Option<Data>,
+    pub half: bool,
+    pub marked: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -100,6 +111,8 @@ pub struct Node {
     pub yielded: bool,
     /// It lost its ledger in the founding window, in which that can't be told.
     pub forgiven: bool,
+    /// It is set to another port than at first, and so listed otherwise.
+    pub moved: bool,
     /// What EC2 shows this node: standing and terminated.
     pub shown: (Mask, Mask),
 }
@@ -107,7 +120,7 @@ pub struct Node {
 /// What a broken-off quarantine leaves behind for the next start.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Moving {
-    pub unstarted: Option<FirstStart>,
+    pub why: LeftBehind,
 }
 
 impl Node {
@@ -124,6 +137,7 @@ impl Node {
             doing: Doing::Deliberates,
             yielded: false,
             forgiven: false,
+            moved: false,
             shown: (0, 0),
         }
     }
@@ -157,6 +171,8 @@ impl Node {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Place {
     pub node: u8,
+    /// As the member list has it.
+    pub listed: ListedMember,
     pub is_learner: bool,
     pub published: bool,
     /// An etcd has run under this id, and may have voted.
@@ -174,7 +190,7 @@ pub struct Cluster {
 }
 
 /// What may still go wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Budget {
     pub crashes: u8,
     /// Whole disks lost, the ledger with them.
@@ -184,6 +200,12 @@ pub struct Budget {
     pub cuts: u8,
     pub terminations: u8,
     pub rounds: u8,
+    /// Snapshots of a disk, each of which a new instance may boot from.
+    pub copies: u8,
+    /// Calls of a stranger who knows the charter.
+    pub strangers: u8,
+    /// An operator changes a node's port, and so how it is listed.
+    pub settings: u8,
 }
 
 /// What stays the same.
@@ -208,6 +230,10 @@ pub struct World {
     pub budget: Budget,
     /// The fleet has outlived the founding window.
     pub old: bool,
+    /// All of it was stopped and started since: EC2 shows new launch times.
+    pub restarted: bool,
+    /// A disk as it was, of which a copy may be made.
+    pub image: Option<Rc<Disk>>,
     /// An id that had run before was started with an empty log, and not in the window in which that can't be told.
     pub amnesia: bool,
 }
@@ -225,7 +251,7 @@ impl World {
         let node = |n: usize| Node {
             life: if n < shown.len() { Life::Up } else { Life::Unborn },
             shown: (shown.get(n).copied().unwrap_or(0), 0),
-            ..Node::new(Ledger { nonce: n as u64 + 1, ..Ledger::default() })
+            ..Node::new(Ledger { nonce: n as u64 + 1, instance: Some(id(NAMES[n])), ..Ledger::default() })
         };
         let nodes = Shared::new((0..rules.slots).map(node));
         Self {
@@ -236,12 +262,23 @@ impl World {
             object: Object::default(),
             budget,
             old: false,
+            restarted: false,
+            image: None,
             amnesia: false,
         }
     }
 
     pub fn of(&self, wanted: impl Fn(&Node) -> bool) -> Mask {
         self.nodes.iter().enumerate().filter(|(_, n)| wanted(n)).fold(0, |mask, (n, _)| mask | 1 << n)
+    }
+
+    /// How a node is listed by its own word.
+    pub fn listed(&self, n: usize) -> ListedMember {
+        let listed = listed(NAMES[n]);
+        match self.nodes[n].moved {
+            true => ListedMember { peer_urls: vec![format!("http://{}:3380", NAMES[n])], ..listed },
+            false => listed,
+        }
     }
 
     pub fn truth(&self) -> (Mask, Mask) {
@@ -295,7 +332,15 @@ impl World {
         if let Some(claim) = &self.object.claim {
             text.push(format!("  claim {claim:?}"));
         }
-        text.push(format!("  cut {} mail {} old {}", named(self.cut), self.mail.len(), self.old));
+        if let Some(image) = &self.image {
+            text.push(format!(
+                "  image of {:?}: data {:?}",
+                image.ledger.instance,
+                image.data.map(|d| (d.cluster, d.member))
+            ));
+        }
+        let (old, restarted) = (self.old, self.restarted);
+        text.push(format!("  cut {} mail {} old {old} restarted {restarted}", named(self.cut), self.mail.len()));
         text.join("\n")
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::{Running, YIELD_AFTER};
-use etcd_muster::cluster::paxos::{Accepted, Call, FirstStart, Joined, Ledger};
+use etcd_muster::cluster::paxos::{Accepted, Call, FirstStart, Joined, Ledger, LeftBehind};
 use etcd_muster::cluster::supervision::{Ended, Life};
 use etcd_muster::cluster::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, MemberId, Roster,
@@ -163,8 +163,8 @@ impl Story {
             ["the", "claim", "was", "free"] => ledger.saw_unclaimed = true,
             ["etcd", "never", "had", "a", "leader"] => ledger.never_elected = true,
             ["etcd", "had", "a", "leader"] => ledger.never_elected = false,
-            ["moving", "the", "data", "aside"] => ledger.left_behind(None),
-            ["moving", "void", "data", "aside"] => ledger.left_behind(Some(FirstStart::Founding)),
+            ["moving", "the", "data", "aside"] => ledger.left_behind(LeftBehind::MayHaveVoted),
+            ["moving", "void", "data", "aside"] => ledger.left_behind(LeftBehind::Void),
             [how @ ("adding" | "starting"), "member", member, "of", cluster] => {
                 let (cluster, member) = (cluster_id(cluster)?, MemberId(hex(member)?));
                 ledger.joined = Some(Joined { cluster, member, spawned: *how == "starting" });
