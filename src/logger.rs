@@ -28,7 +28,7 @@ static AS_JSON: AtomicBool = AtomicBool::new(false);
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// What waits to be written, at most: some minutes of etcd's log, a second of it at debug level.
+/// What waits to be written, at most. At debug level an idle etcd takes a minute and a half to say so much (64 KiB in 6 s, 3.5.30).
 const MOST_BYTES: usize = 1 << 20;
 /// The same for short lines, each of which costs more than its bytes.
 const MOST_LINES: usize = 8192;
