@@ -283,8 +283,10 @@ mod tests {
         let patience = Duration::from_millis(10);
         let said = run(aside_within(patience, &path, move || broken.recv().is_err())).unwrap_err();
         assert!(said.to_string().contains("within 3 s (a dead mount?)") && may_pass(&said), "{said}");
-        let again = run(aside_within(patience, &path, || unreachable!("not even begun")));
-        assert_eq!(again.map(|()| 0).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (begun, is_begun) = std::sync::mpsc::channel();
+        let again = run(aside_within(patience, &path, move || begun.send(())));
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(is_begun.recv().is_err(), "not even begun");
         drop(mend);
         let deadline = clock::now() + Duration::from_secs(60);
         while looks().contains_key(&path) {
