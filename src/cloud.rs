@@ -109,7 +109,7 @@ impl Parameters {
 /// [`Error::Imds`], [`Error::Roster`].
 pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Error> {
     if let Some(written) = &config.written {
-        let own = written.roster_of_ours().map_err(Error::Roster)?.1;
+        let own = written.roster_of_ours().await.map_err(Error::Roster)?.1;
         let address = own.address.ok_or_else(|| Error::Roster(format!("{written}: {} has no address", own.id)))?;
         return Ok(Identity { instance: own.id.0, region: None, address, hostname: own.private_dns });
     }
@@ -173,7 +173,7 @@ impl Cloud {
     /// [`Error::Ec2`], [`Error::Roster`].
     pub async fn roster(&self, me: &InstanceId) -> Result<Roster, Error> {
         if let Some(written) = &self.written {
-            let (roster, own) = written.roster_of_ours().map_err(Error::Roster)?;
+            let (roster, own) = written.roster_of_ours().await.map_err(Error::Roster)?;
             return match own.id == *me {
                 true => Ok(roster),
                 false => Err(Error::Roster(format!(
@@ -193,7 +193,7 @@ impl Cloud {
     /// [`Error::Ec2`], [`Error::Roster`].
     pub async fn fleet(&self) -> Result<Fleet, Error> {
         if let Some(written) = &self.written {
-            return Ok(Fleet { roster: written.roster().map_err(Error::Roster)?, names: BTreeMap::new() });
+            return Ok(Fleet { roster: written.roster().await.map_err(Error::Roster)?, names: BTreeMap::new() });
         }
         let (mut instances, mut names) = (Vec::new(), BTreeMap::new());
         let keep = |Described { instance, tags, .. }| {
@@ -211,7 +211,7 @@ impl Cloud {
     /// [`Error::Ec2`], [`Error::Roster`].
     pub async fn each_instance(&self, mut each: impl FnMut(Described)) -> Result<i64, Error> {
         if let Some(written) = &self.written {
-            let roster = written.roster().map_err(Error::Roster)?;
+            let roster = written.roster().await.map_err(Error::Roster)?;
             roster.all().iter().for_each(|instance| each(Described { instance: instance.clone(), tags: Vec::new() }));
             return Ok(roster.seen_at);
         }

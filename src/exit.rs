@@ -5,21 +5,23 @@
 //! | 0 | done, or a stop that was asked for and went well |
 //! | 1 | `health`: not healthy; `status`: not ready |
 //! | 64 | the command line is wrong |
-//! | 65 | our own state file can't be read |
+//! | 65 | our own state file is damaged, or may not be read |
 //! | 69 | EC2, the metadata service, etcd or the supervisor did not answer a command that needs it |
 //! | 71 | the system refused something we can't do without |
-//! | 72 | etcd is missing or not executable |
-//! | 73 | the data directory can't be written |
+//! | 72 | etcd is missing or can't be run |
+//! | 73 | the data directory may not be read or written |
 //! | 77 | AWS refused the request: credentials or policy |
 //! | 78 | a setting is wrong, ours or etcd's |
 //! | 137 | etcd had to be killed at a stop |
 //! | other | etcd's own, or 128 + the signal that ended it |
 //!
-//! 64 to 78 are sysexits(3)'s; units carry them in `RestartPreventExitStatus`, for a restart would not help.
+//! 64 to 78 are sysexits(3)'s; units carry those in `RestartPreventExitStatus` that only an operator can mend. What passes (a full
+//! disk, a limit, a disk's hiccup) ends nothing: it is a [`Trouble`] that is waited for.
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, io};
 
-use crate::logger;
+use crate::{file, logger};
 
 /// Our own exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,13 +52,34 @@ impl Failure {
     }
 }
 
+/// A failure, unless it is waited for.
+#[derive(Debug)]
+pub struct Trouble {
+    pub failure: Failure,
+    /// By itself, or once somebody has made room: nobody would start us again.
+    pub may_pass: bool,
+}
+
+impl Trouble {
+    /// That program can't be run.
+    pub fn of_program(program: &Path, cause: &io::Error) -> Self {
+        let may_pass = file::may_pass(cause);
+        let way_out = Some(cause).filter(|_| may_pass).and_then(|cause| file::way_out(cause, program));
+        let way_out = way_out.map_or_else(String::new, |way_out| format!("; {way_out}"));
+        let line = format!("{} can't be run: {cause}{way_out}", program.display());
+        Self { failure: Failure::new(Code::EtcdMissing, line), may_pass }
+    }
+}
+
 /// Prints what there is to say, and gives the code to exit with.
 pub fn conclude(outcome: Result<i32, Failure>) -> i32 {
-    match outcome {
+    let code = match outcome {
         Ok(code) => code,
         Err(failure) => {
             logger::last_words(&failure.message);
             failure.code as i32
         }
-    }
+    };
+    logger::flush();
+    code
 }

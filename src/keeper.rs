@@ -3,22 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use crate::aws::ssm::Secret;
 use crate::clock::{self, rfc3339};
 use crate::cloud::Parameters;
 use crate::config::{CaKey, Config, Files, Minting, Origin, Security};
 use crate::etcd::command::Settings;
+use crate::file;
 use crate::identity;
 use crate::ledger::Identity;
 use crate::pki::{self, Ca, Fault, Issuer, Minted, Pair, Standing, Want};
 use crate::status::journal::{Journal, gist};
 use crate::status::snapshot::Certificate;
-use crate::tls::Demands;
 
 /// Between two looks at what is on disk.
 const ROUND: Duration = Duration::from_secs(60);
@@ -75,10 +75,12 @@ impl Keeper {
             match security {
                 Security::Plain => {}
                 Security::Files(files) => {
-                    files.demands.as_ref().map_or(Ok(()), Demands::check).map_err(|error| error.to_string())?;
-                    self.check(side, files).map_err(|fault| fault.to_string())?;
+                    if let Some(demands) = &files.demands {
+                        demands.check().await.map_err(|error| error.to_string())?;
+                    }
+                    self.check(side, files).await.map_err(|fault| fault.to_string())?;
                 }
-                Security::Automatic => self.renew_fixture(side)?,
+                Security::Automatic => self.renew_fixture(side).await?,
             }
         }
         let automatic = self.sides().into_iter().filter(|(_, security)| *security == Security::Automatic);
@@ -91,7 +93,7 @@ impl Keeper {
                 automatic.join(" and ")
             );
         }
-        self.watch(renewal);
+        self.watch(renewal).await;
         Ok(())
     }
 
@@ -104,7 +106,7 @@ impl Keeper {
             self.say_once(cause);
             None
         });
-        self.watch(renewal);
+        self.watch(renewal).await;
     }
 
     /// Round after round. Cancel-safe.
@@ -141,9 +143,13 @@ impl Keeper {
     }
 
     /// Whether etcd can serve under these files, and others would believe it.
-    fn check(&mut self, side: &str, files: Files) -> Result<(), Fault> {
-        let pair = Pair::load(&files.pair.cert, &files.pair.key)?;
-        let ca = files.ca.as_deref().map(Ca::load).transpose()?;
+    async fn check(&mut self, side: &str, files: Files) -> Result<(), Fault> {
+        let key = files.pair.key.clone();
+        let pair = look_at(&files.pair.cert, move |cert| Pair::load(cert, &key)).await?;
+        let ca = match &files.ca {
+            Some(path) => Some(look_at(path, Ca::load).await?),
+            None => None,
+        };
         let names = self.advertised(side);
         let as_client = files.demands.is_some();
         pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names: &names, as_client })?;
@@ -179,19 +185,21 @@ impl Keeper {
         let Some(minting) = self.config.minting.clone() else { return Ok(None) };
         let minted = Minted::at(minting.dir.clone());
         let names = self.names(&minting);
-        let ca = Ca::load(&minting.ca_cert).map_err(|fault| fault.to_string())?;
+        let ca = look_at(&minting.ca_cert, Ca::load).await.map_err(|fault| fault.to_string())?;
         // The etcds that run have read the CA that was there before: they wouldn't believe a leaf of the new one.
         if self.roots.get(&minting.ca_cert).is_some_and(|read| read != ca.digest()) {
             return Ok(None);
         }
-        let standing = minted.standing(&ca, &names, clock::epoch());
+        let (looked_for, of) = (minted.clone(), (ca.clone(), names.clone()));
+        let standing = look_at(&minting.dir, move |_| Ok(looked_for.standing(&of.0, &of.1, clock::epoch()))).await;
+        let standing = standing.unwrap_or_else(Standing::Unfit);
         if at_start && standing == Standing::Due {
             return Ok(Some(clock::epoch()));
         }
         if let Standing::Good { renew_at } = standing {
             // Said while there is time to mend it; Parameter Store isn't asked before it has to be.
             if let CaKey::File(path) = &minting.ca_key
-                && let Err(cause) = fs::metadata(path)
+                && let Err(cause) = is_there(path).await
             {
                 let until = rfc3339(renew_at);
                 self.say_once(format!("MUSTER_CA_KEY={}: {cause}; it is needed from {until} on", path.display()));
@@ -215,12 +223,15 @@ impl Keeper {
     async fn mint(&mut self, minting: &Minting, minted: &Minted, names: &[String]) -> Result<pki::Certificate, String> {
         let (ca_key, place) = self.find_ca_key(&minting.ca_key).await?;
         let life = i64::try_from(minting.life.as_secs()).unwrap_or(i64::MAX);
-        let leaf = Issuer::load(&minting.ca_cert, ca_key.expose(), &place, clock::epoch()).and_then(|issuer| {
-            let leaf = issuer.mint(minted.key()?, names, &self.identity.instance, clock::epoch(), life)?;
+        let (minted, names, instance) = (minted.clone(), names.to_vec(), self.identity.instance.clone());
+        let (ca_cert, key) = (minting.ca_cert.clone(), ca_key.clone());
+        let leaf = look_at(&minting.dir, move |_| {
+            let issuer = Issuer::load(&ca_cert, key.expose(), &place, clock::epoch())?;
+            let leaf = issuer.mint(minted.key()?, &names, &instance, clock::epoch(), life)?;
             minted.keep(&leaf)?;
             Ok(leaf)
         });
-        let leaf = leaf.map_err(|fault| fault.to_string())?;
+        let leaf = leaf.await.map_err(|fault| fault.to_string())?;
         // Only a good one is held: one that was mended is read anew.
         self.ca_key = matches!(minting.ca_key, CaKey::Parameter(_)).then_some(ca_key);
         Ok(leaf.certificate)
@@ -230,7 +241,8 @@ impl Keeper {
     async fn find_ca_key(&mut self, ca_key: &CaKey) -> Result<(Secret, String), String> {
         let (place, key) = match ca_key {
             CaKey::File(path) => {
-                (path.display().to_string(), fs::read_to_string(path).map(Secret::from).map_err(|e| e.to_string()))
+                let key = file::fetch_text(path).await;
+                (path.display().to_string(), key.map(Secret::from).map_err(|e| e.to_string()))
             }
             CaKey::Parameter(name) => {
                 let key = match self.ca_key.take() {
@@ -261,13 +273,13 @@ impl Keeper {
 
     /// etcd makes its automatic certificate for a year and for the address of that day, and never again while the files are
     /// there: before a start they are moved aside when they won't do.
-    fn renew_fixture(&mut self, side: &str) -> Result<(), String> {
+    async fn renew_fixture(&mut self, side: &str) -> Result<(), String> {
         let dir = self.fixture(side);
         let cert = dir.join("cert.pem");
-        if !cert.exists() {
+        if is_there(&cert).await.is_err() {
             return Ok(());
         }
-        let why = match pki::leaf_in(&cert) {
+        let why = match look_at(&cert, pki::leaf_in).await {
             Err(fault) => fault.to_string(),
             Ok(leaf) if leaf.not_after < clock::epoch() => format!("it expired on {}", rfc3339(leaf.not_after)),
             Ok(leaf) if leaf.not_after - clock::epoch() < WARN_AHEAD_SECONDS => {
@@ -291,7 +303,7 @@ impl Keeper {
     // Watching.
 
     /// Says what has changed and what will expire, and notes when to look again.
-    fn watch(&mut self, renewal: Option<i64>) {
+    async fn watch(&mut self, renewal: Option<i64>) {
         let mut seen = Vec::new();
         for (side, security) in self.sides() {
             let (cert, ca, is_minted) = match security {
@@ -299,11 +311,14 @@ impl Keeper {
                 Security::Automatic => (self.fixture(side).join("cert.pem"), None, false),
                 Security::Files(files) => (files.pair.cert, files.ca, files.origin == Origin::Minted),
             };
-            let not_after = pki::leaf_in(&cert).ok().map(|leaf| leaf.not_after);
+            let not_after = look_at(&cert, pki::leaf_in).await.ok().map(|leaf| leaf.not_after);
             if let Some(not_after) = not_after.filter(|_| !is_minted) {
                 self.warn_of(&cert, not_after);
             }
-            let ca_not_after = ca.and_then(|path| self.watch_root(&path));
+            let ca_not_after = match ca {
+                Some(path) => self.watch_root(&path).await,
+                None => None,
+            };
             seen.push(Certificate { side: side.to_owned(), not_after, ca_not_after });
         }
         let until_renewal = renewal.map(|at| Duration::from_secs(u64::try_from(at - clock::epoch()).unwrap_or(0)));
@@ -316,8 +331,8 @@ impl Keeper {
     }
 
     /// etcd reads a CA once, at its start. Until when it is valid.
-    fn watch_root(&mut self, path: &Path) -> Option<i64> {
-        let ca = match Ca::load(path) {
+    async fn watch_root(&mut self, path: &Path) -> Option<i64> {
+        let ca = match look_at(path, Ca::load).await {
             Ok(ca) => ca,
             Err(fault) => {
                 self.say_once(fault.to_string());
@@ -350,6 +365,20 @@ impl Keeper {
             self.said.insert(gist, clock::now());
         }
     }
+}
+
+/// Looks into a file beside the main thread: it may lie on a mount that is gone.
+async fn look_at<T: Send + 'static>(
+    path: &Path,
+    look: impl FnOnce(&Path) -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let owned = path.to_owned();
+    file::aside(path, move || look(&owned)).await.unwrap_or_else(|error| Err(Fault::unreadable(path, &error)))
+}
+
+async fn is_there(path: &Path) -> io::Result<()> {
+    let owned = path.to_owned();
+    file::aside(path, move || fs::metadata(owned).map(|_| ())).await?
 }
 
 /// An address in its shortest form, as certificates have it.

@@ -16,7 +16,8 @@ use crate::clock;
 use crate::cluster::paxos::{Ledger, LeftBehind};
 use crate::cluster::types::{ClusterId, InstanceId, MemberId};
 use crate::cluster::view::LogEnd;
-use crate::etcd::data_dir::{MUSTER_DIR, move_entry, sync_dir};
+use crate::etcd::data_dir::{MUSTER_DIR, move_entry};
+use crate::file::{self, sync_dir};
 
 const LEDGER: &str = "ledger.json";
 const IDENTITY: &str = "identity.json";
@@ -34,6 +35,11 @@ pub enum Error {
     },
     Unreadable {
         path: PathBuf,
+        cause: io::Error,
+    },
+    /// It is there, and says nothing that could be gone by.
+    Damaged {
+        path: PathBuf,
         cause: String,
     },
     /// A newer program wrote it: what it promised there may be more than this one could keep.
@@ -50,12 +56,11 @@ pub enum Error {
 impl Error {
     /// Time, or an operator, mends it without a restart.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Newer { .. }) || self.is_full()
-    }
-
-    fn is_full(&self) -> bool {
-        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        matches!(self, Self::Unwritable { cause, .. } if full.contains(&cause.kind()))
+        match self {
+            Self::Busy { .. } | Self::Newer { .. } => true,
+            Self::Unwritable { cause, .. } | Self::Unreadable { cause, .. } => file::may_pass(cause),
+            Self::Damaged { .. } => false,
+        }
     }
 }
 
@@ -73,16 +78,18 @@ impl fmt::Display for Error {
                  directory away to start this node as new",
                 path.display()
             ),
-            Self::Unwritable { path, cause } if self.is_full() => {
-                write!(f, "{} can't be written: {cause}; free some space on that volume", path.display())
+            Self::Unwritable { path, cause } => {
+                let uid = nix::unistd::geteuid();
+                let directory = || format!("make it a directory that uid {uid} may write");
+                let way_out = file::way_out(cause, path).unwrap_or_else(directory);
+                write!(f, "{} can't be written: {cause}; {way_out} (ED_DATA)", path.display())
             }
-            Self::Unwritable { path, cause } => write!(
-                f,
-                "{} can't be written: {cause}; make it a directory that uid {} may write (ED_DATA)",
-                path.display(),
-                nix::unistd::geteuid()
-            ),
-            Self::Unreadable { path, cause } => write!(
+            Self::Unreadable { path, cause } => {
+                let promises = || "it holds promises made to other nodes: put back what was there".to_owned();
+                let way_out = file::way_out(cause, path).unwrap_or_else(promises);
+                write!(f, "{} can't be read: {cause}; {way_out}", path.display())
+            }
+            Self::Damaged { path, cause } => write!(
                 f,
                 "{} can't be read: {cause}; it holds promises made to other nodes: restore it, or move the whole data \
                  directory away to start this node as new",
@@ -167,17 +174,15 @@ impl Store {
         let dir = data.join(MUSTER_DIR);
         let unwritable = |cause| Error::Unwritable { path: dir.clone(), cause };
         let is_new = !data.exists();
-        fs::create_dir_all(&dir).map_err(unwritable)?;
+        file::make_dir(&dir).map_err(unwritable)?;
         if is_new {
             use std::os::unix::fs::PermissionsExt;
             // etcd warns of anything wider.
             fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(unwritable)?;
         }
         // The directory itself is locked: on a full volume no file more can be made.
-        let lock = match Flock::lock(File::open(&dir).map_err(unwritable)?, FlockArg::LockExclusiveNonblock) {
-            Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Busy { path: data.to_owned() }),
-            other => other.ok(),
-        };
+        let lock = Flock::lock(File::open(&dir).map_err(unwritable)?, FlockArg::LockExclusiveNonblock);
+        let lock = alone(lock.map_err(|(_, errno)| errno), data)?;
         // Without it nobody knows less of himself: an unreadable one is none.
         let logs = read(&dir.join(LOGS)).ok().flatten().unwrap_or_default();
         let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), logs, _lock: lock };
@@ -187,7 +192,7 @@ impl Store {
                 // A rewrite shows now, not in the middle of a founding, that the directory can't be written.
                 match store.save(store.ledger.clone()) {
                     // What was promised is there. A member with data runs on without another promise.
-                    Err(error) if error.is_full() => log::warn!("{error}"),
+                    Err(error) if error.may_pass() => log::warn!("{error}"),
                     other => other?,
                 }
             }
@@ -335,23 +340,39 @@ fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
     }
     let newer = |what: String| Error::Newer { path: path.to_owned(), what };
     let Some(text) = read::<serde_json::Value>(path)? else { return Ok(None) };
-    let unreadable = |e: serde_json::Error| Error::Unreadable { path: path.to_owned(), cause: e.to_string() };
-    match Head::deserialize(&text).map_err(unreadable)?.format {
+    let damaged = |e: serde_json::Error| Error::Damaged { path: path.to_owned(), cause: e.to_string() };
+    match Head::deserialize(&text).map_err(damaged)?.format {
         format if format > FORMAT => Err(newer(format!("its format is {format}, this version knows {FORMAT}"))),
         _ => match Ledger::deserialize(&text) {
             Ok(ledger) => Ok(Some(ledger)),
             Err(error) if error.to_string().starts_with("unknown field") => Err(newer(error.to_string())),
-            Err(error) => Err(unreadable(error)),
+            Err(error) => Err(damaged(error)),
         },
     }
 }
 
+/// `None`: that can't be made sure of.
+fn alone<T>(lock: Result<T, Errno>, data: &Path) -> Result<Option<T>, Error> {
+    match lock {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Errno::EWOULDBLOCK) => Err(Error::Busy { path: data.to_owned() }),
+        Err(errno) => {
+            log::warn!(
+                "{} can't be locked ({errno}), as on some network file systems: let no other etcd-muster work with it, for two \
+                 would break each other's promises",
+                data.display()
+            );
+            Ok(None)
+        }
+    }
+}
+
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let unreadable = |cause: String| Error::Unreadable { path: path.to_owned(), cause };
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| unreadable(e.to_string())),
+    let damaged = |error: serde_json::Error| Error::Damaged { path: path.to_owned(), cause: error.to_string() };
+    match file::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(damaged),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(unreadable(error.to_string())),
+        Err(cause) => Err(Error::Unreadable { path: path.to_owned(), cause }),
     }
 }
 
@@ -363,4 +384,33 @@ fn write_durably(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<(
     file.sync_all()?;
     fs::rename(&draft, dir.join(name))?;
     sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_locks_is_used_and_a_lock_of_another_is_not() {
+        let data = Path::new("/data");
+        assert_eq!(alone(Ok(1), data).unwrap(), Some(1));
+        for without in [Errno::EOPNOTSUPP, Errno::ENOLCK, Errno::EBADF, Errno::ENOSYS] {
+            assert_eq!(alone::<u8>(Err(without), data).unwrap(), None, "{without}");
+        }
+        assert!(matches!(alone::<u8>(Err(Errno::EWOULDBLOCK), data), Err(Error::Busy { .. })));
+    }
+
+    #[test]
+    fn each_cause_has_its_own_way_out() {
+        let path = PathBuf::from("/nonexistent/muster/ledger.json");
+        let unreadable = |errno: Errno| Error::Unreadable { path: path.clone(), cause: errno.into() };
+        for passes in [Errno::EMFILE, Errno::ENFILE, Errno::EIO, Errno::ENOMEM] {
+            assert!(unreadable(passes).may_pass());
+            assert!(!unreadable(passes).to_string().contains("move"), "{}", unreadable(passes));
+        }
+        let denied = unreadable(Errno::EACCES);
+        assert!(!denied.may_pass() && denied.to_string().contains("chown -R") && !denied.to_string().contains("move"));
+        let damaged = Error::Damaged { path, cause: "EOF".to_owned() };
+        assert!(!damaged.may_pass() && damaged.to_string().contains("move the whole data directory away"));
+    }
 }

@@ -14,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod etcd;
 pub mod exit;
+pub mod file;
 pub mod hook;
 pub mod http;
 pub mod identity;

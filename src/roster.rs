@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +10,9 @@ use serde::Deserialize;
 
 use crate::clock;
 use crate::cluster::types::{Instance, InstanceId, InstanceState, Roster};
+use crate::file;
 use crate::machine::has_interface;
 
-/// Ten thousand entries are less.
-const MAX_BYTES: u64 = 1 << 20;
 /// A DNS name's; etcd takes any length.
 const MAX_HOST: usize = 253;
 
@@ -61,10 +58,10 @@ impl Written {
     ///
     /// # Errors
     /// Variable, value, and why it is no list: nothing is known then, whatever was known before.
-    pub fn roster(&self) -> Result<Roster, String> {
+    pub async fn roster(&self) -> Result<Roster, String> {
         let entries = match self {
             Self::Static { entries, .. } => Ok(entries.clone()),
-            Self::File(path) => read(path),
+            Self::File(path) => file::fetch(path).await.map_err(|e| e.to_string()).and_then(|text| parse(&text)),
         };
         let entries = entries.map_err(|cause| format!("{self}: {cause}"))?;
         Ok(Roster::written(entries, clock::epoch()))
@@ -74,24 +71,10 @@ impl Written {
     ///
     /// # Errors
     /// As above; and a list without this host, or with more than one entry for it.
-    pub fn roster_of_ours(&self) -> Result<(Roster, Instance), String> {
-        let roster = self.roster()?;
+    pub async fn roster_of_ours(&self) -> Result<(Roster, Instance), String> {
+        let roster = self.roster().await?;
         let own = own_entry(&roster, has_interface).map_err(|cause| format!("{self}: {cause}"))?.clone();
         Ok((roster, own))
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<Instance>, String> {
-    let shown = |e: std::io::Error| e.to_string();
-    // A pipe would hold us up for ever.
-    if !std::fs::metadata(path).map_err(shown)?.is_file() {
-        return Err("is no regular file".to_owned());
-    }
-    let mut text = Vec::new();
-    File::open(path).map_err(shown)?.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(shown)?;
-    match text.len() as u64 > MAX_BYTES {
-        true => Err(format!("is longer than {MAX_BYTES} bytes")),
-        false => parse(&text),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What must be had before the first look: etcd, our own files, our identity.
 
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,8 +12,9 @@ use crate::cluster::label::Label;
 use crate::cluster::view::DataDir;
 use crate::config::Config;
 use crate::etcd::command::Release;
-use crate::etcd::data_dir::MUSTER_DIR;
-use crate::exit::{Code, Failure};
+use crate::etcd::data_dir::{self, MUSTER_DIR};
+use crate::exit::{Code, Failure, Trouble};
+use crate::file;
 use crate::identity;
 use crate::ledger::{self, Identity, Store};
 use crate::machine;
@@ -24,8 +26,8 @@ use crate::status::server::{Place, SOCKET, serve};
 
 /// The first pause before the metadata service is asked again; it doubles up to `BOOTSTRAP_WAIT`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Between two tries to have our files for ourselves.
-const LOCK_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries of what may pass.
+const TRY_PAUSE: Duration = Duration::from_secs(1);
 /// With data and a known identity, a mute metadata service is waited for no longer than this.
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,23 +47,23 @@ pub struct Startup {
 /// # Errors
 /// A missing etcd, a data directory or a state file that can't be used.
 pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) -> Result<Startup, Failure> {
-    let program = find_etcd(config)?;
-    let mut store = open_store(config, journal).await?;
+    let program = wait_out(journal, async || find_etcd(config)).await?;
+    let mut store = wait_out(journal, async || open_store(config, journal).await).await?;
     serve(journal, Place::Socket(config.data.join(MUSTER_DIR).join(SOCKET)));
     if let Some(listen) = config.status_listen {
         serve(journal, Place::Address(listen));
     }
     let imds = cloud::metadata_service(config);
     journal.counts_in(imds.meters());
-    let missing = |cause| Failure::new(Code::EtcdMissing, format!("{} can't be run: {cause}", program.display()));
-    let version = Output::of(&program, "--version", reaper).map_err(missing)?;
+    let ask = || Output::of(&program, "--version", reaper).map_err(|cause| Trouble::of_program(&program, &cause));
+    let version = wait_out(journal, async || ask()).await?;
     let identity = find_identity(config, &imds, &store, journal).await;
     let place = identity.region.as_ref().map_or_else(String::new, |region| format!(" in {region}"));
     log::info!("this is {} at {}{place}", identity.instance, identity.address);
     journal.this_is(&identity.instance, &identity.address.to_string(), identity.region.as_deref());
-    let data = identity::settings(config, &identity).paths.inspect();
-    let data = data.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
-    bind(&mut store, &identity, data != DataDir::Fresh, journal).await?;
+    let paths = identity::settings(config, &identity).paths;
+    let data = wait_out(journal, async || paths.inspect().map_err(Trouble::from)).await?;
+    wait_out(journal, async || store.bind(&identity, data != DataDir::Fresh).map_err(Trouble::from)).await?;
     if let Err(error) = store.keep_identity(&identity) {
         log::warn!("{error}");
     }
@@ -70,48 +72,56 @@ pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) ->
     Ok(Startup { identity, program, version, desk, cloud })
 }
 
-/// Whose the ledger is; a full disk is waited for.
-async fn bind(store: &mut Store, identity: &Identity, has_data: bool, journal: &Journal) -> Result<(), Failure> {
-    while let Err(error) = store.bind(identity, has_data) {
-        if !error.may_pass() {
-            return Err(Failure::new(Code::DataDirUnwritable, error));
+/// Tries until it succeeds, or fails over what only an operator mends. What passes is said once.
+async fn wait_out<T>(journal: &Journal, mut attempt: impl AsyncFnMut() -> Result<T, Trouble>) -> Result<T, Failure> {
+    loop {
+        match attempt().await {
+            Ok(had) => return Ok(had),
+            Err(Trouble { failure, may_pass: true }) => hold(journal, &failure.message),
+            Err(Trouble { failure, .. }) => return Err(failure),
         }
-        if journal.now(Label::hold("files_unusable"), &error.to_string()) {
-            log::warn!("hold: {error}");
-        }
-        clock::pause(LOCK_PAUSE).await;
+        clock::pause(TRY_PAUSE).await;
     }
-    Ok(())
 }
 
-/// Our files; a full disk and another supervisor that works with them are waited for.
-async fn open_store(config: &Config, journal: &Journal) -> Result<Store, Failure> {
-    let mut said = String::new();
+fn hold(journal: &Journal, why: &str) {
+    if journal.now(Label::hold("files_unusable"), why) {
+        log::warn!("hold: {why}");
+    }
+}
+
+/// Our files. Their disk is waited for, however long it takes.
+async fn open_store(config: &Config, journal: &Journal) -> Result<Store, Trouble> {
+    let data = config.data.clone();
+    let unusable = |cause| ledger::Error::Unwritable { path: config.data.clone(), cause };
+    let mut opening = file::begin(&config.data, move || Store::open(&data)).map_err(unusable)?;
     loop {
-        let error = match Store::open(&config.data) {
-            Ok(store) => return Ok(store),
-            Err(error) => error,
-        };
-        let line = format!("hold: {error}");
+        match tokio::time::timeout(file::PATIENCE, &mut opening).await {
+            Ok(Ok(opened)) => return Ok(opened?),
+            Ok(Err(_)) => return Err(unusable(io::Error::other("whoever opened it panicked")).into()),
+            Err(_) => hold(journal, &unusable(file::mute()).to_string()),
+        }
+    }
+}
+
+impl From<ledger::Error> for Trouble {
+    fn from(error: ledger::Error) -> Self {
         let code = match error {
-            _ if error.may_pass() => {
-                if said != line {
-                    log::warn!("{line}");
-                    journal.now(Label::hold("files_unusable"), &error.to_string());
-                    said = line;
-                }
-                clock::pause(LOCK_PAUSE).await;
-                continue;
-            }
-            ledger::Error::Unreadable { .. } => Code::StateUnreadable,
+            ledger::Error::Unreadable { .. } | ledger::Error::Damaged { .. } => Code::StateUnreadable,
             _ => Code::DataDirUnwritable,
         };
-        return Err(Failure::new(code, error));
+        Self { may_pass: error.may_pass(), failure: Failure::new(code, error) }
+    }
+}
+
+impl From<data_dir::Error> for Trouble {
+    fn from(error: data_dir::Error) -> Self {
+        Self { may_pass: error.may_pass(), failure: Failure::new(Code::DataDirUnwritable, error) }
     }
 }
 
 /// `ED_HOME/bin/etcd`, else on PATH.
-fn find_etcd(config: &Config) -> Result<PathBuf, Failure> {
+fn find_etcd(config: &Config) -> Result<PathBuf, Trouble> {
     let home = config.home.join("bin/etcd");
     let on_path = config.search_path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join("etcd"));
     let mut seen_but_unfit = None;
@@ -119,6 +129,7 @@ fn find_etcd(config: &Config) -> Result<PathBuf, Failure> {
         match std::fs::metadata(&program) {
             Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(program),
             Ok(_) => seen_but_unfit = seen_but_unfit.or(Some(program)),
+            Err(cause) if file::may_pass(&cause) => return Err(Trouble::of_program(&program, &cause)),
             Err(_) => {}
         }
     }
@@ -126,7 +137,7 @@ fn find_etcd(config: &Config) -> Result<PathBuf, Failure> {
         Some(program) => format!("{} is not executable; chmod +x it", program.display()),
         None => format!("{} doesn't exist, nor an etcd on PATH; put one there or set ED_HOME", home.display()),
     };
-    Err(Failure::new(Code::EtcdMissing, message))
+    Err(Trouble { failure: Failure::new(Code::EtcdMissing, message), may_pass: false })
 }
 
 /// Which etcd this is, by its own word; a release that is known to be bad is said to be.

@@ -1,6 +1,7 @@
 //! Who is believed to be whom, for which connection, and what is shown of ourselves.
 //!
-//! What lies in files is read at every handshake, as etcd does: a renewed certificate counts from the next connection on.
+//! What lies in files is read at every handshake, as etcd does: a renewed certificate counts from the next connection on. It is read
+//! beside the main thread, which a pipe or a dead mount would hold up.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -23,9 +23,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::pki::Certificate;
-
-const NO_CERTIFICATE: &str = "holds no certificate in PEM";
+use crate::pki::{Certificate, pem};
 
 /// A certificate chain and its key, in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,7 +117,7 @@ impl Trust {
         stream: S,
     ) -> io::Result<client::TlsStream<S>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let connected = TlsConnector::from(self.config(host)?).connect(name, stream).await;
+        let connected = TlsConnector::from(self.config(host).await?).connect(name, stream).await;
         connected.map_err(|error| match self.kept.is_some() && is_by_unknown_issuer(&error) {
             true => {
                 let cause = explain(&error).unwrap_or_default();
@@ -129,23 +127,23 @@ impl Trust {
         })
     }
 
-    fn config(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
-        let Some(kept) = &self.kept else { return self.load(host) };
+    async fn config(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
+        let Some(kept) = &self.kept else { return self.load(host).await };
         if let Some(config) = kept.get() {
             return Ok(config.clone());
         }
-        let config = self.load(host)?;
+        let config = self.load(host).await?;
         Ok(kept.get_or_init(|| config).clone())
     }
 
-    fn load(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
+    async fn load(&self, host: &str) -> io::Result<Arc<ClientConfig>> {
+        let proof = self.proof(host).await?;
         let builder = ClientConfig::builder_with_provider(provider());
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-        let builder = builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier { proof: self.proof(host)?, provider: provider() }));
+        let builder =
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { proof, provider: provider() }));
         let mut config = match &self.shown {
-            Some(KeyFiles { cert, key }) => builder.with_client_auth_cert(chain(cert)?, private_key(key)?),
+            Some(KeyFiles { cert, key }) => builder.with_client_auth_cert(chain(cert).await?, private_key(key).await?),
             None => Ok(builder.with_no_client_auth()),
         }
         .map_err(io::Error::other)?;
@@ -154,20 +152,20 @@ impl Trust {
         Ok(Arc::new(config))
     }
 
-    fn proof(&self, host: &str) -> io::Result<Proof> {
+    async fn proof(&self, host: &str) -> io::Result<Proof> {
         if let Some((_, cert)) = self.pinned.as_ref().filter(|(hosts, _)| hosts.iter().any(|own| own == host)) {
-            let pinned = chain(cert)?.into_iter().next().map(Proof::Pinned);
-            return pinned.ok_or_else(|| at(cert, &NO_CERTIFICATE));
+            // `chain` gives no empty one.
+            return Ok(Proof::Pinned(chain(cert).await?.swap_remove(0)));
         }
         let mut roots = RootCertStore::empty();
         match &self.believed {
             Believed::Public { beside } => {
                 roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
                 for file in beside {
-                    file.add_to(&mut roots).map_err(|e| io::Error::other(format!("{}={e}", file.variable)))?;
+                    file.add_to(&mut roots).await.map_err(|e| io::Error::other(format!("{}={e}", file.variable)))?;
                 }
             }
-            Believed::SignedBy(path) => add_roots(&mut roots, path)?,
+            Believed::SignedBy(path) => add_roots(&mut roots, path).await?,
             Believed::Anybody => return Ok(Proof::None),
         }
         let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
@@ -202,19 +200,18 @@ impl Demands {
     ///
     /// # Errors
     /// The file that can't be used, and why.
-    pub fn check(&self) -> io::Result<()> {
-        self.verifier().map(|_| ())
+    pub async fn check(&self) -> io::Result<()> {
+        self.verifier().await.map(|_| ())
     }
 
-    fn verifier(&self) -> io::Result<Arc<dyn ClientCertVerifier>> {
+    async fn verifier(&self) -> io::Result<Arc<dyn ClientCertVerifier>> {
         let mut roots = RootCertStore::empty();
-        add_roots(&mut roots, &self.ca)?;
+        add_roots(&mut roots, &self.ca).await?;
         let mut clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
         let mut measure = &self.ca;
         if let Some(path) = &self.revoked {
             measure = path;
-            let lists = CertificateRevocationListDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
-            let lists = lists.collect::<Result<Vec<_>, _>>().map_err(|e| at(path, &e))?;
+            let lists = pem::fetch(path).await.map_err(io::Error::other)?.revocations;
             if lists.is_empty() {
                 return Err(at(path, &"holds no revocation list in PEM"));
             }
@@ -273,22 +270,22 @@ impl Acceptor {
     /// # Errors
     /// An unreadable file, a caller that isn't let in or doesn't speak TLS; or the connection's own.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<server::TlsStream<S>> {
-        let stream = TlsAcceptor::from(Arc::new(self.load()?)).accept(stream).await?;
+        let stream = TlsAcceptor::from(Arc::new(self.load().await?)).accept(stream).await?;
         self.demands.as_ref().map_or(Ok(()), |demands| demands.admit(stream.get_ref().1.peer_certificates()))?;
         Ok(stream)
     }
 
-    fn load(&self) -> io::Result<ServerConfig> {
+    async fn load(&self) -> io::Result<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(provider());
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
         let builder = match &self.demands {
             None => builder.with_no_client_auth(),
-            Some(demands) => builder.with_client_cert_verifier(demands.verifier()?),
+            Some(demands) => builder.with_client_cert_verifier(demands.verifier().await?),
         };
         let mut config = match &self.key {
             ServerKey::Memory(certified) => builder.with_cert_resolver(certified.clone()),
             ServerKey::Files(KeyFiles { cert, key }) => {
-                builder.with_single_cert(chain(cert)?, private_key(key)?).map_err(io::Error::other)?
+                builder.with_single_cert(chain(cert).await?, private_key(key).await?).map_err(io::Error::other)?
             }
         };
         config.send_tls13_tickets = 0;
@@ -306,43 +303,37 @@ fn at(path: &Path, cause: &dyn fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {cause}", path.display()))
 }
 
-fn chain(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| at(path, &e))?.collect();
-    match chain.map_err(|e| at(path, &e))? {
-        chain if chain.is_empty() => Err(at(path, &NO_CERTIFICATE)),
-        chain => Ok(chain),
-    }
+/// One certificate at least.
+async fn chain(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let contents = pem::fetch(path).await.and_then(|contents| contents.certificates(&path.display().to_string()));
+    contents.map_err(io::Error::other)
 }
 
-fn private_key(path: &Path) -> io::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_file(path).map_err(|e| at(path, &e))
+async fn private_key(path: &Path) -> io::Result<PrivateKeyDer<'static>> {
+    let contents = pem::fetch(path).await.and_then(|contents| contents.key(&path.display().to_string()));
+    contents.map_err(io::Error::other)
 }
 
-fn add_roots(roots: &mut RootCertStore, path: &Path) -> io::Result<()> {
-    for certificate in chain(path)? {
+async fn add_roots(roots: &mut RootCertStore, path: &Path) -> io::Result<()> {
+    for certificate in chain(path).await? {
         roots.add(certificate).map_err(|e| at(path, &e))?;
     }
     Ok(())
 }
 
 impl CaFile {
-    fn add_to(&self, roots: &mut RootCertStore) -> io::Result<()> {
-        let text = std::fs::read(&self.path).map_err(|e| at(&self.path, &e))?;
-        let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-        let certificates = certificates.map_err(|e| at(&self.path, &format!("is no PEM file: {e}")))?;
-        match certificates.len() {
-            0 if text.is_empty() => Err(at(&self.path, &"is empty")),
-            0 => Err(at(&self.path, &NO_CERTIFICATE)),
-            // Whole bundles of a distribution are named so: one odd certificate is no reason to trust none of them.
-            all => match roots.add_parsable_certificates(certificates) {
-                (0, _) => Err(at(&self.path, &format!("none of its {all} certificates can be read"))),
-                (_, 0) => Ok(()),
-                (_, odd) => {
-                    let (variable, path) = (self.variable, self.path.display());
-                    log::warn!("{variable}={path}: {odd} of its {all} certificates can't be read and aren't trusted");
-                    Ok(())
-                }
-            },
+    async fn add_to(&self, roots: &mut RootCertStore) -> io::Result<()> {
+        let certificates = chain(&self.path).await?;
+        let all = certificates.len();
+        // Whole bundles of a distribution are named so: one odd certificate is no reason to trust none of them.
+        match roots.add_parsable_certificates(certificates) {
+            (0, _) => Err(at(&self.path, &format!("none of its {all} certificates can be read"))),
+            (_, 0) => Ok(()),
+            (_, odd) => {
+                let (variable, path) = (self.variable, self.path.display());
+                log::warn!("{variable}={path}: {odd} of its {all} certificates can't be read and aren't trusted");
+                Ok(())
+            }
         }
     }
 }

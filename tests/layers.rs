@@ -27,6 +27,16 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         &["aws", "etcd", "cloud", "config", "rollcall", "observe", "act", "attend", "startup", "daemon", "commands"],
         "status tells what it was told, it finds out nothing itself",
     ),
+    (
+        "file.rs",
+        &["aws", "etcd", "cluster", "config", "http", "tls", "pki", "ledger", "status", "observe", "act", "daemon"],
+        "it reads files, whatever they hold",
+    ),
+    (
+        "logger.rs",
+        &["aws", "etcd", "cluster", "config", "process", "status", "observe", "act", "daemon"],
+        "it writes lines, whoever says them",
+    ),
     ("meter.rs", &["aws", "etcd", "cluster", "status", "daemon"], "it counts, whatever it is"),
     (
         "notice.rs",

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::imds::{self, Imds};
 use crate::clock;
+use crate::file;
 use crate::http::{self, Client};
 
 /// Refreshed so long before they expire; AWS hands out new ones at least five minutes ahead.
@@ -164,7 +165,8 @@ impl Provider {
             Source::Container { url, token, token_file } => {
                 let token = match token_file {
                     Some(path) => Some(
-                        std::fs::read_to_string(path)
+                        file::fetch_text(path)
+                            .await
                             .map_err(|e| Error::Malformed { from: path.display().to_string(), cause: e.to_string() })?,
                     ),
                     None => token.clone(),

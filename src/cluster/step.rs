@@ -499,7 +499,7 @@ impl fmt::Display for Hold {
             }
             Self::Spare { cluster, voters, kept } => {
                 write!(f, "spare: cluster {cluster} has all its {voters} members")?;
-                kept.iter().filter(|(_, why)| !matches!(why, Kept::Alive)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
+                kept.iter().filter(|(_, why)| !matches!(why, Kept::Alive | Kept::Unasked)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
             }
             Self::NameTaken { member, urls, kept } => write!(
                 f,

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum Ended {
     Exited(i32),
     Signaled(i32),
+    /// It is gone, and nobody knows how.
+    Unseen,
 }
 
 impl Ended {
@@ -15,6 +17,8 @@ impl Ended {
         match self {
             Self::Exited(code) => code,
             Self::Signaled(signal) => 128 + signal,
+            // As a kill, after which nothing can be counted on either.
+            Self::Unseen => 128 + 9,
         }
     }
 }

@@ -97,12 +97,19 @@ pub fn main() -> Result<i32, Failure> {
     logger::start(config.log_level, if is_run { config.log_format } else { Format::Text });
     // Before the runtime: nothing may start a thread ahead of this.
     let signals = match command {
-        Command::Run(_) => Some(signals::block().map_err(|e| Failure::new(Code::System, e))?),
+        Command::Run(_) => {
+            let blocked = signals::block().map_err(|e| Failure::new(Code::System, e))?;
+            logger::detach().map_err(|e| Failure::new(Code::System, e))?;
+            Some(blocked)
+        }
         _ => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
-    runtime.block_on(work(command, config, signals))
+    let outcome = runtime.block_on(work(command, config, signals));
+    // Dropped, it would wait for whoever still looks up a name.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// On the heap, and out of `main`'s frame: a supervisor lives on this stack for months, and would hold there what the largest

@@ -105,6 +105,8 @@ pub struct Config {
     /// `MUSTER_RECONCILE`: how often the leader's supervisor looks for dead members; `None`: never.
     pub reconcile: Option<Duration>,
     pub notify_socket: Option<String>,
+    /// How long systemd goes without a sign of life before it ends us; `None`: as long as it takes.
+    pub watchdog: Option<Duration>,
     pub status_listen: Option<SocketAddr>,
     pub log_level: LevelFilter,
     pub log_format: Format,
@@ -249,6 +251,7 @@ impl Reader<'_> {
             stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
             reconcile: Some(self.duration("MUSTER_RECONCILE", 0)).filter(|interval| !interval.is_zero()),
             notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),
+            watchdog: self.watchdog(),
             status_listen,
             log_level: self.choice("MUSTER_LOG", &LOG_LEVELS),
             log_format: self.choice("MUSTER_LOG_FORMAT", &LOG_FORMATS),
@@ -296,6 +299,14 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// (sd_watchdog_enabled(3).) What is meant for another process is none of ours.
+    fn watchdog(&self) -> Option<Duration> {
+        let own = std::process::id().to_string();
+        let is_ours = self.text("WATCHDOG_PID").is_none_or(|pid| pid == own);
+        let micros = self.text("WATCHDOG_USEC")?.parse().ok().filter(|micros| is_ours && *micros > 0)?;
+        Some(Duration::from_micros(micros))
     }
 
     /// A set, non-empty variable.

@@ -12,19 +12,32 @@ use crate::cluster::supervision::{
 use crate::cluster::types::InstanceId;
 use crate::etcd::command::{Start, environment};
 use crate::etcd::data_dir::Paths;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, Trouble};
 use crate::identity;
 use crate::leave::Leaver;
 use crate::process::spawn::Child;
 use crate::reconcile::Reconciler;
 use crate::startup;
+use crate::status::journal::gist;
 
+/// The first pause over what passes; it doubles up to half a minute.
+const FIRST_HOLD: Duration = Duration::from_secs(1);
 /// R5: how long the roll call is served between two lives of an etcd that never elected.
 const YIELD_TIME: Duration = Duration::from_secs(5);
 
+/// What a launch came to.
+pub(super) enum Outcome {
+    /// etcd ended; its last output beside it.
+    Ended(Life, String),
+    /// It was told to yield, or has left its cluster.
+    Stopped,
+    /// It couldn't be started, over what passes.
+    NotYet(String),
+}
+
 impl Daemon {
-    /// Spawns etcd and stays with it. `None` for its life: it was told to yield, or has left its cluster.
-    pub(super) async fn run_etcd(&mut self, launch: &Launch) -> Result<(Option<Life>, String), Failure> {
+    /// Spawns etcd and stays with it.
+    pub(super) async fn run_etcd(&mut self, launch: &Launch) -> Result<Outcome, Failure> {
         if let Some(version) = self.version.take() {
             self.release = startup::find_release(version).await;
         }
@@ -35,17 +48,16 @@ impl Daemon {
             Kind::Resume => Start::Resume,
         };
         let env = environment(&settings, &start, self.release);
-        self.record_launch(&launch.kind, &settings.paths)?;
+        let recorded = self.record_launch(&launch.kind, &settings.paths);
         let spawned_at = clock::now();
-        let child = match Child::spawn(&self.program, &env, &self.reaper) {
+        let spawn = || Child::spawn(&self.program, &env, &self.reaper);
+        let spawned = recorded.and_then(|()| spawn().map_err(|cause| Trouble::of_program(&self.program, &cause)));
+        let child = match spawned {
             Ok(child) => child,
-            Err(cause) => {
-                return Err(Failure::new(
-                    Code::EtcdMissing,
-                    format!("{} can't be run: {cause}", self.program.display()),
-                ));
-            }
+            Err(Trouble { failure, may_pass: true }) => return Ok(Outcome::NotYet(failure.message)),
+            Err(Trouble { failure, .. }) => return Err(failure),
         };
+        self.not_yet = 0;
         log::info!("etcd runs as process {}", child.pid());
         self.journal.started(child.pid().as_raw());
         let child = &*self.child.insert(child);
@@ -97,7 +109,7 @@ impl Daemon {
                 child.stop(self.config.stop_timeout).await;
                 self.child = None;
                 self.journal.ended();
-                return Ok((None, String::new()));
+                return Ok(Outcome::Stopped);
             }
         };
         let output = match &mut self.child {
@@ -114,21 +126,38 @@ impl Daemon {
         let life = Life { ended, lasted, served: progress.served, short_lives_before, damaged_before };
         self.short_lives = if lasted < LIFE_THAT_RESETS { self.short_lives + 1 } else { 0 };
         self.damaged_lives = life.damaged(&output);
-        Ok((Some(life), output))
+        Ok(Outcome::Ended(life, output))
     }
 
     /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger.
-    fn record_launch(&self, kind: &Kind, paths: &Paths) -> Result<(), Failure> {
+    fn record_launch(&self, kind: &Kind, paths: &Paths) -> Result<(), Trouble> {
         if !matches!(kind, Kind::Resume) {
-            let marked = paths.mark(self.desk.ledger().nonce);
-            marked.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
+            paths.mark(self.desk.ledger().nonce)?;
         }
         let recorded = self.desk.amend(|ledger| match kind {
             Kind::New(list) => ledger.start_founding(list),
             Kind::Existing { cluster, member, .. } => ledger.start_joining(*cluster, *member),
             Kind::Resume => {}
         });
-        recorded.map_err(|error| Failure::new(Code::DataDirUnwritable, error))
+        Ok(recorded?)
+    }
+
+    /// What passes is waited for with the port ours, and then decided anew: the world goes on meanwhile.
+    pub(super) async fn hold_on(&mut self, why: &str) -> Result<(), Failure> {
+        let line = format!("hold: {why}");
+        self.journal.now(Label::hold("files_unusable"), &line);
+        self.notify.tell(&format!("STATUS={line}"));
+        // The step that comes to nothing is said in between.
+        if self.complained != gist(&line) {
+            log::warn!("{line}");
+            self.complained = gist(&line);
+        }
+        let pause = FIRST_HOLD.saturating_mul(1 << self.not_yet.min(5)).min(self.config.bootstrap_wait);
+        self.not_yet += 1;
+        let serving = self.serve().await?;
+        clock::pause(pause.max(FIRST_HOLD)).await;
+        serving.close().await;
+        Ok(())
     }
 
     /// etcd ended by itself: say so, wait as long as the verdict says with the port ours again, then decide anew.
@@ -136,6 +165,7 @@ impl Daemon {
         let how = match life.ended {
             Ended::Exited(code) => format!("exited with {code}"),
             Ended::Signaled(signal) => format!("was ended by signal {signal}"),
+            Ended::Unseen => "ended unseen".to_owned(),
         };
         let how = format!("etcd {how} after {} ms", life.lasted.as_millis());
         let verdict = verdict(life, output, clock::chance());

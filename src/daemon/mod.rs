@@ -3,6 +3,8 @@
 mod deliberate;
 mod life;
 
+use life::Outcome;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +60,11 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
         log::warn!("{notice}");
     }
     let journal = Journal::new(LOOP_PATIENCE + config.bootstrap_wait + config.stop_timeout);
+    if let Some(period) = config.watchdog {
+        // Beside the loop, for its pauses may be longer than a period; on its thread, so that one that hangs shows no life either.
+        let (notify, journal) = (Notify::to(config.notify_socket.clone()), journal.clone());
+        tokio::spawn(async move { notify.feed_watchdog(period, || journal.is_live()).await });
+    }
     let found = tokio::select! {
         biased;
         () = stop.signal() => return Ok(0),
@@ -108,6 +115,8 @@ struct Daemon {
     /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
     yielded: bool,
     complained: String,
+    /// How often on end etcd couldn't be started, over what passes.
+    not_yet: u32,
 }
 
 /// How the deliberation ended.
@@ -155,6 +164,7 @@ impl Daemon {
             own_removed_at: None,
             yielded: false,
             complained: String::new(),
+            not_yet: 0,
         }
     }
 
@@ -165,13 +175,17 @@ impl Daemon {
             self.secure().await;
             let launch = self.deliberate().await?;
             serving.close().await;
-            let (life, output) = self.run_etcd(&launch).await?;
+            let outcome = self.run_etcd(&launch).await?;
+            if let Outcome::NotYet(why) = outcome {
+                self.hold_on(&why).await?;
+                continue;
+            }
             let left = self.desk.ledger().left;
-            self.yielded = life.is_none() && !left;
-            match life {
-                None if left => {}
-                None => self.yield_to_the_late().await?,
-                Some(life) => self.after(&life, &output).await?,
+            self.yielded = matches!(outcome, Outcome::Stopped) && !left;
+            match outcome {
+                Outcome::Stopped if !left => self.yield_to_the_late().await?,
+                Outcome::Ended(life, output) => self.after(&life, &output).await?,
+                Outcome::Stopped | Outcome::NotYet(_) => {}
             }
         }
     }

@@ -448,7 +448,7 @@ impl Client {
         let Some(login) = &self.login else {
             return Err(cannot(format!("{refused}; set MUSTER_ETCD_USER and MUSTER_ETCD_PASSWORD_FILE")));
         };
-        let credentials = login.credentials().map_err(cannot)?;
+        let credentials = login.credentials().await.map_err(cannot)?;
         let answer = self.send::<TokenAnswer>(base, "/v3/auth/authenticate", &credentials, None, within).await;
         let token = match answer {
             Ok(answer) => login.keep(answer.token),

@@ -10,6 +10,7 @@ use nix::sys::statvfs::statvfs;
 use super::wal;
 use crate::cluster::types::{ClusterId, Known, MemberId};
 use crate::cluster::view::{DataDir, LogEnd};
+use crate::file::{self, sync_dir};
 
 /// Our own corner of the data directory.
 pub const MUSTER_DIR: &str = "muster";
@@ -40,7 +41,15 @@ pub struct Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.path.display(), self.doing, self.cause)
+        write!(f, "{}: {}: {}", self.path.display(), self.doing, self.cause)?;
+        file::way_out(&self.cause, &self.path).map_or(Ok(()), |way_out| write!(f, "; {way_out}"))
+    }
+}
+
+impl Error {
+    /// Time, or an operator, mends it without a restart.
+    pub fn may_pass(&self) -> bool {
+        file::may_pass(&self.cause)
     }
 }
 
@@ -110,12 +119,11 @@ impl Paths {
         }
         let (dir, path) = self.mark_path();
         let write = || {
-            fs::create_dir_all(dir)?;
+            file::make_dir(dir)?;
             let mut file = File::create(&path)?;
             file.write_all(nonce.to_string().as_bytes())?;
             file.sync_all()?;
-            sync_dir(dir)?;
-            dir.parent().map_or(Ok(()), sync_dir)
+            sync_dir(dir)
         };
         write().map_err(|cause| failed(&path, "can't be written", cause))
     }
@@ -230,14 +238,6 @@ pub fn move_entry(from: &Path, into: &Path) -> Result<(), Error> {
         sync_dir(dir).map_err(|cause| failed(dir, "can't be synced", cause))?;
     }
     Ok(())
-}
-
-/// Makes a directory's entries durable.
-///
-/// # Errors
-/// The kernel's.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn is_present(path: &Path) -> io::Result<bool> {

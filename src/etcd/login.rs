@@ -1,7 +1,6 @@
 //! The user of an etcd with authentication on (etcd documentation, "Role-based access control").
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::clock;
+use crate::file;
 
 /// (etcd's api/v3rpc/rpctypes/error.go, ErrGRPCAuthFailed.)
 const WRONG: &str = "invalid user ID or password";
@@ -55,8 +55,8 @@ impl Login {
     ///
     /// # Errors
     /// The file's, with its path.
-    pub(super) fn credentials(&self) -> Result<Value, String> {
-        let read = fs::read_to_string(&self.password_file);
+    pub(super) async fn credentials(&self) -> Result<Value, String> {
+        let read = file::fetch_text(&self.password_file).await;
         let text =
             read.map_err(|cause| format!("MUSTER_ETCD_PASSWORD_FILE={}: {cause}", self.password_file.display()))?;
         let password = text.trim_end_matches(['\r', '\n']);
@@ -98,6 +98,8 @@ mod tests {
         let login = Login::new("root".to_owned(), "/nonexistent".into());
         login.keep("a-token".to_owned());
         assert_eq!(format!("{login:?}"), "Login { user: \"root\", .. }");
-        assert!(login.credentials().unwrap_err().starts_with("MUSTER_ETCD_PASSWORD_FILE=/nonexistent: "));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let said = runtime.block_on(login.credentials()).unwrap_err();
+        assert!(said.starts_with("MUSTER_ETCD_PASSWORD_FILE=/nonexistent: "), "{said}");
     }
 }

@@ -1,8 +1,10 @@
 //! What is wrong with a certificate or a key: one line each, with its place and a way out. None carries a key's bytes.
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, io};
 
 use crate::clock::rfc3339;
+use crate::file;
 
 /// A flaw, and where it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +18,7 @@ pub struct Fault {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Flaw {
     Missing,
+    /// Why, and the way out.
     Unreadable(String),
     Unwritable(String),
     Empty,
@@ -105,6 +108,30 @@ pub enum Flaw {
     Crypto,
 }
 
+impl Fault {
+    /// Why that file can't be read.
+    pub fn unreadable(path: &Path, error: &io::Error) -> Self {
+        let uid = nix::unistd::geteuid();
+        let flaw = match error.kind() {
+            io::ErrorKind::NotFound => Flaw::Missing,
+            _ => Flaw::Unreadable(explained(error, path, format!("make it a file that uid {uid} may read"))),
+        };
+        Self { place: path.display().to_string(), flaw }
+    }
+
+    /// Why that file can't be written.
+    pub fn unwritable(path: &Path, error: &io::Error) -> Self {
+        let uid = nix::unistd::geteuid();
+        let cause = explained(error, path, format!("uid {uid} must be able to"));
+        Self { place: path.display().to_string(), flaw: Flaw::Unwritable(cause) }
+    }
+}
+
+fn explained(error: &io::Error, path: &Path, otherwise: String) -> String {
+    let way_out = Some(error).filter(|error| file::may_pass(error)).and_then(|error| file::way_out(error, path));
+    format!("{error}; {}", way_out.unwrap_or(otherwise))
+}
+
 impl std::error::Error for Fault {}
 
 impl fmt::Display for Fault {
@@ -113,12 +140,8 @@ impl fmt::Display for Fault {
         write!(f, "{place}: ")?;
         match &self.flaw {
             Flaw::Missing => write!(f, "there is no such file; put it there"),
-            Flaw::Unreadable(cause) => {
-                write!(f, "can't be read: {cause}; make it a file that uid {} may read", nix::unistd::geteuid())
-            }
-            Flaw::Unwritable(cause) => {
-                write!(f, "can't be written: {cause}; uid {} must be able to", nix::unistd::geteuid())
-            }
+            Flaw::Unreadable(cause) => write!(f, "can't be read: {cause}"),
+            Flaw::Unwritable(cause) => write!(f, "can't be written: {cause}"),
             Flaw::Empty => write!(f, "is empty; write it anew"),
             Flaw::Der { certificate } => {
                 let tool = if *certificate { "x509" } else { "pkey" };

@@ -120,9 +120,7 @@ impl Minted {
             fs::rename(&draft, &path)?;
             File::open(&self.dir)?.sync_all()
         };
-        let fault =
-            |cause: io::Error| Fault { place: path.display().to_string(), flaw: Flaw::Unwritable(cause.to_string()) };
-        write().map_err(fault)
+        write().map_err(|cause| Fault::unwritable(&path, &cause))
     }
 }
 

@@ -9,7 +9,7 @@ pub mod fault;
 pub mod files;
 pub mod issuer;
 pub mod minted;
-mod pem;
+pub(crate) mod pem;
 
 pub use certificate::Certificate;
 pub use fault::{Fault, Flaw};

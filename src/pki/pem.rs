@@ -1,44 +1,34 @@
-//! PEM (RFC 7468): certificates and keys out of a file, and back.
+//! PEM (RFC 7468): certificates, keys and revocation lists out of a file, and back. The one reader of them, whoever they are for.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::certificate::Certificate;
 use super::fault::{Fault, Flaw};
-
-/// Far above any chain, far below what would hurt.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::file;
 
 /// What a PEM text holds, other sections left out. Of keys the first counts, as in Go.
-pub(super) struct Contents {
+pub(crate) struct Contents {
     pub certificates: Vec<CertificateDer<'static>>,
+    pub revocations: Vec<CertificateRevocationListDer<'static>>,
     pub key: Option<PrivateKeyDer<'static>>,
     encrypted: bool,
 }
 
-/// A whole file.
+/// A whole file. Blocks; see [`fetch`].
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
-    let fault = |flaw| Fault { place: path.display().to_string(), flaw };
-    let read = || {
-        // Looked at before it is opened: to open a pipe would wait for its writer.
-        if !path.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(io::Error::other("it is larger than 1 MiB"));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => fault(Flaw::Missing),
-        _ => fault(Flaw::Unreadable(error.to_string())),
-    })
+    file::read(path).map_err(|error| Fault::unreadable(path, &error))
+}
+
+/// What is in a file, read beside the main thread.
+///
+/// # Errors
+/// A file that can't be read, in time; or that is no PEM.
+pub(crate) async fn fetch(path: &Path) -> Result<Contents, Fault> {
+    let text = file::fetch(path).await.map_err(|error| Fault::unreadable(path, &error))?;
+    sections(&path.display().to_string(), &text)
 }
 
 /// The sections of a text that was had from `place`.
@@ -55,7 +45,7 @@ pub(super) fn sections(place: &str, text: &[u8]) -> Result<Contents, Fault> {
     }
     let holds = |words: &[u8]| text.windows(words.len()).any(|window| window == words);
     let encrypted = holds(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || holds(b"Proc-Type: 4,ENCRYPTED");
-    let mut contents = Contents { certificates: Vec::new(), key: None, encrypted };
+    let mut contents = Contents { certificates: Vec::new(), revocations: Vec::new(), key: None, encrypted };
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
         let (kind, der) = match section {
             // The headers of OpenSSL's older encryption aren't base64.
@@ -64,6 +54,7 @@ pub(super) fn sections(place: &str, text: &[u8]) -> Result<Contents, Fault> {
         };
         match kind {
             SectionKind::Certificate => contents.certificates.push(der.into()),
+            SectionKind::Crl => contents.revocations.push(der.into()),
             _ => contents.key = contents.key.or_else(|| PrivateKeyDer::from_pem(kind, der)),
         }
     }

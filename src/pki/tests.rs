@@ -223,7 +223,9 @@ fn files_that_hold_something_else() {
             fs::remove_file(scene.dir.0.join("client.key")).unwrap();
             fs::create_dir(scene.dir.0.join("client.key")).unwrap();
         },
-        &format!("client.key: can't be read: it is no regular file; make it a file that uid {uid} may read"),
+        &format!(
+            "client.key: can't be read: it is a directory, not a regular file; make it a file that uid {uid} may read"
+        ),
     );
     loads_as(
         |scene| drop(scene.dir.write("client.crt", vec![b'x'; (1 << 20) + 1])),

@@ -1,7 +1,15 @@
 //! systemd's notification socket (sd_notify(3)). etcd doesn't inherit it: it would call itself ready for us.
 
+use std::convert::Infallible;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use crate::clock;
+
+/// A manager that hangs is not waited for longer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells the service manager, if there is one.
 #[derive(Clone, Debug)]
@@ -20,9 +28,63 @@ impl Notify {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(path),
         };
-        let sent = address.and_then(|a| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &a));
-        if let Err(error) = sent {
+        let send = |address: SocketAddr| -> io::Result<()> {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(PATIENCE))?;
+            socket.send_to_addr(state.as_bytes(), &address).map(|_| ())
+        };
+        if let Err(error) = address.and_then(send) {
             log::warn!("NOTIFY_SOCKET={path}: {error}");
         }
+    }
+
+    /// Shows the manager's watchdog a sign of life twice in each of its periods, as long as there is one.
+    pub async fn feed_watchdog(&self, period: Duration, is_alive: impl Fn() -> bool) -> Infallible {
+        loop {
+            if is_alive() {
+                self.tell("WATCHDOG=1");
+            }
+            clock::pause(period / 2).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_fed_while_there_is_life_and_no_longer() {
+        let path = std::env::temp_dir().join(format!("etcd-muster-notify-{}", clock::random()));
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let notify = Notify::to(path.to_str().map(str::to_owned));
+        let asked = Cell::new(0);
+        let is_alive = || {
+            asked.set(asked.get() + 1);
+            asked.get() <= 2
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let fed = notify.feed_watchdog(Duration::from_millis(2), is_alive);
+            let enough = async {
+                while asked.get() < 10 {
+                    clock::pause(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                never = fed => match never {},
+                () = enough => {}
+            }
+        });
+        let mut told = Vec::new();
+        let mut datagram = [0; 64];
+        while let Ok(length) = manager.recv(&mut datagram) {
+            told.push(String::from_utf8_lossy(&datagram[..length]).into_owned());
+        }
+        assert_eq!(told, ["WATCHDOG=1", "WATCHDOG=1"]);
+        std::fs::remove_file(path).unwrap();
     }
 }

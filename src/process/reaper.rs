@@ -1,15 +1,22 @@
 //! The one caller of `waitpid`: as PID 1 this process inherits every orphan of the container.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::libc;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::sync::Notify;
 
 use super::signals::ChildExits;
 use crate::cluster::supervision::Ended;
+
+/// So often it is looked even without a SIGCHLD: one that was lost must not leave an ended etcd unseen for ever.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Hands out the ends of our own children; reaps all others.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +39,7 @@ impl Reaper {
         tokio::spawn(async move {
             loop {
                 this.reap();
-                exits.next().await;
+                let _either_way = tokio::time::timeout(LOOK_EVERY, exits.next()).await;
             }
         });
         reaper
@@ -61,18 +68,41 @@ impl Reaper {
 
     fn reap(&self) {
         loop {
-            let (pid, ended) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Ended::Exited(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signaled(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Err(Errno::EINTR) | Ok(_) => continue,
+            match wait_for_any() {
+                Ok(Some((pid, status))) => self.note(pid, status),
+                Err(Errno::EINTR) => {}
+                // No child has ended; or, ECHILD, there is none.
+                Ok(None) | Err(Errno::ECHILD) => break,
                 Err(error) => {
                     log::error!("waitpid: {error}");
-                    return;
+                    break;
                 }
-            };
-            if let Some(slot) = self.ours().get_mut(&pid.as_raw()) {
-                *slot = Some(ended);
+            }
+        }
+        self.look_for_ours();
+    }
+
+    fn note(&self, pid: i32, status: ExitStatus) {
+        let ended = match (status.code(), status.signal()) {
+            (Some(code), _) => Ended::Exited(code),
+            (None, Some(signal)) => Ended::Signaled(signal),
+            // Stopped or continued, which isn't asked for: no end.
+            (None, None) => return,
+        };
+        if let Some(slot) = self.ours().get_mut(&pid) {
+            *slot = Some(ended);
+            self.shared.ended.notify_waiters();
+        }
+    }
+
+    /// A child of ours of which the kernel knows nothing any more has ended unseen: somebody else took its status.
+    fn look_for_ours(&self) {
+        let mut ours = self.ours();
+        for (pid, slot) in ours.iter_mut().filter(|(_, slot)| slot.is_none()) {
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            if waitid(Id::Pid(Pid::from_raw(*pid)), look) == Err(Errno::ECHILD) {
+                log::error!("process {pid} has ended, and the kernel doesn't say how: it counts as killed");
+                *slot = Some(Ended::Unseen);
                 self.shared.ended.notify_waiters();
             }
         }
@@ -80,5 +110,16 @@ impl Reaper {
 
     fn ours(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Option<Ended>>> {
         self.shared.ours.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// One child that has ended, with the kernel's own word for how. nix's word has no room for the real-time signals, by which a Go
+/// program ends like by any other (nix::sys::signal::Signal; signal(7)): it would be reaped and its end lost.
+#[expect(unsafe_code, reason = "waitpid(2) writes one int, to a place that outlives the call")]
+fn wait_for_any() -> Result<Option<(i32, ExitStatus)>, Errno> {
+    let mut status = 0;
+    match Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })? {
+        0 => Ok(None),
+        pid => Ok(Some((pid, ExitStatus::from_raw(status)))),
     }
 }

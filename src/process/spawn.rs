@@ -1,7 +1,7 @@
 //! One child, spawned so that it can't outlive its supervisor, its output passed on.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::reaper::Reaper;
 use crate::cluster::supervision::Ended;
+use crate::logger;
 
 /// What is kept of a child's output for the verdict on its end; etcd's last words before a fatal exit fit in it.
 const TAIL_BYTES: usize = 16 << 10;
@@ -88,7 +89,8 @@ impl Child {
     pub fn spawn(program: &Path, env: &BTreeMap<String, String>, reaper: &Reaper) -> io::Result<Self> {
         let supervisor = getpid();
         let mut command = Command::new(program);
-        command.env_clear().envs(env).stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped());
+        let (output, stderr) = io::pipe()?;
+        command.env_clear().envs(env).stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(stderr);
         // std empties the child's signal mask before these closures run, so nothing of ours stays blocked in it.
         unsafe {
             command.pre_exec(move || {
@@ -100,18 +102,20 @@ impl Child {
                 Ok(())
             });
         }
-        let mut child = command.spawn()?;
-        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-        reaper.expect(pid);
         let tail = Arc::<Mutex<VecDeque<u8>>>::default();
         let kept = tail.clone();
-        let output = child.stderr.take();
         let (done, passed_on) = oneshot::channel();
-        // A thread, so that a stderr nobody reads blocks etcd's output (as without us), never the supervisor.
+        // Always drained, so that a stderr nobody reads holds up neither etcd nor us. Had before the child is, which would else run
+        // on without a reader where no thread is to be had.
         std::thread::Builder::new().name("etcd-output".to_owned()).stack_size(64 << 10).spawn(move || {
-            output.into_iter().for_each(|stream| pass_on(stream, io::stderr(), &kept));
+            pass_on(output, logger::pass_on, &kept);
             drop(done);
         })?;
+        let child = command.spawn();
+        // Our end of etcd's stderr: while it is open, there is no end of etcd's output.
+        drop(command);
+        let pid = Pid::from_raw(i32::try_from(child?.id()).map_err(io::Error::other)?);
+        reaper.expect(pid);
         Ok(Self { pid, reaper: reaper.clone(), tail, passed_on })
     }
 
@@ -172,12 +176,11 @@ impl Drop for Child {
 }
 
 /// Line by line, so that none of ours comes into the middle of one of etcd's.
-fn pass_on(stream: impl Read, mut out: impl Write, tail: &Mutex<VecDeque<u8>>) {
+fn pass_on(stream: impl Read, mut out: impl FnMut(&[u8]), tail: &Mutex<VecDeque<u8>>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     while let Ok(1..) = stream.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
-        // Our own stderr may be gone; etcd's output is then lost, its life goes on.
-        let _lost = out.write_all(&line);
+        out(&line);
         let mut tail = tail.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         tail.extend(&line);
         let surplus = tail.len().saturating_sub(TAIL_BYTES);
@@ -190,35 +193,25 @@ fn pass_on(stream: impl Read, mut out: impl Write, tail: &Mutex<VecDeque<u8>>) {
 mod tests {
     use super::*;
 
-    /// What was written at once.
-    #[derive(Default)]
-    struct Writes(Vec<String>);
-
-    impl Write for Writes {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.push(String::from_utf8_lossy(bytes).into_owned());
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+    /// What was passed on at once.
+    fn passed_on(stream: impl Read, tail: &Mutex<VecDeque<u8>>) -> Vec<String> {
+        let mut writes = Vec::new();
+        pass_on(stream, |line| writes.push(String::from_utf8_lossy(line).into_owned()), tail);
+        writes
     }
 
     #[test]
     fn output_is_passed_on_by_whole_lines_however_it_comes() {
         let pieces = b"one li".chain(&b"ne\nanother\nand a last"[..]);
-        let (mut writes, tail) = (Writes::default(), Mutex::default());
-        pass_on(pieces, &mut writes, &tail);
-        assert_eq!(writes.0, ["one line\n", "another\n", "and a last"]);
+        let tail = Mutex::default();
+        assert_eq!(passed_on(pieces, &tail), ["one line\n", "another\n", "and a last"]);
         let tail: Vec<u8> = tail.into_inner().unwrap().into();
         assert_eq!(tail, b"one line\nanother\nand a last");
     }
 
     #[test]
     fn a_line_without_an_end_is_passed_on_in_pieces() {
-        let mut writes = Writes::default();
-        pass_on(io::repeat(b'x').take(LONGEST_LINE + 1), &mut writes, &Mutex::default());
-        assert_eq!(writes.0.iter().map(String::len).collect::<Vec<_>>(), [64 << 10, 1]);
+        let writes = passed_on(io::repeat(b'x').take(LONGEST_LINE + 1), &Mutex::default());
+        assert_eq!(writes.iter().map(String::len).collect::<Vec<_>>(), [64 << 10, 1]);
     }
 }

@@ -8,6 +8,7 @@ use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Members, Moment, Sn
 use crate::clock;
 use crate::cluster::label::Label;
 use crate::cluster::types::{ClusterId, Member, MemberId};
+use crate::logger;
 use crate::meter::{Api, Meters};
 
 /// How many decisions are kept.
@@ -90,6 +91,11 @@ impl Journal {
     pub fn this_is(&self, instance: &str, address: &str, region: Option<&str>) {
         let (instance, address, region) = (instance.to_owned(), address.to_owned(), region.map(str::to_owned));
         self.state().who = Some(Who { instance, address, region });
+    }
+
+    /// Whether the loop has shown a sign of life within its patience.
+    pub fn is_live(&self) -> bool {
+        self.state().is_live(clock::now())
     }
 
     /// The loop lives.
@@ -213,8 +219,7 @@ impl State {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             identity: self.who.clone(),
             started: moment(self.began, now),
-            // A stop takes as long as it takes: to kill a supervisor for that would kill its etcd.
-            live: self.stopping || now - self.beat < self.patience,
+            live: self.is_live(now),
             ready: self.ready && !self.stopping,
             step: self.label.step.to_owned(),
             kind: self.label.kind.to_owned(),
@@ -233,8 +238,14 @@ impl State {
             api: Api::ALL.iter().map(|api| self.api_count(*api)).collect(),
             decisions_total: self.counts.iter().map(|(step, count)| ((*step).to_owned(), *count)).collect(),
             failures_total: self.failures,
+            log_lines_dropped: logger::dropped(),
             decisions: self.past.iter().map(Past::shown).collect(),
         }
+    }
+
+    fn is_live(&self, now: Instant) -> bool {
+        // A stop takes as long as it takes: to kill a supervisor for that would kill its etcd.
+        self.stopping || now - self.beat < self.patience
     }
 
     fn api_count(&self, api: Api) -> ApiCount {

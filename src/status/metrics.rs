@@ -28,6 +28,12 @@ pub fn render(now: &Snapshot) -> String {
     }
     page.family("etcd_muster_step_failures_total", "counter", "Steps that failed; each was followed by another look.");
     page.sample(&[], now.failures_total);
+    page.family(
+        "etcd_muster_log_lines_dropped_total",
+        "counter",
+        "Lines of the log, etcd's included, that were dropped since stderr was not read fast enough.",
+    );
+    page.sample(&[], now.log_lines_dropped);
     page.family("etcd_muster_etcd_restarts_total", "counter", "Starts of etcd after the first.");
     page.sample(&[], now.etcd.restarts);
     page.family(

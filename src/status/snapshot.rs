@@ -38,6 +38,9 @@ pub struct Snapshot {
     pub api: Vec<ApiCount>,
     pub decisions_total: BTreeMap<String, u64>,
     pub failures_total: u64,
+    /// Ours and etcd's, for want of somebody who reads them.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
     /// The latest last.
     pub decisions: Vec<Decision>,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import ssl
 import subprocess
 from contextlib import nullcontext
@@ -159,12 +160,13 @@ def test_a_port_without_tls_is_no_empty_listing(lab, node):
 
 
 BAD_FILES = {
-    "missing": ["No such file"],
-    "a directory": ["Is a directory"],
+    "missing": ["there is no such file"],
+    "a directory": ["it is a directory, not a regular file"],
+    "a pipe": ["it is a pipe, not a regular file"],
     "empty": ["is empty"],
-    "a key": ["holds no certificate in PEM"],
-    "DER": ["holds no certificate in PEM"],
-    "cut": ["is no PEM file"],
+    "a key": ["holds a private key, no certificate"],
+    "DER": ["is DER, not PEM"],
+    "cut": ["its PEM is damaged"],
     "no certificate inside": ["none of its 1 certificates can be read"],
 }
 NOT_DER = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -180,6 +182,8 @@ def write_bad_file(case: str, ca: Ca, path: Path) -> None:
     }
     if case == "a directory":
         path.mkdir()
+    elif case == "a pipe":
+        os.mkfifo(path)
     elif case in content:
         path.write_bytes(content[case])
 
@@ -208,24 +212,28 @@ def test_a_fresh_node_holds_over_a_missing_file_and_goes_on_when_it_is_there(lab
     bundle.unlink()
     node.env.update(AWS_ENDPOINT_URL_EC2=front.url, AWS_CA_BUNDLE=str(bundle))
     start(node)
-    wait_said(lab, node, "hold: ", f"AWS_CA_BUNDLE={bundle}: No such file")
+    wait_said(lab, node, "hold: ", f"AWS_CA_BUNDLE={bundle}: there is no such file")
     wait_looks(lab, node, more=2)
     assert not node.etcd_pids() and not said(node, "propose: ") and not front.calls
     bundle.write_bytes(content)
     wait_formed(lab, node)
 
 
-def test_a_node_with_data_starts_whatever_becomes_of_the_file(lab, node, front, bundle):
+@pytest.mark.parametrize(("kind", "words"), [("missing", "there is no such file"), ("a pipe", "it is a pipe, not a regular file")])
+def test_a_node_with_data_starts_whatever_becomes_of_the_file(lab, node, front, bundle, kind, words):
     """Losing sight of EC2 keeps no etcd from restarting with its data, and a file that went missing is no more than that."""
     node.env.update(AWS_ENDPOINT_URL_EC2=front.url, AWS_CA_BUNDLE=str(bundle))
     start(node)
     cluster = wait_formed(lab, node)
     stop(node)
     bundle.unlink()
+    if kind == "a pipe":
+        os.mkfifo(bundle)
     since = mark(node)
     start(node)
     assert wait_formed(lab, node) == cluster
-    assert said(node, "No such file", since=since)
+    assert said(node, words, since=since)
+    assert stop(node) == 0
 
 
 def test_the_claim_is_written_over_tls_too(lab, node, front, bundle):

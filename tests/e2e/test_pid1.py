@@ -225,6 +225,33 @@ def test_as_the_real_pid_1_it_is_stopped_reaps_orphans_and_its_code_is_seen(lab,
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a PID namespace")
+def test_as_the_real_pid_1_it_reaps_whoever_a_real_time_signal_ends(lab, tmp_path):
+    """Orphans that end so are reaped like others, and hide nobody's end: not those that end after them, and not etcd's."""
+    wrapper = tmp_path / "in-a-namespace"
+    wrapper.write_text(f'#!/bin/sh\nexec unshare --pid --fork --mount-proc {lab.muster} "$@"\n')
+    wrapper.chmod(0o755)
+    lab.muster = wrapper
+    (node,) = launch(lab, 1, size=1)
+    go = tmp_path / "go"
+    orphan = f"(sh -c 'until [ -e {go} ]; do sleep 0.05; done; kill -34 $$' &)"
+    replace_etcd(node, f"{orphan}\n{orphan}\n{orphan}\nexec $ETCD")
+    start(node)
+    wait_formed(lab, node)
+    (supervisor,) = [pid for pid in node.process.session() if inner_pid(pid) == 1]
+    children = lambda: Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    lab.wait(lambda: len(children()) == 4, BOUND, "three orphans beside etcd")
+    go.touch()
+    lab.wait(lambda: len(children()) == 1, BOUND, "no trace of the orphans")
+    since, (first,) = mark(node), children()
+    os.kill(int(first), 34)
+    wait_said(lab, node, "etcd was ended by signal 34", since=since)
+    wait_formed(lab, node)
+    os.kill(supervisor, signal.SIGTERM)
+    assert node.wait_exit(BOUND) == 0
+    assert not said(node, "waitpid")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a PID namespace")
 def test_as_the_real_pid_1_a_kill_takes_etcd_with_it(lab, tmp_path):
     """`docker kill`: the kernel ends the whole namespace."""
     wrapper = tmp_path / "in-a-namespace"

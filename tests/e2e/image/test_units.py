@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -97,6 +98,18 @@ def test_they_agree_with_each_other_and_with_the_program(image):
             assert len(engine) == 1 and stop_timeout < engine.pop() < longest
             assert setting(unit, "Environment").endswith(f"etcd-muster:{version}")
             assert f"-o {USER} -g {USER}" in text
+    assert setting(BARE, "WatchdogSec") == "5min" and setting(BARE, "OOMPolicy") == "continue"
+    # conmon is only the unit's own main process where it stays in the unit's cgroup.
+    podman = (UNITS / "etcd-muster-podman.service").read_text()
+    assert setting("etcd-muster-podman.service", "Type") == "notify" and setting("etcd-muster-podman.service", "NotifyAccess") == "all"
+    assert "--sdnotify=container" in podman and "--cgroups=no-conmon" in podman
+    # podman load loses the image's: it is the same in the unit.
+    check = image.config["Healthcheck"]
+    (told,) = re.findall(r"--health-cmd=(\[[^']*\])'", podman)
+    assert ["CMD", *json.loads(told)] == check["Test"]
+    for name, flag in {"Interval": "interval", "Timeout": "timeout", "StartPeriod": "start-period"}.items():
+        (value,) = re.findall(rf"--health-{flag}=(\S+)", podman)
+        assert int(value[:-1]) * {"s": 1, "m": 60}[value[-1]] * 10**9 == check[name]
     assert image.config["User"] == f"{USER}:{USER}"
     assert f"u etcd-muster {USER} " in (UNITS / "etcd-muster.sysusers").read_text()
 
@@ -221,6 +234,8 @@ def live_through(manager: systemd.Systemd, etcd: EtcdClient) -> None:
 
     (status,) = state("StatusText")
     assert status, "STATUS= is the step and its reason"
+    period, fed, limit = state("WatchdogUSec", "WatchdogTimestampMonotonic", "OOMPolicy")
+    assert period == "5min" and int(fed) > 0 and limit == "continue", "systemd's watchdog has been fed"
     assert etcd.health()
     etcd.put("key", "kept")
     confined = [Path(f"/proc/{pid}/status").read_text() for pid in processes_of(manager)]
