@@ -274,7 +274,7 @@ def test_a_write_whose_outcome_is_unknown_is_looked_up(lab, claims, rule, key):
             lambda call, proceed: replace(
                 error(301, "PermanentRedirect", "Use the right endpoint."), headers=[("x-amz-bucket-region", "us-east-1")]
             ),
-            "the bucket claims is in us-east-1",
+            "set AWS_REGION=us-east-1",
         ),
     ],
     ids=["403", "503", "html", "dropped", "hanging", "foreign", "truncated", "no etag", "region"],

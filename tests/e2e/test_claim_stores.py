@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pytest
-from fleet import BOUND, PATIENT, form, keep, launch, lines, mark, said, start, stop, wait_formed, wait_looks, wait_said
+from fleet import BOUND, PATIENT, form, keep, launch, lines, mark, said, start, wait_formed, wait_looks, wait_said
 from lab.ec2_faults import hidden
 from lab.instance import REGION
 from lab.s3_store import STORES, S3Store
