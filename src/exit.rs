@@ -20,6 +20,7 @@
 use std::fmt;
 
 use crate::logger;
+use crate::words;
 
 /// Our own exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,17 +37,29 @@ pub enum Code {
     Config = 78,
 }
 
-/// Why the program ends: a code, and one line for its user.
+/// Why the program ends: a code, and what its user is told, mostly in one line.
 #[derive(Debug)]
 pub struct Failure {
     pub code: Code,
-    pub message: String,
+    lines: Vec<String>,
 }
 
 impl Failure {
     /// A failure with that code; the error's text is its line.
     pub fn new(code: Code, error: impl fmt::Display) -> Self {
-        Self { code, message: error.to_string() }
+        Self::of_lines(code, [error.to_string()])
+    }
+
+    /// A failure that takes more than a line to tell. What is in a line, whoever's words, stays in that line.
+    pub fn of_lines(code: Code, lines: impl IntoIterator<Item = String>) -> Self {
+        Self { code, lines: lines.into_iter().map(|line| words::on_one_line(&line).into_owned()).collect() }
+    }
+
+    /// The same, and this.
+    #[must_use]
+    pub fn and(self, more: impl IntoIterator<Item = String>) -> Self {
+        let code = self.code;
+        Self::of_lines(code, self.lines.into_iter().chain(more))
     }
 }
 
@@ -55,7 +68,7 @@ pub fn conclude(outcome: Result<i32, Failure>) -> i32 {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            logger::last_words(&failure.message);
+            logger::last_words(&failure.lines.join("\n"));
             failure.code as i32
         }
     }

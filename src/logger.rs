@@ -7,6 +7,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 
 use crate::clock;
+use crate::words;
 
 /// How a line is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +58,7 @@ pub fn write_as(format: Format) {
 pub fn last_words(message: &str) {
     write(&match AS_JSON.load(Ordering::Relaxed) {
         true => as_json(&clock::stamp(), Level::Error, None, message),
-        false => message.lines().map(|line| format!("etcd-muster: {line}\n")).collect(),
+        false => message.lines().map(|line| format!("etcd-muster: {}\n", words::on_one_line(line))).collect(),
     });
 }
 
@@ -68,7 +69,7 @@ fn write(text: &str) {
 
 /// One line, whatever a peer's words in it are.
 fn as_text(ts: &str, level: Level, msg: &str) -> String {
-    format!("{ts} {level:<5} etcd-muster: {}\n", msg.replace(char::is_control, " "))
+    format!("{ts} {level:<5} etcd-muster: {}\n", words::on_one_line(msg))
 }
 
 /// In zap's order and with its names (zap, `NewProductionEncoderConfig` as etcd sets it).
@@ -91,7 +92,7 @@ fn as_json(ts: &str, level: Level, place: Option<(&str, u32)>, msg: &str) -> Str
     };
     let caller = place.map(|(file, line)| format!("{}:{line}", file.strip_prefix("src/").unwrap_or(file)));
     let line = serde_json::to_string(&Line { level, ts, logger: "etcd-muster", caller, msg });
-    line.map_or_else(|_| String::new(), |line| line + "\n")
+    line.map_or_else(|_| String::new(), |line| words::escaped(&line).into_owned() + "\n")
 }
 
 #[cfg(test)]
@@ -101,7 +102,7 @@ mod tests {
     #[test]
     fn what_a_peer_says_makes_no_line_of_ours() {
         let line = as_text("T", Level::Warn, "etcd says: a\nT ERROR etcd-muster: b\u{1b}[2J");
-        assert_eq!(line, "T WARN  etcd-muster: etcd says: a T ERROR etcd-muster: b [2J\n");
+        assert_eq!(line, "T WARN  etcd-muster: etcd says: a T ERROR etcd-muster: b?[2J\n");
     }
 
     #[test]

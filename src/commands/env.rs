@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use argh::FromArgs;
 
-use super::table;
+use super::terminal;
 use crate::config::{VARIABLES, is_secret};
 
 /// List every variable: its value here, its default, its meaning.
@@ -26,7 +26,7 @@ impl Env {
                 vec![v.name.to_owned(), flag, value, v.default.to_owned(), v.meaning.to_owned()]
             })
             .collect();
-        table::print(&["VARIABLE", "FLAG", "VALUE", "DEFAULT", "MEANING"], &rows);
+        terminal::table(&["VARIABLE", "FLAG", "VALUE", "DEFAULT", "MEANING"], &rows);
         0
     }
 }

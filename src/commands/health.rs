@@ -7,7 +7,7 @@ use argh::FromArgs;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::own_etcd;
+use super::{own_etcd, terminal};
 use crate::attend;
 use crate::config::Config;
 use crate::etcd::client::Client;
@@ -78,9 +78,9 @@ impl Health {
         };
         let answers = ask_all(&etcd, urls).await;
         match (self.json, answers.as_slice()) {
-            (true, [one]) if !self.cluster => println!("{}", one.json()),
-            (true, all) => println!("{}", Value::from_iter(all.iter().map(Answer::json))),
-            (false, all) => all.iter().for_each(|answer| println!("{}", answer.line())),
+            (true, [one]) if !self.cluster => terminal::json_line(&one.json()),
+            (true, all) => terminal::json_line(&Value::from_iter(all.iter().map(Answer::json))),
+            (false, all) => all.iter().for_each(|answer| terminal::line(answer.line())),
         }
         let healthy = answers.iter().all(|answer| answer.reason.is_none());
         Ok(if healthy { 0 } else { Code::Unhealthy as i32 })

@@ -7,7 +7,7 @@ mod health;
 mod members;
 mod plan;
 mod status;
-mod table;
+mod terminal;
 
 use std::pin::Pin;
 
@@ -63,13 +63,13 @@ pub fn main() -> Result<i32, Failure> {
     let arguments = match Arguments::from_args(&["etcd-muster"], &words) {
         Ok(arguments) => arguments,
         Err(early) if early.status.is_ok() => {
-            println!("{}", early.output);
+            terminal::lines(&early.output);
             return Ok(0);
         }
-        Err(early) => return Err(Failure::new(Code::Usage, early.output.trim_end())),
+        Err(early) => return Err(Failure::of_lines(Code::Usage, early.output.trim_end().lines().map(str::to_owned))),
     };
     if arguments.version {
-        println!("etcd-muster {}", env!("CARGO_PKG_VERSION"));
+        terminal::line(format_args!("etcd-muster {}", env!("CARGO_PKG_VERSION")));
         return Ok(0);
     }
     let Some(command) = arguments.command else {
@@ -89,8 +89,7 @@ pub fn main() -> Result<i32, Failure> {
         logger::write_as(config::log_format(&environment));
     }
     let config = config::read(&environment).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::new(Code::Config, lines.join("\n"))
+        Failure::of_lines(Code::Config, problems.iter().map(ToString::to_string))
     })?;
     // The other commands speak to whoever typed them.
     let is_run = matches!(command, Command::Run(_));

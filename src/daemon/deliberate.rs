@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::{Discriminant, discriminant};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::act;
@@ -25,6 +25,10 @@ use crate::observe::Own;
 const RIPENING_PAUSE: Duration = Duration::from_secs(1);
 /// R1: a ballot older than this is dropped before the accept phase.
 const BALLOT_LIFE: Duration = Duration::from_secs(5);
+/// Between two looks that ask EC2 anew because somebody wants it: strangers may want that as often as they like.
+const FORCED_ROSTER_PAUSE: Duration = Duration::from_secs(5);
+/// So many looks in that time may callers bring forward; a founding's whole noise is less. Names can be made up, too.
+const STIRRED_LOOKS: u32 = 20;
 
 impl Daemon {
     /// Observes and decides until etcd is to start.
@@ -271,7 +275,7 @@ impl Daemon {
             | Hold::NameTaken { .. }
             | Hold::AnotherJoins { .. } => RIPENING_PAUSE,
             Hold::DifferentRoster { .. } => {
-                self.observer.expire_roster();
+                self.force_roster();
                 self.config.bootstrap_wait
             }
             _ => self.config.bootstrap_wait,
@@ -296,11 +300,53 @@ impl Daemon {
         }
     }
 
+    /// Waits so long, but no longer than until somebody moves: an instance of the roster calls that was not seen, or a list is told.
+    /// Callers that the roster doesn't hold are a reason to ask EC2 anew, when that may be again.
     async fn pause_or_stir(&mut self, pause: Duration) {
-        let _either_way = tokio::time::timeout(pause, self.desk.stirred()).await;
-        if self.desk.take_callers().iter().any(|id| !self.observer.knows(id)) {
+        let mut until = clock::now() + pause;
+        let (mut wants_roster, before) = (false, self.desk.ledger());
+        while tokio::time::timeout(until.saturating_duration_since(clock::now()), self.desk.stirred()).await.is_ok() {
+            let callers = self.desk.take_callers();
+            let is_told = callers.is_empty() || self.desk.ledger().lists() != before.lists();
+            if is_told || callers.iter().any(|id| self.observer.knows(id)) {
+                if self.stirs.allow(clock::now()) {
+                    break;
+                }
+                continue;
+            }
+            wants_roster = true;
+            until = until.min(self.roster_forced.map_or_else(clock::now, |at| at + FORCED_ROSTER_PAUSE));
+        }
+        if wants_roster {
+            self.force_roster();
+        }
+    }
+
+    /// Has the next look ask EC2 anew, whoever wants it, and how often ever.
+    fn force_roster(&mut self) {
+        let now = clock::now();
+        if self.roster_forced.is_none_or(|at| now - at >= FORCED_ROSTER_PAUSE) {
+            self.roster_forced = Some(now);
             self.observer.expire_roster();
         }
+    }
+}
+
+/// How many looks callers have brought forward of late.
+#[derive(Debug, Default)]
+pub(super) struct Stirs {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Stirs {
+    /// Whether one more may be.
+    fn allow(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now - since >= FORCED_ROSTER_PAUSE) {
+            *self = Self { since: Some(now), count: 0 };
+        }
+        self.count += 1;
+        self.count <= STIRRED_LOOKS
     }
 }
 

@@ -108,6 +108,9 @@ struct Daemon {
     /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
     yielded: bool,
     complained: String,
+    /// When EC2 was last asked anew because somebody wanted it.
+    roster_forced: Option<Instant>,
+    stirs: deliberate::Stirs,
 }
 
 /// How the deliberation ended.
@@ -154,6 +157,8 @@ impl Daemon {
             own_removed_at: None,
             yielded: false,
             complained: String::new(),
+            roster_forced: None,
+            stirs: deliberate::Stirs::default(),
         }
     }
 
