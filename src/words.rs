@@ -10,7 +10,18 @@ use std::fmt::Write;
 /// The text on one line: a blank for whatever ends or parts lines, `?` for what steers a terminal or turns the direction of writing.
 pub fn on_one_line(text: &str) -> Cow<'_, str> {
     match text.contains(steers) {
-        true => text.chars().map(|c| if !steers(c) { c } else if c.is_whitespace() { ' ' } else { '?' }).collect(),
+        true => text
+            .chars()
+            .map(|c| {
+                if !steers(c) {
+                    c
+                } else if c.is_whitespace() {
+                    ' '
+                } else {
+                    '?'
+                }
+            })
+            .collect(),
         false => Cow::Borrowed(text),
     }
 }
@@ -94,7 +105,10 @@ mod tests {
         assert_eq!(shown("http://h/x#hunter2"), "http://h/x?…");
         assert_eq!(shown("http://u:hunter2?x@h"), "http://…?…");
         assert_eq!(shown("http://u:hunter/2@h/x"), "http://h/x");
-        assert_eq!(shown("see http://u:hunter2@h?hunter2 and https://hunter2@g: refused"), "see http://h?… and https://g: refused");
+        assert_eq!(
+            shown("see http://u:hunter2@h?hunter2 and https://hunter2@g: refused"),
+            "see http://h?… and https://g: refused"
+        );
         let list = shown("a=http://u:hunter2@h:1,b=http://u:hunter2@g:2?hunter2");
         assert!(!list.contains("hunter2"), "{list}");
     }

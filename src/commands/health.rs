@@ -14,6 +14,7 @@ use crate::etcd::client::Client;
 use crate::exit::{Code, Failure};
 use crate::http;
 use crate::tls::{Believed, KeyFiles, Names, Trust};
+use crate::words;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,11 +54,11 @@ struct Answer {
 
 impl Answer {
     fn json(&self) -> Value {
-        json!({"endpoint": self.url, "healthy": self.reason.is_none(), "reason": self.reason})
+        json!({"endpoint": words::without_secrets(&self.url), "healthy": self.reason.is_none(), "reason": self.reason})
     }
 
     fn line(&self) -> String {
-        format!("{}: {}", self.url, self.reason.as_deref().unwrap_or("healthy"))
+        format!("{}: {}", words::without_secrets(&self.url), self.reason.as_deref().unwrap_or("healthy"))
     }
 }
 

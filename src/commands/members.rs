@@ -17,6 +17,7 @@ use crate::identity;
 use crate::ledger::{Identity, Store};
 use crate::observe::owner;
 use crate::reach::Reach;
+use crate::words;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// etcd's part is shown without AWS's: neither is waited for longer.
@@ -89,7 +90,10 @@ impl Members {
             let urls = addresses().map(|a| identity::peer_url(config, &a.to_string())).chain([own_peer]);
             found = ask_all(&etcd, urls.collect(), true, &mut tried).await;
             if let Some((url, _)) = &found {
-                notes.push(format!("no quorum: this is the list as {url} has it, it may be out of date"));
+                notes.push(format!(
+                    "no quorum: this is the list as {} has it, it may be out of date",
+                    words::without_secrets(url)
+                ));
             }
         }
         let Some((url, list)) = found else {
@@ -121,7 +125,7 @@ impl Members {
         terminal::line(format_args!("cluster {cluster}"));
         let rows: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
         terminal::table(&Row::HEAD, &rows);
-        notes.iter().for_each(|note| terminal::line(note));
+        notes.iter().for_each(terminal::line);
     }
 }
 

@@ -88,9 +88,8 @@ pub fn main() -> Result<i32, Failure> {
     if let Command::Run(_) = &command {
         logger::write_as(config::log_format(&environment));
     }
-    let config = config::read(&environment).map_err(|problems| {
-        Failure::of_lines(Code::Config, problems.iter().map(ToString::to_string))
-    })?;
+    let config = config::read(&environment)
+        .map_err(|problems| Failure::of_lines(Code::Config, problems.iter().map(ToString::to_string)))?;
     // The other commands speak to whoever typed them.
     let is_run = matches!(command, Command::Run(_));
     logger::start(config.log_level, if is_run { config.log_format } else { Format::Text });

@@ -79,7 +79,11 @@ fn print_text(view: &View, step: &str) {
     match &view.roster {
         Known::Unknown(cause) => line(format_args!("roster         unknown: {cause}")),
         Known::Known(roster) => {
-            line(format_args!("roster         {} instances, {} not terminated", roster.all().len(), roster.standing().count()));
+            line(format_args!(
+                "roster         {} instances, {} not terminated",
+                roster.all().len(),
+                roster.standing().count()
+            ));
             let rows: Vec<Vec<String>> = roster
                 .all()
                 .iter()

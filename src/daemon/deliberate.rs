@@ -19,7 +19,7 @@ use crate::exit::Failure;
 use crate::hook::Transition;
 use crate::identity;
 use crate::notice::POLL;
-use crate::observe::Own;
+use crate::observe::{Own, WATCH_PAUSE};
 
 /// While a proof of death ripens or another joins, so often.
 const RIPENING_PAUSE: Duration = Duration::from_secs(1);
@@ -268,7 +268,10 @@ impl Daemon {
     /// Waits until something stirs, or for the pause, or until a wait in the hold's reason is over.
     async fn wait(&mut self, hold: &Hold, pause: Duration) {
         let most = match hold {
-            Hold::Absent { why: Absence::Grace { waited, grace }, .. } => grace.saturating_sub(*waited),
+            Hold::Absent { why: Absence::Grace { waited, grace }, .. } => {
+                grace.saturating_sub(*waited).min(WATCH_PAUSE)
+            }
+            Hold::Absent { why: Absence::OneOfTwo, .. } => WATCH_PAUSE,
             Hold::Settling
             | Hold::Spare { .. }
             | Hold::AddressTaken { .. }

@@ -58,7 +58,15 @@ impl Desk {
     /// A desk over that store; it knows no roster yet, only whether there is data.
     pub fn new(store: Store, listed: ListedMember, has_data: bool) -> Self {
         let standing = Standing { has_data, ..Standing::default() };
-        let state = State { store, standing, listed, cluster: None, seen: BTreeSet::new(), callers: BTreeSet::new(), strangers: 0 };
+        let state = State {
+            store,
+            standing,
+            listed,
+            cluster: None,
+            seen: BTreeSet::new(),
+            callers: BTreeSet::new(),
+            strangers: 0,
+        };
         Self(Arc::new(Shared { state: Mutex::new(state), stirred: Notify::new() }))
     }
 

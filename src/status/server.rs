@@ -137,7 +137,11 @@ fn page(method: &Method, path: &str, now: &Snapshot) -> Page {
         "/readyz" => text(by(now.ready), format!("{}: {}\n", now.step.replace('_', " "), now.reason)),
         "/metrics" => Page { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: metrics::render(now) },
         _ => match serde_json::to_string_pretty(now) {
-            Ok(json) => Page { status: StatusCode::OK, content_type: "application/json", body: words::escaped(&json).into_owned() + "\n" },
+            Ok(json) => Page {
+                status: StatusCode::OK,
+                content_type: "application/json",
+                body: words::escaped(&json).into_owned() + "\n",
+            },
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
     }
