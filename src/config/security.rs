@@ -137,7 +137,7 @@ pub fn shown(name: &str, value: &str) -> Option<String> {
         || name.to_ascii_lowercase().ends_with("_proxy")
         || name == "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
         || value.contains("-----BEGIN")
-        || (wants_url && !value.contains("://"));
+        || (wants_url && (!value.contains("://") || value.contains(char::is_whitespace)));
     (!is_kept || value.is_empty()).then(|| words::without_secrets(value).into_owned())
 }
 

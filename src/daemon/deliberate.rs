@@ -310,15 +310,16 @@ impl Daemon {
         let (mut wants_roster, before) = (false, self.desk.ledger());
         while tokio::time::timeout(until.saturating_duration_since(clock::now()), self.desk.stirred()).await.is_ok() {
             let callers = self.desk.take_callers();
-            let is_told = callers.is_empty() || self.desk.ledger().lists() != before.lists();
+            // (Nobody called and nothing was told: the stir of one who was heard before.)
+            let is_told = self.desk.ledger().lists() != before.lists();
             if is_told || callers.iter().any(|id| self.observer.knows(id)) {
                 if self.stirs.allow(clock::now()) {
                     break;
                 }
-                continue;
+            } else if !callers.is_empty() {
+                wants_roster = true;
+                until = until.min(self.roster_forced.map_or_else(clock::now, |at| at + FORCED_ROSTER_PAUSE));
             }
-            wants_roster = true;
-            until = until.min(self.roster_forced.map_or_else(clock::now, |at| at + FORCED_ROSTER_PAUSE));
         }
         if wants_roster {
             self.force_roster();
