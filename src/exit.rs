@@ -73,3 +73,15 @@ pub fn conclude(outcome: Result<i32, Failure>) -> i32 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_words_stay_in_their_line() {
+        let failure = Failure::new(Code::Unavailable, "EC2: x\netcd-muster: all is well\u{9b}31m");
+        assert_eq!(failure.lines, ["EC2: x etcd-muster: all is well?31m"]);
+        assert_eq!(failure.and(["a\u{2028}b".to_owned()]).lines.len(), 2);
+    }
+}

@@ -114,5 +114,9 @@ mod tests {
              \"caller\":\"daemon/mod.rs:7\",\"msg\":\"a \\\"b\\\"\\nc\"}\n"
         );
         assert!(as_json("", Level::Trace, None, "").starts_with("{\"level\":\"debug\""));
+        assert!(
+            as_json("", Level::Warn, None, "\u{9b}31m\u{202e}").contains(r"\u009b31m\u202e"),
+            "to JSON only C0 is control"
+        );
     }
 }

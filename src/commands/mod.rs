@@ -66,7 +66,7 @@ pub fn main() -> Result<i32, Failure> {
             terminal::lines(&early.output);
             return Ok(0);
         }
-        Err(early) => return Err(Failure::of_lines(Code::Usage, early.output.trim_end().lines().map(str::to_owned))),
+        Err(early) => return Err(Failure::of_lines(Code::Usage, early.output.trim_end().lines().map(without_value))),
     };
     if arguments.version {
         terminal::line(format_args!("etcd-muster {}", env!("CARGO_PKG_VERSION")));
@@ -123,6 +123,14 @@ fn work(
     }
 }
 
+/// argh quotes the word that it doesn't know: `--etcd-password=…` must not be shown whole.
+fn without_value(line: &str) -> String {
+    match line.split_once(": --").and_then(|(_, flag)| flag.split_once('=')) {
+        Some((_, value)) => format!("{}…", line.strip_suffix(value).unwrap_or_default()),
+        None => line.to_owned(),
+    }
+}
+
 type Settings = Vec<(String, String)>;
 
 /// Parts the flags that stand for `MUSTER_` variables from the other words.
@@ -162,6 +170,16 @@ fn own_etcd(config: &Config) -> (String, Client) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_flag_is_named_without_its_value() {
+        for words in [["--etcd-password=hunter2"].as_slice(), &["run", "--etcd-password=hunter2"]] {
+            let early = Arguments::from_args(&["etcd-muster"], words).err().unwrap();
+            let shown: Vec<String> = early.output.lines().map(without_value).collect();
+            assert!(shown[0].ends_with("--etcd-password=…"), "{shown:?}");
+            assert!(!shown.concat().contains("hunter2"), "{shown:?}");
+        }
+    }
 
     #[test]
     fn every_muster_variable_has_a_flag() {

@@ -127,7 +127,8 @@ pub fn is_secret(name: &str, value: &str) -> bool {
 
 /// A variable's value as it may be shown anywhere; `None`: not at all. URLs are shown without what may be secret in them.
 pub fn shown(name: &str, value: &str) -> Option<String> {
-    // What is no URL where one is wanted may be anything, as may the words of ETCD_OPTS; and a discovery service's URL is its token.
+    // What is no URL by the letter can't be cut like one; the words of ETCD_OPTS may be anything, and a discovery service's URL is its
+    // token.
     let wants_url = name.starts_with("AWS_ENDPOINT_URL")
         || ["AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CONTAINER_CREDENTIALS_FULL_URI"].contains(&name);
     let is_kept = is_secret(name, value)
@@ -137,7 +138,8 @@ pub fn shown(name: &str, value: &str) -> Option<String> {
         || name.to_ascii_lowercase().ends_with("_proxy")
         || name == "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
         || value.contains("-----BEGIN")
-        || (wants_url && (!value.contains("://") || value.contains(char::is_whitespace)));
+        || (wants_url && value.contains(char::is_whitespace))
+        || (wants_url && !value.contains("://") && value.contains(['@', '?']));
     (!is_kept || value.is_empty()).then(|| words::without_secrets(value).into_owned())
 }
 

@@ -26,6 +26,7 @@ from fleet import (
 from lab.crowd import Crowd
 from lab.ec2_faults import edited, hidden
 from lab.http_server import HttpServer, Reply
+from lab.security import AUTO, Security
 
 PEER, STATUS = 2380, 2382
 HELLO = "/muster/v1/hello"
@@ -105,6 +106,17 @@ def test_a_half_head_is_waited_for_a_second(lab):
                 answer = other.recv(100)
             assert answer == b"" or b" 431 " in answer, "a head has an end"
         assert slow.recv(100) == b""
+
+
+def test_a_handshake_is_waited_for_as_a_head_is(lab):
+    """With TLS a caller that says nothing must not be held longer than one without."""
+    lab.security = Security(peer=AUTO)
+    node, *_ = holding(lab)
+    with socket.create_connection((node.address, PEER), timeout=BOUND) as mute:
+        with Crowd((node.address, PEER), crowd_address(lab), idle=300):
+            for _ in range(5):
+                assert node.etcd.request("GET", HELLO, PEER)[0] == 200
+            assert mute.recv(1) == b""
 
 
 def test_without_descriptors_callers_wait_and_nothing_spins(lab):
@@ -229,6 +241,17 @@ def test_others_words_steer_nothing(lab):
         for path in ("/readyz", "/status", "/metrics"):
             assert not STEERING.search(at_socket(node, path))
         assert re.search(r"evil\?? ?gpj name", command(lab, node, "discover").stdout)
+
+
+def test_a_tag_steers_no_terminal_of_a_running_cluster(lab):
+    """Who may tag an instance is not who may log in."""
+    (node,) = form(lab, 1, size=1)
+    lab.ec2.set_tags(node.instance.id, {"Name": "a\u202e\u2028b\u0085c"})
+    for words in (["members"], ["members", "--json"], ["discover"], ["health"], ["status"]):
+        done = command(lab, node, *words)
+        assert not STEERING.search(done.stdout + done.stderr), (words, done.stdout, done.stderr)
+    (row,) = json.loads(command(lab, node, "members", "--json").stdout)["members"]
+    assert row["nameTag"] == "a\u202e\u2028b\u0085c", "in JSON it is whole, escaped"
 
 
 def at_socket(node, path: str) -> str:
