@@ -21,7 +21,7 @@
 use std::path::Path;
 use std::{fmt, io};
 
-use crate::{file, logger};
+use crate::{file, logger, words};
 
 /// Our own exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,17 +38,34 @@ pub enum Code {
     Config = 78,
 }
 
-/// Why the program ends: a code, and one line for its user.
+/// Why the program ends: a code, and what its user is told, mostly in one line.
 #[derive(Debug)]
 pub struct Failure {
     pub code: Code,
-    pub message: String,
+    lines: Vec<String>,
 }
 
 impl Failure {
     /// A failure with that code; the error's text is its line.
     pub fn new(code: Code, error: impl fmt::Display) -> Self {
-        Self { code, message: error.to_string() }
+        Self::of_lines(code, [error.to_string()])
+    }
+
+    /// A failure that takes more than a line to tell. What is in a line, whoever's words, stays in that line.
+    pub fn of_lines(code: Code, lines: impl IntoIterator<Item = String>) -> Self {
+        Self { code, lines: lines.into_iter().map(|line| words::on_one_line(&line).into_owned()).collect() }
+    }
+
+    /// What its user is told.
+    pub fn message(&self) -> String {
+        self.lines.join("\n")
+    }
+
+    /// The same, and this.
+    #[must_use]
+    pub fn and(self, more: impl IntoIterator<Item = String>) -> Self {
+        let code = self.code;
+        Self::of_lines(code, self.lines.into_iter().chain(more))
     }
 }
 
@@ -76,10 +93,22 @@ pub fn conclude(outcome: Result<i32, Failure>) -> i32 {
     let code = match outcome {
         Ok(code) => code,
         Err(failure) => {
-            logger::last_words(&failure.message);
+            logger::last_words(&failure.message());
             failure.code as i32
         }
     };
     logger::flush();
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_words_stay_in_their_line() {
+        let failure = Failure::new(Code::Unavailable, "EC2: x\netcd-muster: all is well\u{9b}31m");
+        assert_eq!(failure.lines, ["EC2: x etcd-muster: all is well?31m"]);
+        assert_eq!(failure.and(["a\u{2028}b".to_owned()]).lines.len(), 2);
+    }
 }

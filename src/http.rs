@@ -20,6 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::proxy::Proxy;
 use crate::tls::{self, Trust};
+use crate::words;
 
 /// The longest body `fetch` takes: a member list of hundreds of members is below 1 MiB.
 const MAX_BODY_BYTES: usize = 4 << 20;
@@ -54,7 +55,7 @@ pub enum Failure {
     Protocol(String),
 }
 
-/// A failed exchange: the URL and why.
+/// A failed exchange: the URL, which is shown without what may be secret in it, and why.
 #[derive(Clone, Debug)]
 pub struct Error {
     pub url: String,
@@ -76,7 +77,7 @@ impl fmt::Display for Failure {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.url, self.failure)
+        write!(f, "{}: {}", words::without_secrets(&self.url), self.failure)
     }
 }
 
@@ -131,7 +132,7 @@ impl Client {
         }
         // Origin form: what servers and the SigV4 canonical request expect.
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        *request.uri_mut() = path.parse().map_err(|e| Failure::Protocol(format!("path {path}: {e}")))?;
+        *request.uri_mut() = path.parse().map_err(|e| Failure::Protocol(format!("path: {e}")))?;
         if secure {
             // It may be the proxy that speaks there, if it looks inside.
             let way = proxy.as_ref().map_or(String::new(), |proxy| format!("; by way of proxy {}", shown(proxy)));
@@ -236,7 +237,7 @@ async fn bounded<T>(work: impl Future<Output = Result<T, Failure>>, url: String,
 }
 
 fn target(uri: &Uri) -> Result<(String, u16, bool), Failure> {
-    let bad = || Failure::Protocol(format!("{uri} is no http:// or https:// URL"));
+    let bad = || Failure::Protocol("is no http:// or https:// URL".to_owned());
     let secure = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
@@ -247,7 +248,9 @@ fn target(uri: &Uri) -> Result<(String, u16, bool), Failure> {
 }
 
 fn host_header(uri: &Uri) -> Result<HeaderValue, Failure> {
+    // Without a user and a password (RFC 9110, section 4.2.4).
     let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
     HeaderValue::from_str(authority).map_err(|e| Failure::Protocol(format!("host {authority}: {e}")))
 }
 

@@ -8,6 +8,7 @@ use crate::config::{Config, MemberType, Origin, Security};
 use crate::etcd::command::Settings;
 use crate::etcd::data_dir::Paths;
 use crate::ledger::Identity;
+use crate::words;
 
 /// `scheme://host:port`, brackets around an IPv6 address.
 pub fn url(scheme: &str, host: &str, port: u16) -> String {
@@ -135,7 +136,9 @@ pub fn roll_call_addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Strin
             let host = u.host()?.trim_matches(['[', ']']);
             Some(SocketAddr::new(host.parse().ok()?, u.port_u16()?))
         });
-        socket.ok_or_else(|| format!("ETCD_LISTEN_PEER_URLS={url}: write SCHEME://ADDRESS:PORT, not a name"))
+        socket.ok_or_else(|| {
+            format!("ETCD_LISTEN_PEER_URLS={}: write SCHEME://ADDRESS:PORT, not a name", words::without_secrets(&url))
+        })
     };
     split(urls).into_iter().map(address).collect()
 }

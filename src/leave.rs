@@ -14,6 +14,7 @@ use crate::etcd::client::{Client, MemberList, Status};
 use crate::hook::{Hooks, Transition};
 use crate::notice::{Notices, POLL};
 use crate::rollcall::server::Desk;
+use crate::words;
 
 /// While leaving, and until we vote.
 const SOON: Duration = Duration::from_secs(1);
@@ -174,7 +175,7 @@ impl Leaver<'_> {
             };
             match listed.await {
                 Ok(list) if list.cluster == status.cluster => return Ok(list),
-                Ok(list) => trouble = format!("{url} is of cluster {}", list.cluster),
+                Ok(list) => trouble = format!("{} is of cluster {}", words::without_secrets(url), list.cluster),
                 Err(error) => trouble = error.to_string(),
             }
         }

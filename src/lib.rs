@@ -1,6 +1,7 @@
 //! etcd-muster: EC2 instances that carry a tag become one etcd cluster, and stay one.
 //!
 //! The program is `main.rs`; this is everything under it, as a library so that tests, benches and fuzz targets reach it.
+#![deny(clippy::print_stdout, reason = "commands/terminal.rs alone prints")]
 
 pub mod act;
 pub mod attend;
@@ -21,6 +22,7 @@ pub mod identity;
 pub mod keeper;
 pub mod leave;
 pub mod ledger;
+pub mod listen;
 pub mod logger;
 pub mod machine;
 pub mod meter;
@@ -36,3 +38,4 @@ pub mod roster;
 pub mod startup;
 pub mod status;
 pub mod tls;
+pub mod words;

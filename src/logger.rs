@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::clock;
+use crate::words;
 
 /// How a line is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +99,7 @@ pub fn pass_on(line: &[u8]) {
 pub fn last_words(message: &str) {
     let line = match AS_JSON.load(Ordering::Relaxed) {
         true => as_json(&clock::stamp(), Level::Error, None, message),
-        false => message.lines().map(|line| format!("etcd-muster: {line}\n")).collect(),
+        false => message.lines().map(|line| format!("etcd-muster: {}\n", words::on_one_line(line))).collect(),
     };
     write(line.as_bytes(), true);
 }
@@ -224,7 +225,7 @@ fn missing(dropped: u64) -> String {
 
 /// One line, whatever a peer's words in it are.
 fn as_text(ts: &str, level: Level, msg: &str) -> String {
-    format!("{ts} {level:<5} etcd-muster: {}\n", msg.replace(char::is_control, " "))
+    format!("{ts} {level:<5} etcd-muster: {}\n", words::on_one_line(msg))
 }
 
 /// In zap's order and with its names (zap, `NewProductionEncoderConfig` as etcd sets it).
@@ -247,7 +248,7 @@ fn as_json(ts: &str, level: Level, place: Option<(&str, u32)>, msg: &str) -> Str
     };
     let caller = place.map(|(file, line)| format!("{}:{line}", file.strip_prefix("src/").unwrap_or(file)));
     let line = serde_json::to_string(&Line { level, ts, logger: "etcd-muster", caller, msg });
-    line.map_or_else(|_| String::new(), |line| line + "\n")
+    line.map_or_else(|_| String::new(), |line| words::escaped(&line).into_owned() + "\n")
 }
 
 #[cfg(test)]
@@ -257,7 +258,7 @@ mod tests {
     #[test]
     fn what_a_peer_says_makes_no_line_of_ours() {
         let line = as_text("T", Level::Warn, "etcd says: a\nT ERROR etcd-muster: b\u{1b}[2J");
-        assert_eq!(line, "T WARN  etcd-muster: etcd says: a T ERROR etcd-muster: b [2J\n");
+        assert_eq!(line, "T WARN  etcd-muster: etcd says: a T ERROR etcd-muster: b?[2J\n");
     }
 
     #[test]
@@ -288,5 +289,9 @@ mod tests {
              \"caller\":\"daemon/mod.rs:7\",\"msg\":\"a \\\"b\\\"\\nc\"}\n"
         );
         assert!(as_json("", Level::Trace, None, "").starts_with("{\"level\":\"debug\""));
+        assert!(
+            as_json("", Level::Warn, None, "\u{9b}31m\u{202e}").contains(r"\u009b31m\u202e"),
+            "to JSON only C0 is control"
+        );
     }
 }

@@ -35,6 +35,15 @@ const ROSTER_SERVES: Duration = Duration::from_secs(5);
 const ROSTER_PATIENCE: Duration = Duration::from_secs(30);
 const ROSTER_PATIENCE_WITH_DATA: Duration = Duration::from_secs(5);
 
+/// Silence is watched by looks. Two that lie further apart are no watch: somebody may have come, served and gone between them.
+const WATCH_GAP: Duration = Duration::from_secs(30);
+/// A busy machine's, in a look.
+const LATENESS: Duration = Duration::from_secs(5);
+/// What one peer is asked one after the other, and what a member.
+const QUESTIONS: u32 = 4;
+/// While somebody's silence is watched for a reason, looks lie no further apart than this, beside what they take themselves.
+pub const WATCH_PAUSE: Duration = Duration::from_secs(10);
+
 /// What a look starts from.
 #[derive(Debug)]
 pub struct Own {
@@ -62,12 +71,22 @@ pub struct Observer {
     member_silences: BTreeMap<MemberId, Instant>,
     /// Who held which address, by the rosters seen so far: EC2 shows no address of a terminated instance.
     holders: BTreeMap<IpAddr, InstanceId>,
+    /// When peers were last asked, and when members were: with EC2 out of sight only peers are.
+    peers_asked: Option<Instant>,
+    members_asked: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct PeerSilence {
     since: Instant,
     refused_throughout: bool,
+}
+
+/// Whether looks are near enough for what was silent in both to have been silent in between: by the last one's end, this one's beginning
+/// and its end. One that took far longer than its questions may was held up itself (frozen, say), and asked nobody meanwhile.
+fn watches_on(last: Option<Instant>, began: Instant, ended: Instant, questions: Duration) -> bool {
+    last.is_some_and(|last| began.saturating_duration_since(last) <= WATCH_GAP)
+        && ended.saturating_duration_since(began) <= questions + LATENESS
 }
 
 impl Observer {
@@ -84,6 +103,8 @@ impl Observer {
             silences: BTreeMap::new(),
             member_silences: BTreeMap::new(),
             holders: BTreeMap::new(),
+            peers_asked: None,
+            members_asked: None,
         }
     }
 
@@ -121,7 +142,12 @@ impl Observer {
         with_roster(&roster);
         // With EC2 out of sight, the peers of the last answer are still worth asking.
         let asked = roster.known().or(self.roster.as_ref().map(|(last, _)| last)).cloned().unwrap_or_default();
+        let began = clock::now();
         let sightings = self.look_at_peers(&asked, &me).await;
+        if !watches_on(self.peers_asked, began, clock::now(), self.config.probe_timeout * QUESTIONS) {
+            self.silences.clear();
+        }
+        self.peers_asked = Some(clock::now());
         let mut peers = BTreeMap::new();
         for (id, sighting) in sightings {
             let silence = self.note_silence(&id, &sighting);
@@ -158,7 +184,7 @@ impl Observer {
             unresolved: BTreeMap::new(),
             since_own_removal: own.since_own_removal,
         };
-        self.ask_where_it_matters(&mut view).await;
+        self.ask_where_it_matters(&mut view, began).await;
         self.ask_whose_data(&mut view).await;
         view
     }
@@ -235,7 +261,7 @@ impl Observer {
     }
 
     /// Questions that cost a call each, asked only where the answer can change the decision.
-    async fn ask_where_it_matters(&mut self, view: &mut View) {
+    async fn ask_where_it_matters(&mut self, view: &mut View, began: Instant) {
         // Only a fresh node's founding depends on it.
         if view.data == DataDir::Fresh && view.living_clusters().is_empty() {
             view.claim = self.claim.read().await;
@@ -250,7 +276,7 @@ impl Observer {
         }
         let living = view.living_clusters().values().next().map(|etcd| (*etcd).clone());
         match living {
-            Some(etcd) => self.ask_fates(view, &roster, &etcd.members, etcd.cluster).await,
+            Some(etcd) => self.ask_fates(view, &roster, &etcd, began).await,
             None => self.ask_impaired(view, &roster).await,
         }
         self.ask_names(view, &roster).await;
@@ -381,8 +407,13 @@ impl Observer {
     }
 
     /// What became of the members nobody was seen to be.
-    async fn ask_fates(&mut self, view: &mut View, roster: &Roster, members: &[Member], cluster: ClusterId) {
-        view.fates = self.who_answers(view, members, cluster).await;
+    async fn ask_fates(&mut self, view: &mut View, roster: &Roster, etcd: &EtcdSeen, began: Instant) {
+        let members = &etcd.members;
+        view.fates = self.who_answers(view, members, etcd.cluster).await;
+        if !watches_on(self.members_asked, began, clock::now(), self.config.probe_timeout * 2 * QUESTIONS) {
+            self.member_silences.clear();
+        }
+        self.members_asked = Some(clock::now());
         let mut silent = BTreeSet::new();
         for member in members {
             if view.fate(member.id) == &Fate::Answers {
@@ -707,6 +738,21 @@ mod tests {
         assert_eq!(owner("own-name", "10.0.0.1").as_deref(), Some("new"));
         assert_eq!(owner("", "10.0.0.1").as_deref(), Some("new"), "it never started");
         assert_eq!(owner("", "10.0.0.2").as_deref(), Some("dead"));
+    }
+
+    /// A member that was restarted at two looks five minutes apart was never silent for five minutes.
+    #[test]
+    fn what_nobody_looked_at_was_not_silent() {
+        let start = clock::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let questions = Duration::from_secs(12);
+        let watches_on =
+            |last: Option<u64>, began, ended| super::watches_on(last.map(at), at(began), at(ended), questions);
+        assert!(!watches_on(None, 0, 1), "the first look");
+        assert!(watches_on(Some(10), 11, 12) && watches_on(Some(10), 40, 46));
+        assert!(!watches_on(Some(10), 41, 42), "nobody looked for 31 s");
+        assert!(watches_on(Some(10), 20, 32), "it may wait for 12 s, by its own timeouts");
+        assert!(!watches_on(Some(10), 11, 41), "it was frozen while it looked");
     }
 
     /// Its etcd must not pay for a bug met while looking at another node.

@@ -1,5 +1,8 @@
 //! `MUSTER_RECONCILE`: the leader's supervisor looks for dead members while etcd runs, so that a cluster doesn't stay degraded
 //! until somebody joins. Off, the supervisor at rest asks neither EC2 nor its peers.
+//!
+//! Only silence that was watched counts ([`crate::observe`]): while a member's is being watched, it looks every few seconds, whatever
+//! the interval.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -7,10 +10,10 @@ use std::time::Duration;
 use crate::act::Actor;
 use crate::clock;
 use crate::cluster::cleaning;
-use crate::cluster::types::{Known, ListedMember};
-use crate::cluster::view::DataDir;
+use crate::cluster::types::{ClusterId, Known, ListedMember};
+use crate::cluster::view::{Clean, DataDir, Fate, Policy, View};
 use crate::etcd::client::Client;
-use crate::observe::{Observer, Own};
+use crate::observe::{Observer, Own, WATCH_PAUSE};
 use crate::rollcall::server::Desk;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,9 +35,12 @@ impl Reconciler<'_> {
         let Some(interval) = interval else { return std::future::pending().await };
         let mut said = String::new();
         self.observer.watch_anew();
+        let mut next = interval;
         loop {
-            clock::pause(clock::jittered(interval)).await;
-            let Some(line) = self.look().await else { continue };
+            clock::pause(clock::jittered(next)).await;
+            let Looked { line, watches } = self.look().await;
+            next = if watches { interval.min(WATCH_PAUSE) } else { interval };
+            let Some(line) = line else { continue };
             if said != line {
                 log::info!("{line}");
                 said = line;
@@ -42,13 +48,13 @@ impl Reconciler<'_> {
         }
     }
 
-    /// One look; what there is to say about it.
-    async fn look(&mut self) -> Option<String> {
+    /// One look.
+    async fn look(&mut self) -> Looked {
         let status = self.etcd.status(&self.own_client_url, ANSWER_TIMEOUT).await.ok();
         // Only the leader's supervisor looks, and only what it has watched without a gap counts.
         let Some(status) = status.filter(|s| s.leader == Some(s.member)) else {
             self.observer.watch_anew();
-            return None;
+            return Looked { line: None, watches: false };
         };
         let data = DataDir::Whole { ids: Known::Unknown("etcd has it open".to_owned()) };
         let (listed, ledger) = (self.listed.clone(), self.desk.ledger());
@@ -62,12 +68,24 @@ impl Reconciler<'_> {
             since_own_removal: None,
         };
         let view = self.observer.look(&own, |_| {}).await;
-        if let Known::Unknown(cause) = &view.roster {
-            return Some(format!("reconcile: {cause}; nobody is removed"));
-        }
-        match cleaning::reconcile(self.observer.policy(), &view, status.cluster) {
+        let watches = watches(self.observer.policy(), &view);
+        let filter = &self.observer.policy().filter;
+        let line = match &view.roster {
+            Known::Unknown(cause) => Some(format!("reconcile: {cause}; nobody is removed")),
+            Known::Known(roster) if roster.standing().next().is_none() => Some(format!(
+                "reconcile: no instance with {filter} is listed, not even this one; nobody is removed; check the region (DOCKER_AWSREG) \
+                 and MUSTER_TAGS"
+            )),
+            Known::Known(_) => self.clean(&view, status.cluster).await,
+        };
+        Looked { line, watches }
+    }
+
+    /// Removes one that may go; what there is to say about it.
+    async fn clean(&self, view: &View, ours: ClusterId) -> Option<String> {
+        match cleaning::reconcile(self.observer.policy(), view, ours) {
             Ok((id, why)) => {
-                let cluster = view.living_clusters().remove(&status.cluster)?;
+                let cluster = view.living_clusters().remove(&ours)?;
                 match self.actor.remove(cluster, id).await {
                     Ok(()) => Some(format!("reconcile: member {id} is removed: {why}")),
                     Err(error) => Some(format!("reconcile: member {id} could not be removed: {error}")),
@@ -80,4 +98,23 @@ impl Reconciler<'_> {
             }
         }
     }
+}
+
+/// What came of a look.
+struct Looked {
+    line: Option<String>,
+    /// Somebody's silence is being watched.
+    watches: bool,
+}
+
+/// Whether more silence would change what may be done.
+fn watches(policy: &Policy, view: &View) -> bool {
+    let ripens = |fate: &Fate| match (policy.clean, fate) {
+        (Clean::Off, _) | (_, Fate::Answers | Fate::Unknown) => false,
+        (Clean::Gone, Fate::Silent(silence)) => {
+            silence.gone == Known::Known(true) && silence.silent_for < policy.clean_dwell
+        }
+        (Clean::Unhealthy, Fate::Silent(_)) => true,
+    };
+    view.fates.values().any(ripens)
 }

@@ -77,7 +77,7 @@ async fn wait_out<T>(journal: &Journal, mut attempt: impl AsyncFnMut() -> Result
     loop {
         match attempt().await {
             Ok(had) => return Ok(had),
-            Err(Trouble { failure, may_pass: true }) => hold(journal, &failure.message),
+            Err(Trouble { failure, may_pass: true }) => hold(journal, &failure.message()),
             Err(Trouble { failure, .. }) => return Err(failure),
         }
         clock::pause(TRY_PAUSE).await;

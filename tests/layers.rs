@@ -16,6 +16,16 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ),
     ("reach.rs", &["aws", "observe", "act", "daemon", "cloud"], "how ports are reached, not what is said there"),
     ("keeper.rs", &["observe", "act", "daemon", "etcd::client"], "it keeps files, it talks to nobody but AWS"),
+    (
+        "listen.rs",
+        &["aws", "etcd", "cluster", "config", "rollcall", "status", "observe", "act", "daemon"],
+        "it takes callers, whatever they are answered",
+    ),
+    (
+        "words.rs",
+        &["aws", "etcd", "cluster", "config", "http", "observe", "act", "daemon", "commands"],
+        "it knows characters, not what they say",
+    ),
     ("proxy.rs", &["aws", "etcd", "cluster", "config", "observe", "act", "daemon"], "transport knows no meaning"),
     ("process", &["aws", "etcd", "config", "observe", "act", "daemon"], "PID 1's duties are the same for any child"),
     ("aws", &["etcd", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),

@@ -13,8 +13,15 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));
 
 /// In the seeds every secret holds this.
 const SECRET: &str = "hunter2";
-/// Whose values are secret.
-const SECRETS: [&str; 3] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
+/// Whose values are secret, or are of no name that is known.
+const SECRETS: [&str; 6] = [
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "MUSTER_ETCD_PASSWORD",
+    "ETCD_DISCOVERY",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+];
 /// No clock overflows over sums of these.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86400);
 
@@ -30,12 +37,17 @@ pub fn holds(data: &[u8]) {
     let shown = match config::read(&env) {
         Ok(config) => {
             bounded(&config);
+            assert!(
+                !env.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").is_some_and(|path| path.starts_with('@')),
+                "its token goes to another host"
+            );
             format!("{config:?} {}", config.notices.join(" "))
         }
         Err(problems) => {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             assert!(!lines.is_empty());
-            assert!(lines.iter().all(|line| !line.contains(['\n', '\r'])), "{lines:?}");
+            let steers = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}');
+            assert!(lines.iter().all(|line| !line.contains(steers)), "{lines:?}");
             lines.concat()
         }
     };

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_muster::cluster::decide::decide;
-use etcd_muster::cluster::view::{EtcdSeen, Sighting};
+use etcd_muster::cluster::view::{EtcdSeen, Quorum, Sighting};
 use etcd_muster::observe::Probe;
 use etcd_muster::reach::Reach;
 use serde_json::Value;
@@ -106,8 +106,8 @@ fn sight(scene: &Scene, answers: &[&[u8]]) {
     let said = || said(scene, answers[last]);
     match &sighting {
         Sighting::Fresh(_) => assert_eq!((last, &said()["has_data"]), (0, &Value::Bool(false))),
-        Sighting::HasData { .. } => assert_eq!((last, &said()["has_data"]), (0, &Value::Bool(true))),
-        Sighting::Etcd(EtcdSeen { cluster, members, has_quorum: true, .. }) => {
+        Sighting::HasData(_) => assert_eq!((last, &said()["has_data"]), (0, &Value::Bool(true))),
+        Sighting::Etcd(EtcdSeen { cluster, members, quorum: Quorum::Proven, .. }) => {
             assert_eq!(asked[last], "/v3/cluster/member/list");
             let said = said();
             assert_eq!(number(&said["header"]["cluster_id"]), Some(cluster.0), "its cluster");

@@ -9,12 +9,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use etcd_muster::cluster::paxos::{Accepted, Answer, Call, Charter, Ledger, Standing};
-use etcd_muster::cluster::types::{Instance, InstanceId, InstanceState, ListedMember, Roster};
-use etcd_muster::cluster::view::{Clean, Policy};
+use etcd_muster::cluster::paxos::{Accepted, Answer, Ballot, Call, Charter, Ledger, Standing};
+use etcd_muster::cluster::types::{Instance, InstanceId, InstanceState, Known, ListedMember, Roster};
+use etcd_muster::cluster::view::{Clean, DataDir, Policy};
 use etcd_muster::ledger::Store;
 use etcd_muster::rollcall::server::{Desk, converse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));
@@ -53,7 +56,7 @@ impl World {
             name: "i-a".to_owned(),
             peer_urls: vec!["http://10.0.0.1:2380".to_owned()],
         };
-        let desk = Desk::new(Store::open(&dir).expect("a store"), listed, false);
+        let desk = Desk::new(Store::open(&dir).expect("a store"), listed.clone(), false);
         let roster = Roster::new(
             [
                 ("i-a", 1, InstanceState::Running),
@@ -66,10 +69,15 @@ impl World {
             60,
         );
         let policy = policy();
-        desk.standing_is(Some(&roster), &policy, false, None);
-        let terminated = roster.terminated().map(|instance| instance.id.clone()).collect();
-        let standing = Standing { charter: Some(policy.charter(&roster)), terminated, has_data: false };
-        Self { dir, desk, standing }
+        desk.standing_is(Some(&roster), &policy, &DataDir::Fresh);
+        let mut view = common::view('a', "ab");
+        (view.me.listed, view.roster) = (listed, Known::Known(roster));
+        for peer in view.peers.values_mut() {
+            let other = peer.listed.iter_mut().flat_map(|listed| &mut listed.peer_urls);
+            other.for_each(|url| *url = "http://10.0.0.2:2380".to_owned());
+        }
+        desk.saw(&view);
+        Self { dir, desk, standing: view.standing(&policy) }
     }
 
     fn judge(&self, request: &[u8], before: &Ledger, after: &Ledger) {
@@ -91,18 +99,34 @@ impl World {
         match call {
             Call::Prepare { charter, ballot } => {
                 assert!(is_ours(&charter));
-                expected.promised = Some(ballot);
+                promise(&mut expected, ballot);
             }
-            Call::Accept { charter, ballot, list } => {
-                assert!(is_ours(&charter));
-                expected.promised = Some(ballot.clone());
+            Call::Accept { charter, ballot, list } if after.accepted != before.accepted => {
+                assert!(is_ours(&charter) && list.fault().is_none());
+                promise(&mut expected, ballot.clone());
+                if let Some(was) = before.accepted.as_ref().filter(|was| was.list != list) {
+                    expected.renounce(&was.list);
+                }
                 expected.accepted = Some(Accepted { ballot, list });
             }
             // A void one may be told, too: it doesn't stand.
-            Call::Chosen { list } => expected.chosen = Some(list),
+            Call::Chosen { list, .. } if after.chosen != before.chosen => {
+                assert!(list.fault().is_none() && list.holds(&self.standing.me));
+                expected.chosen = Some(list);
+            }
+            // It has us otherwise than we are.
+            Call::Accept { list, .. } | Call::Chosen { list, .. } => expected.renounce(&list),
         }
         assert_eq!(*after, expected, "a call changes what it is for, and nothing else");
     }
+}
+
+/// What was chosen before doesn't stand, or no promise were given.
+fn promise(ledger: &mut Ledger, ballot: Ballot) {
+    if let Some(void) = ledger.chosen.take() {
+        ledger.renounce(&void);
+    }
+    ledger.promised = Some(ballot);
 }
 
 impl Drop for World {
@@ -118,6 +142,7 @@ fn instance(id: &str, launched: i64, state: InstanceState) -> Instance {
         id,
         state,
         launched: Some(launched),
+        attached: None,
         changed: None,
         address: None,
         private_dns: None,
@@ -135,6 +160,7 @@ fn policy() -> Policy {
         found_alone: false,
         clean: Clean::Gone,
         clean_dwell: Duration::from_secs(30),
+        adopt: None,
         token_prefix: "t".to_owned(),
         claim: None,
         written: false,

@@ -17,6 +17,7 @@ use super::refusal::ApiError;
 use super::sigv4::Service;
 use super::xml::read_page;
 use super::{FORM, form};
+use crate::words;
 
 const API_VERSION: &str = "2011-01-01";
 const ACTION: &str = "CompleteLifecycleAction";
@@ -57,7 +58,7 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
-            Self::Malformed { endpoint, cause } => write!(f, "{endpoint}: {cause}"),
+            Self::Malformed { endpoint, cause } => write!(f, "{}: {cause}", words::without_secrets(endpoint)),
         }
     }
 }

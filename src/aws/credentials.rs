@@ -15,6 +15,7 @@ use super::imds::{self, Imds};
 use crate::clock;
 use crate::file;
 use crate::http::{self, Client};
+use crate::words;
 
 /// Refreshed so long before they expire; AWS hands out new ones at least five minutes ahead.
 const REFRESH_AHEAD: Duration = Duration::from_secs(15 * 60);
@@ -69,14 +70,19 @@ impl fmt::Display for Error {
                 "this instance has no IAM role; attach an instance profile whose policy allows ec2:DescribeInstances",
             ),
             Self::Imds(cause) => write!(f, "{cause}"),
-            Self::Container { url, cause } => write!(f, "the container credentials endpoint {url}: {cause}"),
+            Self::Container { url, cause } => {
+                write!(f, "the container credentials endpoint {}: {cause}", words::without_secrets(url))
+            }
             Self::Refused { role, code, message } => {
+                let role = words::without_secrets(role);
                 write!(
                     f,
                     "the metadata service has no credentials for role {role}: {code} {message}; check its instance profile and trust policy"
                 )
             }
-            Self::Malformed { from, cause } => write!(f, "credentials from {from} can't be read: {cause}"),
+            Self::Malformed { from, cause } => {
+                write!(f, "credentials from {} can't be read: {cause}", words::without_secrets(from))
+            }
         }
     }
 }

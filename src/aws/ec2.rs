@@ -19,6 +19,7 @@ pub use super::xml::Described;
 use super::xml::{Page, read_page};
 use super::{FORM, form};
 use crate::cluster::types::InstanceId;
+use crate::words;
 
 const API_VERSION: &str = "2016-11-15";
 /// The API's greatest: one call per look for up to a thousand instances.
@@ -48,6 +49,8 @@ pub enum Error {
     },
     /// A page names a token that was followed before.
     RepeatedToken(String),
+    /// Asked about this instance, EC2 neither shows it nor says that there is none.
+    Silence(InstanceId),
 }
 
 impl Error {
@@ -69,7 +72,7 @@ impl Error {
             Self::Unanswered(caller::Error::Http(_)) | Self::Malformed { .. } => Outlook::Transient,
             Self::Api { error, .. } if error.code == NOT_FOUND => Outlook::Answered,
             Self::Api { status, error, .. } => error.outlook(*status),
-            Self::Unanswered(_) | Self::RepeatedToken(_) => Outlook::Final,
+            Self::Unanswered(_) | Self::RepeatedToken(_) | Self::Silence(_) => Outlook::Final,
         }
     }
 }
@@ -89,7 +92,8 @@ impl fmt::Display for Error {
                     false => Ok(()),
                 }
             }
-            Self::Malformed { endpoint, cause } => write!(f, "{endpoint}: {cause}"),
+            Self::Malformed { endpoint, cause } => write!(f, "{}: {cause}", words::without_secrets(endpoint)),
+            Self::Silence(id) => write!(f, "EC2 says nothing about {id}, not even {NOT_FOUND}"),
             Self::RepeatedToken(token) => write!(f, "EC2 repeats the page token {token:?}; the listing has no end"),
         }
     }
@@ -143,14 +147,17 @@ impl Ec2 {
         Err(Error::RepeatedToken(token.unwrap_or_default()))
     }
 
-    /// One instance by its id; `None`: EC2 says InvalidInstanceID.NotFound (or shows nothing under that id).
+    /// One instance by its id; `None`: EC2 says InvalidInstanceID.NotFound.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error`]; an answer that shows nothing under that id is one, for EC2 has a code for what is gone.
     pub async fn describe_instance(&self, imds: &Imds, id: &InstanceId) -> Result<Option<Described>, Error> {
         let query = [("InstanceId.1".to_owned(), id.0.clone())];
         match self.call(imds, "DescribeInstances", &query).await {
-            Ok(page) => Ok(page.instances.into_iter().find(|d| d.instance.id == *id)),
+            Ok(page) => {
+                let found = page.instances.into_iter().find(|d| d.instance.id == *id);
+                found.map(Some).ok_or_else(|| Error::Silence(id.clone()))
+            }
             Err(error) if error.code() == Some(NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
         }

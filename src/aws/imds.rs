@@ -13,6 +13,7 @@ use crate::clock;
 use crate::cluster::list::first_host_name;
 use crate::http::{self, Client, Failure, Outgoing};
 use crate::meter::{Api, Meters};
+use crate::words;
 
 const TOKEN_TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
@@ -47,13 +48,15 @@ impl fmt::Display for Error {
             ),
             Self::HopLimit { endpoint } => write!(
                 f,
-                "PUT {endpoint}/latest/api/token times out: from a bridged container the instance needs \
-                 HttpPutResponseHopLimit 2 (aws ec2 modify-instance-metadata-options), or use --network host"
+                "PUT {}/latest/api/token times out: from a bridged container the instance needs \
+                 HttpPutResponseHopLimit 2 (aws ec2 modify-instance-metadata-options), or use --network host",
+                words::without_secrets(endpoint)
             ),
             Self::Disabled { endpoint } => write!(
                 f,
-                "{endpoint} answers 403: the metadata service is off for this instance; switch it on with aws ec2 \
-                 modify-instance-metadata-options --http-endpoint enabled"
+                "{} answers 403: the metadata service is off for this instance; switch it on with aws ec2 \
+                 modify-instance-metadata-options --http-endpoint enabled",
+                words::without_secrets(endpoint)
             ),
             Self::Status { path, status } => write!(f, "metadata {path} answers {status}"),
             Self::Malformed { path, cause } => write!(f, "metadata {path} can't be read: {cause}"),

@@ -16,6 +16,7 @@ use super::imds::Imds;
 use super::partition;
 use super::refusal::{ApiError, Outlook};
 use super::sigv4::Service;
+use crate::words;
 
 const JSON: &str = "application/x-amz-json-1.1";
 const TARGET_HEADER: &str = "x-amz-target";
@@ -87,7 +88,7 @@ impl fmt::Display for Error {
                     false => Ok(()),
                 }
             }
-            Self::Malformed { endpoint, cause } => write!(f, "{endpoint}: {cause}"),
+            Self::Malformed { endpoint, cause } => write!(f, "{}: {cause}", words::without_secrets(endpoint)),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::io::{BufWriter, Write};
 use argh::FromArgs;
 use serde_json::json;
 
-use super::{find_cloud, table};
+use super::{find_cloud, terminal};
 use crate::aws::ec2::Described;
 use crate::cloud::{self, Cloud, Fleet};
 use crate::cluster::types::Instance;
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::words;
 
 /// Show the tagged instances: a table by rank, oldest first; --json as EC2 lists them.
 #[derive(FromArgs)]
@@ -48,9 +49,10 @@ async fn print_table(cloud: &Cloud, filter: &str) -> Result<(), Failure> {
         vec![instance.id.0.clone(), instance.state.name().to_owned(), address, zone.to_owned(), age, name]
     };
     let rows: Vec<Vec<String>> = roster.all().iter().map(row).collect();
-    table::print(&["INSTANCE", "STATE", "ADDRESS", "ZONE", "AGE", "NAME"], &rows);
+    terminal::table(&["INSTANCE", "STATE", "ADDRESS", "ZONE", "AGE", "NAME"], &rows);
     let (all, standing) = (roster.all().len(), roster.standing().count());
-    println!("{all} instances with {filter}, {standing} not terminated, {} API calls", cloud.calls());
+    let calls = cloud.calls();
+    terminal::line(format_args!("{all} instances with {filter}, {standing} not terminated, {calls} API calls"));
     Ok(())
 }
 
@@ -69,7 +71,7 @@ async fn print_json(cloud: &Cloud) -> Result<(), Failure> {
             "tags": tags.into_iter().collect::<BTreeMap<_, _>>(),
         });
         // A closed pipe (`| head`) is the reader's choice.
-        let _closed = writeln!(out, "{separator}{object}");
+        let _closed = writeln!(out, "{separator}{}", words::escaped(&object.to_string()));
         separator = ',';
     };
     cloud.each_instance(write).await?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use argh::FromArgs;
 
-use super::table;
-use crate::config::{VARIABLES, is_secret};
+use super::terminal;
+use crate::config::{VARIABLES, shown};
 
 /// List every variable: its value here, its default, its meaning.
 #[derive(FromArgs)]
@@ -19,14 +19,13 @@ impl Env {
             .map(|v| {
                 let value = match environment.get(v.name) {
                     None => "(unset)".to_owned(),
-                    Some(value) if is_secret(v.name, value) => "(a secret, not shown)".to_owned(),
-                    Some(value) => value.clone(),
+                    Some(value) => shown(v.name, value).unwrap_or_else(|| "(set, not shown)".to_owned()),
                 };
                 let flag = v.flag().unwrap_or_default();
                 vec![v.name.to_owned(), flag, value, v.default.to_owned(), v.meaning.to_owned()]
             })
             .collect();
-        table::print(&["VARIABLE", "FLAG", "VALUE", "DEFAULT", "MEANING"], &rows);
+        terminal::table(&["VARIABLE", "FLAG", "VALUE", "DEFAULT", "MEANING"], &rows);
         0
     }
 }

@@ -2,6 +2,7 @@
 
 use argh::FromArgs;
 
+use super::terminal;
 use crate::config::{Config, Security};
 use crate::identity;
 use crate::ledger::Store;
@@ -14,7 +15,7 @@ pub(super) struct EtcdctlEnv {}
 impl EtcdctlEnv {
     pub(super) fn run(&self, config: &Config) -> i32 {
         for (name, value) in exports(config) {
-            println!("export {name}={}", quoted(&value));
+            terminal::for_a_shell(&format!("export {name}={}", quoted(&value)));
         }
         0
     }

@@ -7,13 +7,14 @@ use argh::FromArgs;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::own_etcd;
+use super::{own_etcd, terminal};
 use crate::attend;
 use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::exit::{Code, Failure};
 use crate::http;
 use crate::tls::{Believed, KeyFiles, Names, Trust};
+use crate::words;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,11 +54,11 @@ struct Answer {
 
 impl Answer {
     fn json(&self) -> Value {
-        json!({"endpoint": self.url, "healthy": self.reason.is_none(), "reason": self.reason})
+        json!({"endpoint": words::without_secrets(&self.url), "healthy": self.reason.is_none(), "reason": self.reason})
     }
 
     fn line(&self) -> String {
-        format!("{}: {}", self.url, self.reason.as_deref().unwrap_or("healthy"))
+        format!("{}: {}", words::without_secrets(&self.url), self.reason.as_deref().unwrap_or("healthy"))
     }
 }
 
@@ -78,9 +79,9 @@ impl Health {
         };
         let answers = ask_all(&etcd, urls).await;
         match (self.json, answers.as_slice()) {
-            (true, [one]) if !self.cluster => println!("{}", one.json()),
-            (true, all) => println!("{}", Value::from_iter(all.iter().map(Answer::json))),
-            (false, all) => all.iter().for_each(|answer| println!("{}", answer.line())),
+            (true, [one]) if !self.cluster => terminal::json_line(&one.json()),
+            (true, all) => terminal::json_line(&Value::from_iter(all.iter().map(Answer::json))),
+            (false, all) => all.iter().for_each(|answer| terminal::line(answer.line())),
         }
         let healthy = answers.iter().all(|answer| answer.reason.is_none());
         Ok(if healthy { 0 } else { Code::Unhealthy as i32 })

@@ -7,7 +7,7 @@ use argh::FromArgs;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::table;
+use super::terminal;
 use crate::cloud::{self, Cloud, Fleet};
 use crate::cluster::types::{Instance, InstanceId, Known, Member, MemberId, Roster};
 use crate::config::Config;
@@ -17,6 +17,7 @@ use crate::identity;
 use crate::ledger::{Identity, Store};
 use crate::observe::owner;
 use crate::reach::Reach;
+use crate::words;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// etcd's part is shown without AWS's: neither is waited for longer.
@@ -84,19 +85,20 @@ impl Members {
         }
         let mut failure = None;
         if found.is_none() {
-            let why = format!("no member lists the cluster:\n{}", tried.join("\n"));
-            failure = Some(Failure::new(Code::Unavailable, why));
+            let why = ["no member lists the cluster:".to_owned()].into_iter().chain(tried.clone());
+            failure = Some(Failure::of_lines(Code::Unavailable, why));
             let urls = addresses().map(|a| identity::peer_url(config, &a.to_string())).chain([own_peer]);
             found = ask_all(&etcd, urls.collect(), true, &mut tried).await;
             if let Some((url, _)) = &found {
-                notes.push(format!("no quorum: this is the list as {url} has it, it may be out of date"));
+                notes.push(format!(
+                    "no quorum: this is the list as {} has it, it may be out of date",
+                    words::without_secrets(url)
+                ));
             }
         }
         let Some((url, list)) = found else {
-            let unseen =
-                notes.iter().chain(fleet_trouble(&fleet).as_ref()).map(|note| format!("\n{note}")).collect::<String>();
             let failure = failure.unwrap_or_else(|| Failure::new(Code::Unavailable, "no member lists the cluster"));
-            return Err(Failure { message: failure.message + &unseen, ..failure });
+            return Err(failure.and(notes.into_iter().chain(fleet_trouble(&fleet))));
         };
         let answers = ask_each(&etcd, &list.members).await;
         let alarms = match failure.is_none() {
@@ -117,15 +119,13 @@ impl Members {
     fn print(&self, cluster: &str, rows: &[Row], notes: &[String]) {
         if self.json {
             let members: Vec<Value> = rows.iter().map(Row::json).collect();
-            println!("{:#}", json!({"cluster": cluster, "members": members, "notes": notes}));
+            terminal::json(&json!({"cluster": cluster, "members": members, "notes": notes}));
             return;
         }
-        println!("cluster {cluster}");
+        terminal::line(format_args!("cluster {cluster}"));
         let rows: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
-        table::print(&Row::HEAD, &rows);
-        for note in notes {
-            println!("{note}");
-        }
+        terminal::table(&Row::HEAD, &rows);
+        notes.iter().for_each(terminal::line);
     }
 }
 

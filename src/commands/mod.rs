@@ -7,7 +7,7 @@ mod health;
 mod members;
 mod plan;
 mod status;
-mod table;
+mod terminal;
 
 use std::pin::Pin;
 
@@ -63,13 +63,13 @@ pub fn main() -> Result<i32, Failure> {
     let arguments = match Arguments::from_args(&["etcd-muster"], &words) {
         Ok(arguments) => arguments,
         Err(early) if early.status.is_ok() => {
-            println!("{}", early.output);
+            terminal::lines(&early.output);
             return Ok(0);
         }
-        Err(early) => return Err(Failure::new(Code::Usage, early.output.trim_end())),
+        Err(early) => return Err(Failure::of_lines(Code::Usage, early.output.trim_end().lines().map(without_value))),
     };
     if arguments.version {
-        println!("etcd-muster {}", env!("CARGO_PKG_VERSION"));
+        terminal::line(format_args!("etcd-muster {}", env!("CARGO_PKG_VERSION")));
         return Ok(0);
     }
     let Some(command) = arguments.command else {
@@ -88,10 +88,8 @@ pub fn main() -> Result<i32, Failure> {
     if let Command::Run(_) = &command {
         logger::write_as(config::log_format(&environment));
     }
-    let config = config::read(&environment).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure::new(Code::Config, lines.join("\n"))
-    })?;
+    let config = config::read(&environment)
+        .map_err(|problems| Failure::of_lines(Code::Config, problems.iter().map(ToString::to_string)))?;
     // The other commands speak to whoever typed them.
     let is_run = matches!(command, Command::Run(_));
     logger::start(config.log_level, if is_run { config.log_format } else { Format::Text });
@@ -129,6 +127,14 @@ fn work(
         (Command::Health(health), _) => Box::pin(async move { health.run(&config).await }),
         (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),
+    }
+}
+
+/// argh quotes the word that it doesn't know: `--etcd-password=…` must not be shown whole.
+fn without_value(line: &str) -> String {
+    match line.split_once(": --").and_then(|(_, flag)| flag.split_once('=')) {
+        Some((_, value)) => format!("{}…", line.strip_suffix(value).unwrap_or_default()),
+        None => line.to_owned(),
     }
 }
 
@@ -171,6 +177,16 @@ fn own_etcd(config: &Config) -> (String, Client) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_flag_is_named_without_its_value() {
+        for words in [["--etcd-password=hunter2"].as_slice(), &["run", "--etcd-password=hunter2"]] {
+            let early = Arguments::from_args(&["etcd-muster"], words).err().unwrap();
+            let shown: Vec<String> = early.output.lines().map(without_value).collect();
+            assert!(shown[0].ends_with("--etcd-password=…"), "{shown:?}");
+            assert!(!shown.concat().contains("hunter2"), "{shown:?}");
+        }
+    }
 
     #[test]
     fn every_muster_variable_has_a_flag() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use argh::FromArgs;
 use serde_json::json;
 
-use super::{find_cloud, table};
+use super::terminal::line;
+use super::{find_cloud, terminal};
 use crate::cluster::claim::{Claim, Claimed};
 use crate::cluster::decide::decide;
 use crate::cluster::paxos::Ledger;
@@ -82,12 +83,16 @@ fn claim_in_words(claim: &Claimed) -> String {
 }
 
 fn print_text(view: &View, step: &str) {
-    println!("this instance  {} listed as {}", view.me.instance, view.me.listed.peer_urls.join(","));
-    println!("data           {}", data_in_words(&view.data));
+    line(format_args!("this instance  {} listed as {}", view.me.instance, view.me.listed.peer_urls.join(",")));
+    line(format_args!("data           {}", data_in_words(&view.data)));
     match &view.roster {
-        Known::Unknown(cause) => println!("roster         unknown: {cause}"),
+        Known::Unknown(cause) => line(format_args!("roster         unknown: {cause}")),
         Known::Known(roster) => {
-            println!("roster         {} instances, {} not terminated", roster.all().len(), roster.standing().count());
+            line(format_args!(
+                "roster         {} instances, {} not terminated",
+                roster.all().len(),
+                roster.standing().count()
+            ));
             let rows: Vec<Vec<String>> = roster
                 .all()
                 .iter()
@@ -101,12 +106,12 @@ fn print_text(view: &View, step: &str) {
                     vec![instance.id.0.clone(), instance.state.name().to_owned(), address, seen]
                 })
                 .collect();
-            table::print(&["INSTANCE", "STATE", "ADDRESS", "SEEN"], &rows);
+            terminal::table(&["INSTANCE", "STATE", "ADDRESS", "SEEN"], &rows);
         }
     }
     match &view.claim {
         Claimed::NotAsked => {}
-        claim => println!("claim          {}", claim_in_words(claim)),
+        claim => line(format_args!("claim          {}", claim_in_words(claim))),
     }
     let silent = view.fates.iter().filter_map(|(member, fate)| match fate {
         Fate::Silent(silence) => Some((member, silence)),
@@ -118,9 +123,9 @@ fn print_text(view: &View, step: &str) {
             Known::Known(false) => "its instance is shown in being".to_owned(),
             Known::Unknown(cause) => format!("unknown: {cause}"),
         };
-        println!("member {member} doesn't answer; {gone}");
+        line(format_args!("member {member} doesn't answer; {gone}"));
     }
-    println!("run would now  {step}");
+    line(format_args!("run would now  {step}"));
 }
 
 fn print_json(view: &View, step: &str) {
@@ -140,5 +145,5 @@ fn print_json(view: &View, step: &str) {
         "claim": claim_in_words(&view.claim),
         "step": step,
     });
-    println!("{plan:#}");
+    terminal::json(&plan);
 }

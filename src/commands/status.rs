@@ -5,7 +5,7 @@ use std::time::Duration;
 use argh::FromArgs;
 use serde_json::json;
 
-use super::own_etcd;
+use super::{own_etcd, terminal};
 use crate::config::Config;
 use crate::etcd::data_dir::MUSTER_DIR;
 use crate::exit::{Code, Failure};
@@ -40,9 +40,9 @@ impl Status {
             shown["asked"] = asked
                 .as_ref()
                 .map_or(json!(null), |a| json!({"role": a.role, "healthy": a.trouble.is_none(), "trouble": a.trouble}));
-            println!("{shown:#}");
+            terminal::json(&shown);
         } else {
-            print!("{}", screen::render(&now, asked.as_ref()));
+            terminal::lines(&screen::render(&now, asked.as_ref()));
         }
         Ok(if ready { 0 } else { Code::Unhealthy as i32 })
     }

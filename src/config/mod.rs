@@ -5,7 +5,7 @@ mod variables;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use crate::logger::Format;
 use crate::proxy::Proxy;
 use crate::roster::Written;
 use crate::tls::CaFile;
-pub use security::{CaKey, Files, Minting, Origin, Security, is_secret};
+use crate::words;
+use security::is_secret;
+pub use security::{CaKey, Files, Minting, Origin, Security, shown};
 use variables::RETIRED;
 pub use variables::VARIABLES;
 
@@ -121,7 +123,7 @@ pub struct Problem(String);
 impl fmt::Display for Problem {
     /// On one line, whatever the value is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.replace(char::is_control, "?"))
+        f.write_str(&words::on_one_line(&self.0))
     }
 }
 
@@ -276,7 +278,10 @@ impl Reader<'_> {
         let overheard = overheard.filter(|_| self.text("MUSTER_ETCD_USER").is_some());
         let overheard =
             overheard.map(|how| format!("MUSTER_ETCD_USER: its password goes over the network {how}; see README, TLS"));
-        retired.chain(unused).chain(overheard).collect()
+        let danger =
+            |(name, value): (&String, &String)| Some(format!("{name}={value}: {}", settings::danger(name, value)?));
+        let dangerous = self.given.iter().filter_map(danger);
+        retired.chain(unused).chain(overheard).chain(dangerous).collect()
     }
 
     fn etcd_user(&mut self) -> Option<(String, PathBuf)> {
@@ -315,13 +320,26 @@ impl Reader<'_> {
     }
 
     fn wrong(&mut self, name: &str, why: impl fmt::Display) {
-        let value = self.env.get(name).cloned().unwrap_or_default();
-        self.problems.push(Problem(format!("{name}={value}: {why}")));
+        self.wrong_value(name, &self.env.get(name).cloned().unwrap_or_default(), why);
+    }
+
+    fn wrong_value(&mut self, name: &str, value: &str, why: impl fmt::Display) {
+        self.problems.push(Problem(match shown(name, value) {
+            Some(value) => format!("{name}={value}: {why}"),
+            None => format!("{name} (its value is not shown): {why}"),
+        }));
     }
 
     fn tags(&mut self) -> Vec<(String, String)> {
         let Some(text) = self.text("MUSTER_TAGS").map(str::to_owned) else {
             let key = self.text("DOCKER_EC2TAG").unwrap_or("etcd").to_owned();
+            // Taken for unset, it would be the default: another tag than the one asked for.
+            if self.env.get("DOCKER_EC2VAL").is_some_and(String::is_empty) {
+                self.wrong(
+                    "DOCKER_EC2VAL",
+                    format!("is empty; write MUSTER_TAGS='{key}=' for an empty value, or unset it for 1"),
+                );
+            }
             return vec![(key, self.text("DOCKER_EC2VAL").unwrap_or("1").to_owned())];
         };
         let mut tags = Vec::new();
@@ -516,11 +534,7 @@ impl Reader<'_> {
             let token = self.text("AWS_SESSION_TOKEN").map(str::to_owned);
             return Source::Static(Credentials::new(key, secret, token, None, "environment"));
         }
-        // Container credentials (ECS, EKS): a path on the link-local host, or a whole URL.
-        let url = self
-            .text("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-            .map(|path| format!("http://169.254.170.2{path}"))
-            .or_else(|| self.url("AWS_CONTAINER_CREDENTIALS_FULL_URI"));
+        let url = self.container_credentials();
         match url {
             Some(url) => Source::Container {
                 url,
@@ -531,11 +545,43 @@ impl Reader<'_> {
         }
     }
 
+    /// Container credentials (ECS, EKS): a path on the link-local host, or a whole URL. The token goes there: over plain http only to
+    /// this host or to the two that AWS has for it (AWS SDKs and Tools Reference Guide, "Container credential provider").
+    fn container_credentials(&mut self) -> Option<String> {
+        const PATH: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
+        const URL: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
+        if let Some(path) = self.text(PATH) {
+            let url = format!("http://{ECS_AGENT}{path}");
+            if path.starts_with('/') && url.parse::<hyper::Uri>().is_ok_and(|uri| uri.host() == Some(ECS_AGENT)) {
+                return Some(url);
+            }
+            self.wrong(PATH, "is no path; write /path, or the whole URL in AWS_CONTAINER_CREDENTIALS_FULL_URI");
+            return None;
+        }
+        let url = self.url(URL)?;
+        let uri = url.parse::<hyper::Uri>().ok();
+        let may = uri.is_some_and(|uri| {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+            let is_near = |address: IpAddr| address.is_loopback() || AGENTS.iter().any(|a| a.parse() == Ok(address));
+            uri.scheme_str() == Some("https") || host == "localhost" || host.parse().is_ok_and(is_near)
+        });
+        if !may {
+            let hosts = AGENTS.join(", ");
+            self.wrong(
+                URL,
+                format!(
+                    "is http to another host, which would see the token; write https://, or name {hosts} or loopback"
+                ),
+            );
+        }
+        may.then_some(url)
+    }
+
     /// etcd's own settings: `ETCD_OPTS` wins over variables.
     fn etcd_settings(&mut self) -> BTreeMap<String, String> {
-        for word in self.text("ETCD_OPTS").unwrap_or_default().to_owned().split_whitespace() {
+        for (place, word) in self.text("ETCD_OPTS").unwrap_or_default().to_owned().split_whitespace().enumerate() {
             if option_as_variable(word).is_none() {
-                self.wrong("ETCD_OPTS", format!("{word:?} is no --flag=value; write every flag so"));
+                self.wrong("ETCD_OPTS", format!("its word {} is no --flag=value; write every flag so", place + 1));
             }
         }
         let mut passed = BTreeMap::new();
@@ -543,10 +589,10 @@ impl Reader<'_> {
             match settings::kind(&name) {
                 Kind::Passed => match unfit(&name, &value) {
                     // What a list would hold is refused before one is agreed on; etcd would refuse it only then.
-                    Some(why) => self.problems.push(Problem(format!("{name}={value}: {why}"))),
+                    Some(why) => self.wrong_value(&name, &value, why),
                     None => _ = passed.insert(name, value),
                 },
-                Kind::Forbidden(why) => self.problems.push(Problem(format!("{name}={value}: {why}"))),
+                Kind::Forbidden(why) => self.wrong_value(&name, &value, why),
                 Kind::Token | Kind::Foreign => {}
             }
         }
@@ -562,11 +608,14 @@ impl Reader<'_> {
             .cloned()
             .collect();
         for name in unknown {
-            let close = VARIABLES.iter().map(|v| v.name).min_by_key(|known| strsim::levenshtein(known, &name));
-            let hint = close
-                .filter(|known| strsim::levenshtein(known, &name) <= 3)
-                .map(|known| format!("; did you mean {known}?"));
-            self.wrong(&name, format!("no such variable{}", hint.unwrap_or_default()));
+            let known = || VARIABLES.iter().map(|v| v.name);
+            let close = known().map(|known| (strsim::levenshtein(known, &name), known)).min();
+            let close = close.and_then(|(distance, known)| (distance <= 3).then_some(known));
+            // Half a name, as MUSTER_ETCD_PASSWORD is of the file's.
+            let begun = || known().find(|known| known.starts_with(&format!("{name}_")));
+            let hint = close.or_else(begun).map(|known| format!("; did you mean {known}?"));
+            // Without the value: under a name that nobody knows it may be a password.
+            self.problems.push(Problem(format!("{name}: no such variable{}", hint.unwrap_or_default())));
         }
     }
 }
@@ -584,6 +633,10 @@ fn unfit(name: &str, value: &str) -> Option<String> {
         _ => None,
     }
 }
+/// Where ECS hands out a task's credentials,
+const ECS_AGENT: &str = "169.254.170.2";
+/// and, beside it, EKS.
+const AGENTS: [&str; 3] = [ECS_AGENT, "169.254.170.23", "fd00:ec2::23"];
 
 /// A hundred years: clocks and sums of durations overflow far beyond.
 const LONGEST_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
@@ -664,10 +717,10 @@ mod tests {
         for part in [
             "CLNT_PORT=70000: is not a port",
             "MUSTER_TAGS==1: \"=1\" has no key",
-            "MUSTER_CLUSTER_SIZ=3: no such variable; did you mean MUSTER_CLUSTER_SIZE?",
+            "MUSTER_CLUSTER_SIZ: no such variable; did you mean MUSTER_CLUSTER_SIZE?",
             "BOOTSTRAP_WAIT=soon: is not a duration",
             "ETCD_MEMBER_TYPE=dns: is none of host, ip",
-            "ETCD_OPTS=--snapshot-count 5: \"5\" is no --flag=value",
+            "ETCD_OPTS (its value is not shown): its word 2 is no --flag=value",
             "ETCD_INITIAL_CLUSTER=a=b: the founding computes it",
         ] {
             assert!(found.iter().any(|line| line.starts_with(part)), "{part}: {found:#?}");
@@ -678,7 +731,7 @@ mod tests {
     fn a_problem_is_one_line_and_no_duration_overflows() {
         assert_eq!(
             problems(&[("CLNT_PORT", "1\r\n2")]),
-            ["CLNT_PORT=1??2: is not a port; give a number from 1 to 65535"]
+            ["CLNT_PORT=1  2: is not a port; give a number from 1 to 65535"]
         );
         for endless in ["18446744073709551615", "36601d"] {
             assert!(
@@ -793,6 +846,85 @@ mod tests {
             ["https_proxy=…: only a proxy that is spoken to over plain http is supported; write http://host:port or \
               http://user:password@host:port"]
         );
+    }
+
+    #[test]
+    fn no_value_that_may_be_a_secret_is_shown() {
+        for (name, value) in [
+            ("MUSTER_ETCD_PASSWORD", "hunter2"),
+            ("MUSTER_CA_KEYS", "-----BEGIN hunter2"),
+            ("MUSTER_CA_KEY", "-----BEGIN hunter2"),
+            ("MUSTER_LOG", "-----BEGIN hunter2"),
+            ("AWS_ENDPOINT_URL_EC2", "ftp://u:hunter2@h"),
+            ("AWS_ENDPOINT_URL", "u:hunter2@h"),
+            ("AWS_ENDPOINT_URL_S3", "http://h h?token=hunter2"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://192.0.2.1/x?token=hunter2"),
+            ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "@h/?token=hunter2"),
+            ("ETCD_OPTS", "--user root:hunter2"),
+            ("ETCD_OPTS", "--discovery=https://d/hunter2"),
+            ("ETCD_DISCOVERY", "https://d/hunter2"),
+            ("ETCD_DISCOVERY_PROXY", "http://u:hunter2@h"),
+            ("https_proxy", "hunter2"),
+        ] {
+            let said = problems(&[(name, value)]);
+            assert!(!said.is_empty() && said.iter().all(|line| !line.contains("hunter2")), "{name}: {said:?}");
+            assert!(said[0].contains(name) || name == "ETCD_OPTS", "{name}: {said:?}");
+        }
+        assert_eq!(
+            problems(&[("MUSTER_ETCD_PASSWORD", "hunter2")]),
+            ["MUSTER_ETCD_PASSWORD: no such variable; did you mean MUSTER_ETCD_PASSWORD_FILE?"]
+        );
+        assert_eq!(problems(&[("MUSTER_COLOUR", "red")]), ["MUSTER_COLOUR: no such variable"]);
+    }
+
+    #[test]
+    fn the_containers_token_goes_nowhere_else() {
+        let url = |name, value| match read(&env(&[(name, value)])).ok()?.credentials {
+            Source::Container { url, .. } => Some(url),
+            _ => None,
+        };
+        let whole = |value| url("AWS_CONTAINER_CREDENTIALS_FULL_URI", value);
+        for right in [
+            "http://127.0.0.1:81/x",
+            "http://[::1]/",
+            "http://localhost/a?b=c",
+            "http://169.254.170.2/v2",
+            "http://169.254.170.23/v1/credentials",
+            "http://[fd00:ec2::23]/v1/credentials",
+            "https://anywhere.example/",
+        ] {
+            assert_eq!(whole(right).as_deref(), Some(right));
+        }
+        for wrong in
+            ["http://192.0.2.1/", "http://localhost.example/", "http://[fd00:ec2::24]/", "http://127.0.0.1@192.0.2.1/"]
+        {
+            assert_eq!(whole(wrong), None, "{wrong}");
+        }
+        let path = |value| url("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", value);
+        assert_eq!(path("/v2/c?id=1").as_deref(), Some("http://169.254.170.2/v2/c?id=1"));
+        for wrong in ["@192.0.2.1/", ".example/", ":81/", "v2/c", "/a b"] {
+            assert_eq!(path(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_empty_tag_value_is_said_to_be_asked_for_otherwise() {
+        let empty = ("DOCKER_EC2VAL", "");
+        assert_eq!(
+            problems(&[empty, ("DOCKER_EC2TAG", "db")]),
+            ["DOCKER_EC2VAL=: is empty; write MUSTER_TAGS='db=' for an empty value, or unset it for 1"]
+        );
+        let tags = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().tags;
+        assert_eq!(tags(&[("MUSTER_TAGS", "etcd="), empty]), [("etcd".to_owned(), String::new())]);
+    }
+
+    #[test]
+    fn settings_of_etcds_that_endanger_data_are_said_at_the_start() {
+        let notices = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().notices;
+        let both = notices(&[("ETCD_UNSAFE_NO_FSYNC", "true"), ("ETCD_OPTS", "--strict-reconfig-check=false")]);
+        assert!(both.iter().any(|line| line.starts_with("ETCD_UNSAFE_NO_FSYNC=true: ")), "{both:?}");
+        assert!(both.iter().any(|line| line.starts_with("ETCD_STRICT_RECONFIG_CHECK=false: ")), "{both:?}");
+        assert!(notices(&[("ETCD_UNSAFE_NO_FSYNC", "false"), ("ETCD_STRICT_RECONFIG_CHECK", "true")]).is_empty());
     }
 
     #[test]

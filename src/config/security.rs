@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Problem, Reader};
 use crate::etcd::data_dir::MUSTER_DIR;
 use crate::tls::{Demands, KeyFiles};
+use crate::words;
 
 /// How one of etcd's ports is secured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,6 +123,24 @@ pub fn is_secret(name: &str, value: &str) -> bool {
         "MUSTER_ETCD_PASSWORD_FILE" => !value.is_empty() && !value.starts_with('/'),
         _ => false,
     }
+}
+
+/// A variable's value as it may be shown anywhere; `None`: not at all. URLs are shown without what may be secret in them.
+pub fn shown(name: &str, value: &str) -> Option<String> {
+    // What is no URL by the letter can't be cut like one; the words of ETCD_OPTS may be anything, and a discovery service's URL is its
+    // token.
+    let wants_url = name.starts_with("AWS_ENDPOINT_URL")
+        || ["AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CONTAINER_CREDENTIALS_FULL_URI"].contains(&name);
+    let is_kept = is_secret(name, value)
+        || name == "ETCD_OPTS"
+        || name.starts_with("ETCD_DISCOVERY")
+        || ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"].contains(&name)
+        || name.to_ascii_lowercase().ends_with("_proxy")
+        || name == "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+        || value.contains("-----BEGIN")
+        || (wants_url && value.contains(char::is_whitespace))
+        || (wants_url && !value.contains("://") && value.contains(['@', '?']));
+    (!is_kept || value.is_empty()).then(|| words::without_secrets(value).into_owned())
 }
 
 impl Reader<'_> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::{Discriminant, discriminant};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::act;
@@ -20,12 +20,16 @@ use crate::exit::Failure;
 use crate::hook::Transition;
 use crate::identity;
 use crate::notice::POLL;
-use crate::observe::Own;
+use crate::observe::{Own, WATCH_PAUSE};
 
 /// While a proof of death ripens or another joins, so often.
 const RIPENING_PAUSE: Duration = Duration::from_secs(1);
 /// R1: a ballot older than this is dropped before the accept phase.
 const BALLOT_LIFE: Duration = Duration::from_secs(5);
+/// Between two looks that ask EC2 anew because somebody wants it: strangers may want that as often as they like.
+const FORCED_ROSTER_PAUSE: Duration = Duration::from_secs(5);
+/// So many looks in that time may callers bring forward; a founding's whole noise is less. Names can be made up, too.
+const STIRRED_LOOKS: u32 = 20;
 
 impl Daemon {
     /// Observes and decides until etcd is to start.
@@ -289,7 +293,10 @@ impl Daemon {
     /// Waits until something stirs, or for the pause, or until a wait in the hold's reason is over.
     async fn wait(&mut self, hold: &Hold, pause: Duration) {
         let most = match hold {
-            Hold::Absent { why: Absence::Grace { waited, grace }, .. } => grace.saturating_sub(*waited),
+            Hold::Absent { why: Absence::Grace { waited, grace }, .. } => {
+                grace.saturating_sub(*waited).min(WATCH_PAUSE)
+            }
+            Hold::Absent { why: Absence::OneOfTwo, .. } => WATCH_PAUSE,
             Hold::Settling
             | Hold::Spare { .. }
             | Hold::AddressTaken { .. }
@@ -297,7 +304,7 @@ impl Daemon {
             | Hold::AnotherJoins { .. }
             | Hold::NotOurs { .. } => RIPENING_PAUSE,
             Hold::DifferentRoster { .. } => {
-                self.observer.expire_roster();
+                self.force_roster();
                 self.config.bootstrap_wait
             }
             _ => self.config.bootstrap_wait,
@@ -322,11 +329,54 @@ impl Daemon {
         }
     }
 
+    /// Waits so long, but no longer than until somebody moves: an instance of the roster calls that was not seen, or a list is told.
+    /// Callers that the roster doesn't hold are a reason to ask EC2 anew, when that may be again.
     async fn pause_or_stir(&mut self, pause: Duration) {
-        let _either_way = tokio::time::timeout(pause, self.desk.stirred()).await;
-        if self.desk.take_callers().iter().any(|id| !self.observer.knows(id)) {
+        let mut until = clock::now() + pause;
+        let (mut wants_roster, before) = (false, self.desk.ledger());
+        while tokio::time::timeout(until.saturating_duration_since(clock::now()), self.desk.stirred()).await.is_ok() {
+            let callers = self.desk.take_callers();
+            // (Nobody called and nothing was told: the stir of one who was heard before.)
+            let is_told = self.desk.ledger().lists() != before.lists();
+            if is_told || callers.iter().any(|id| self.observer.knows(id)) {
+                if self.stirs.allow(clock::now()) {
+                    break;
+                }
+            } else if !callers.is_empty() {
+                wants_roster = true;
+                until = until.min(self.roster_forced.map_or_else(clock::now, |at| at + FORCED_ROSTER_PAUSE));
+            }
+        }
+        if wants_roster {
+            self.force_roster();
+        }
+    }
+
+    /// Has the next look ask EC2 anew, whoever wants it, and how often ever.
+    fn force_roster(&mut self) {
+        let now = clock::now();
+        if self.roster_forced.is_none_or(|at| now - at >= FORCED_ROSTER_PAUSE) {
+            self.roster_forced = Some(now);
             self.observer.expire_roster();
         }
+    }
+}
+
+/// How many looks callers have brought forward of late.
+#[derive(Debug, Default)]
+pub(super) struct Stirs {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Stirs {
+    /// Whether one more may be.
+    fn allow(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now - since >= FORCED_ROSTER_PAUSE) {
+            *self = Self { since: Some(now), count: 0 };
+        }
+        self.count += 1;
+        self.count <= STIRRED_LOOKS
     }
 }
 

@@ -54,7 +54,7 @@ impl Daemon {
         let spawned = recorded.and_then(|()| spawn().map_err(|cause| Trouble::of_program(&self.program, &cause)));
         let child = match spawned {
             Ok(child) => child,
-            Err(Trouble { failure, may_pass: true }) => return Ok(Outcome::NotYet(failure.message)),
+            Err(Trouble { failure, may_pass: true }) => return Ok(Outcome::NotYet(failure.message())),
             Err(Trouble { failure, .. }) => return Err(failure),
         };
         self.not_yet = 0;

@@ -117,6 +117,9 @@ struct Daemon {
     complained: String,
     /// How often on end etcd couldn't be started, over what passes.
     not_yet: u32,
+    /// When EC2 was last asked anew because somebody wanted it.
+    roster_forced: Option<Instant>,
+    stirs: deliberate::Stirs,
 }
 
 /// How the deliberation ended.
@@ -165,6 +168,8 @@ impl Daemon {
             yielded: false,
             complained: String::new(),
             not_yet: 0,
+            roster_forced: None,
+            stirs: deliberate::Stirs::default(),
         }
     }
 

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::login::Login;
 use crate::cluster::types::{ClusterId, Member, MemberId};
 use crate::http::{self, Failure};
+use crate::words;
 
 /// How much is shown of an answer that is no JSON.
 const LONGEST_WORDS: usize = 200;
@@ -75,11 +76,12 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = words::without_secrets;
         match self {
             Self::Http(error) => write!(f, "{error}"),
-            Self::Api { url, code, message } => write!(f, "{url}: etcd says: {message} (code {code})"),
-            Self::NotEtcd { url, cause } => write!(f, "{url}: not etcd's answer: {cause}"),
-            Self::Login { url, cause } => write!(f, "{url}: etcd's authentication is on: {cause}"),
+            Self::Api { url, code, message } => write!(f, "{}: etcd says: {message} (code {code})", shown(url)),
+            Self::NotEtcd { url, cause } => write!(f, "{}: not etcd's answer: {cause}", shown(url)),
+            Self::Login { url, cause } => write!(f, "{}: etcd's authentication is on: {cause}", shown(url)),
         }
     }
 }

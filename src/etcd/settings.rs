@@ -34,6 +34,22 @@ pub fn kind(variable: &str) -> Kind {
     }
 }
 
+/// What a setting that is passed on costs; it is said at the start.
+pub fn danger(variable: &str, value: &str) -> Option<&'static str> {
+    // (Go's strconv.ParseBool.)
+    let is_true = ["1", "t", "T", "TRUE", "true", "True"].contains(&value);
+    let is_false = ["0", "f", "F", "FALSE", "false", "False"].contains(&value);
+    match variable {
+        "ETCD_UNSAFE_NO_FSYNC" if is_true => Some(
+            "etcd calls writes safe that a power cut takes away, and the cluster may lose what it has acknowledged; unset it",
+        ),
+        "ETCD_STRICT_RECONFIG_CHECK" if is_false => {
+            Some("etcd then takes changes of its members that cost the quorum, and leaving rests on it; unset it")
+        }
+        _ => None,
+    }
+}
+
 /// etcd's flags as variables: `etcd --help` of 3.4.23 and 3.5.1, and the names 3.6 and 3.7 added.
 const KNOWN: &[&str] = &[
     "ETCD_ADVERTISE_CLIENT_URLS",

@@ -11,6 +11,8 @@ use crate::clock;
 /// A manager that hangs is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+use crate::words;
+
 /// Tells the service manager, if there is one.
 #[derive(Clone, Debug)]
 pub struct Notify(Option<String>);
@@ -21,9 +23,11 @@ impl Notify {
         Self(socket)
     }
 
-    /// Sends `READY=1`, `STOPPING=1`, `STATUS=…`; a manager that can't be reached changes nothing.
+    /// Sends `READY=1`, `STOPPING=1`, `STATUS=…`; a manager that can't be reached changes nothing. One assignment at a time: a second line
+    /// in a reason would be another to systemd, as `MAINPID=1`.
     pub fn tell(&self, state: &str) {
         let Some(path) = &self.0 else { return };
+        let state = words::on_one_line(state);
         let address = match path.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(path),

@@ -1,18 +1,13 @@
 //! Answering other supervisors.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -23,13 +18,18 @@ use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, ListedMem
 use crate::cluster::view::{DataDir, LogEnd, Peer, Policy, Sighting, View};
 use crate::http::Stream;
 use crate::ledger::{self, Identity, Store};
+use crate::listen::{self, Answering, Listener, Room};
 use crate::tls::Acceptor;
 
-/// A list of a hundred members is some 20 KB.
-const MAX_CALL_BYTES: usize = 256 << 10;
-/// A caller asks one thing and goes.
-const CONNECTION_LIFE: Duration = Duration::from_secs(5);
-const MAX_CONNECTIONS: usize = 256;
+/// A list of a hundred members is some 20 KB, a written roster of a thousand hosts in a charter some 60 KB.
+const MAX_CALL_BYTES: usize = 128 << 10;
+/// A fleet of a hundred asks at once, from an address each. One address has half: of six hundred connections a second that idle, each then
+/// lasts a fifth of a second, in which whoever shares that address, by a NAT say, has asked its question.
+const ROOM: Room = Room { in_all: 256, of_one_address: 128 };
+/// Callers that aren't in the roster and are kept until the daemon asks for them: they are no more than a hint to look.
+const MAX_STRANGERS: usize = 256;
+/// EC2's ids have 19 bytes, a host's name in a written roster seldom more than this.
+const MAX_NAME_BYTES: usize = 64;
 
 /// What the answers rest on; shared by the server and the daemon. All changes are synchronous and durable before they are
 /// answered.
@@ -52,6 +52,8 @@ struct State {
     /// Those whose calls are no news.
     seen: BTreeSet<InstanceId>,
     callers: BTreeSet<InstanceId>,
+    /// How many of those who have called since the last look aren't among the first of the roster.
+    strangers: usize,
 }
 
 impl Desk {
@@ -60,7 +62,15 @@ impl Desk {
         let me = listed.instance.clone();
         let listings = BTreeMap::from([(me.clone(), BTreeSet::from([listed.clone()]))]);
         let standing = Standing { me, has_data, listings, ..Standing::default() };
-        let state = State { store, standing, listed, data: None, seen: BTreeSet::new(), callers: BTreeSet::new() };
+        let state = State {
+            store,
+            standing,
+            listed,
+            data: None,
+            seen: BTreeSet::new(),
+            callers: BTreeSet::new(),
+            strangers: 0,
+        };
         Self(Arc::new(Shared { state: Mutex::new(state), stirred: Notify::new() }))
     }
 
@@ -89,6 +99,7 @@ impl Desk {
         let answered = |p: &Peer| !matches!(p.sighting, Sighting::Refused | Sighting::Silent(_));
         let mut state = self.state();
         state.seen = view.peers.iter().filter(|(_, p)| answered(p)).map(|(id, _)| id.clone()).collect();
+        state.strangers = 0;
         (state.standing.listings, state.standing.renounced) = (view.listings(), view.renounced());
     }
 
@@ -206,40 +217,22 @@ pub async fn serve(desk: &Desk, addresses: &[SocketAddr], tls: Option<&Acceptor>
         // tokio sets SO_REUSEADDR; without it etcd couldn't bind while our closed connections linger.
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))?;
-        tasks.spawn(accept(listener, desk.clone(), tls.cloned()));
+        let (tls, answering) = (tls.cloned(), answering(desk.clone()));
+        tasks.spawn(async move { match listen::answer(Listener::Address(listener), ROOM, tls, answering).await {} });
     }
     Ok(Serving(tasks))
 }
 
-async fn accept(listener: TcpListener, desk: Desk, tls: Option<Acceptor>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                let Ok((stream, _)) = accepted else { continue };
-                let (desk, tls) = (desk.clone(), tls.clone());
-                // A caller that stalls or breaks off is its own trouble.
-                connections.spawn(async move { _ = tokio::time::timeout(CONNECTION_LIFE, converse(stream, desk, tls)).await });
-            }
-        }
-    }
-}
-
 /// Answers one caller.
 pub async fn converse<S: Stream + 'static>(stream: S, desk: Desk, tls: Option<Acceptor>) {
-    let stream: Box<dyn Stream> = match tls {
-        None => Box::new(stream),
-        Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => Box::new(stream),
-            Err(error) => return log::debug!("a caller of the roll call got no TLS: {error}"),
-        },
-    };
-    let service = service_fn(move |request| respond(desk.clone(), request));
-    _ = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+    listen::converse(Box::new(stream), tls, answering(desk)).await;
 }
 
-async fn respond(desk: Desk, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+fn answering(desk: Desk) -> Answering {
+    Arc::new(move |request| Box::pin(respond(desk.clone(), request)))
+}
+
+async fn respond(desk: Desk, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, HELLO_PATH) => {
             let from = request.headers().get(FROM_HEADER).and_then(|v| v.to_str().ok());
@@ -251,17 +244,28 @@ async fn respond(desk: Desk, request: Request<Incoming>) -> Result<Response<Full
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    Ok(response)
+    response
 }
 
+/// Nobody empties what is kept here while no look is taken: of strangers only so many are kept, and of a name only what may be one.
 fn notice(desk: &Desk, from: Option<&str>) {
-    let Some(from) = from else { return };
+    let Some(from) = from.filter(|from| is_name(from)) else { return };
     let from = InstanceId(from.to_owned());
     let mut state = desk.state();
+    let is_first = |charter: &paxos::Charter| charter.first.iter().any(|(id, _)| *id == from);
+    let is_known = state.standing.charter.as_ref().is_some_and(is_first);
+    if !is_known && state.strangers >= MAX_STRANGERS {
+        return;
+    }
     if state.seen.insert(from.clone()) {
+        state.strangers += usize::from(!is_known);
         state.callers.insert(from);
         desk.0.stirred.notify_one();
     }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 async fn take_call(desk: &Desk, request: Request<Incoming>) -> (StatusCode, Vec<u8>) {

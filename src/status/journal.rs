@@ -10,6 +10,7 @@ use crate::cluster::label::Label;
 use crate::cluster::types::{ClusterId, Member, MemberId};
 use crate::logger;
 use crate::meter::{Api, Meters};
+use crate::words;
 
 /// How many decisions are kept.
 const KEPT: usize = 50;
@@ -89,7 +90,8 @@ impl Journal {
 
     /// Which instance this is.
     pub fn this_is(&self, instance: &str, address: &str, region: Option<&str>) {
-        let (instance, address, region) = (instance.to_owned(), address.to_owned(), region.map(str::to_owned));
+        let fit = |word| words::on_one_line(word).into_owned();
+        let (instance, address, region) = (fit(instance), fit(address), region.map(fit));
         self.state().who = Some(Who { instance, address, region });
     }
 
@@ -267,13 +269,13 @@ fn moment((instant, wall): (Instant, SystemTime), now: Instant) -> Moment {
     Moment { at: clock::stamp_of(wall), epoch, seconds_ago: (now - instant).as_secs() }
 }
 
-/// The line without the step's own words, which the label has.
+/// The line without the step's own words, which the label has; whoever's words it holds.
 fn reason(label: Label, line: &str) -> String {
     let words = label.step.replace('_', " ");
     let rest = line.strip_prefix(&words).map_or(line, |rest| rest.trim_start_matches([':', ' ']));
     match rest.char_indices().nth(LONGEST_REASON) {
-        Some((cut, _)) => format!("{}…", &rest[..cut]),
-        None => rest.to_owned(),
+        Some((cut, _)) => format!("{}…", words::on_one_line(&rest[..cut])),
+        None => words::on_one_line(rest).into_owned(),
     }
 }
 

@@ -3,39 +3,34 @@
 //! Nothing here can end or hold up the supervisor: each connection is a task of its own, bounded in number, time and memory;
 //! what can't be listened on is tried again.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::task::JoinSet;
 
 use super::journal::Journal;
 use super::metrics;
 use super::snapshot::Snapshot;
 use crate::clock;
-use crate::http::Stream;
+use crate::listen::{Answering, Listener, Room, answer};
+use crate::words;
 
 /// The socket's name in the directory of our files.
 pub const SOCKET: &str = "status.sock";
 
-const CONNECTION_LIFE: Duration = Duration::from_secs(5);
-const MAX_CONNECTIONS: usize = 16;
-/// The least that hyper takes.
-const MAX_HEAD_BYTES: usize = 8 << 10;
-/// The pause after a failure to listen or to accept; it doubles up to the longest.
+/// Balancers and probes are few, and may all come from one address.
+const ROOM: Room = Room { in_all: 16, of_one_address: 16 };
+/// The pause after a failure to listen; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -60,16 +55,16 @@ impl fmt::Display for Place {
 /// Serves there from now on, as soon as the place is free.
 pub fn serve(journal: &Journal, place: Place) {
     let journal = journal.clone();
+    let answering: Answering = Arc::new(move |request| {
+        let response = respond(&journal, &request);
+        Box::pin(async move { response })
+    });
     tokio::spawn(async move {
         let mut pause = FIRST_PAUSE;
         let mut complained = String::new();
-        loop {
-            let trouble = match Listener::at(&place).await {
-                Ok(listener) => {
-                    log::info!("status is served at {place}");
-                    (pause, complained) = (FIRST_PAUSE, String::new());
-                    accept(&listener, &journal).await
-                }
+        let listener = loop {
+            let trouble = match listen_at(&place).await {
+                Ok(listener) => break listener,
                 Err(error) => error,
             };
             let line = format!("status can't be served at {place}: {trouble}; trying again");
@@ -79,28 +74,16 @@ pub fn serve(journal: &Journal, place: Place) {
             }
             clock::pause(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        };
+        log::info!("status is served at {place}");
+        match answer(listener, ROOM, None, answering).await {}
     });
 }
 
-enum Listener {
-    Socket(UnixListener),
-    Address(TcpListener),
-}
-
-impl Listener {
-    async fn at(place: &Place) -> io::Result<Self> {
-        match place {
-            Place::Socket(path) => bind(path).await.map(Self::Socket),
-            Place::Address(address) => TcpListener::bind(address).await.map(Self::Address),
-        }
-    }
-
-    async fn next(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match self {
-            Self::Socket(listener) => Box::new(listener.accept().await?.0),
-            Self::Address(listener) => Box::new(listener.accept().await?.0),
-        })
+async fn listen_at(place: &Place) -> io::Result<Listener> {
+    match place {
+        Place::Socket(path) => bind(path).await.map(Listener::Socket),
+        Place::Address(address) => TcpListener::bind(address).await.map(Listener::Address),
     }
 }
 
@@ -121,31 +104,7 @@ async fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Ends with what `accept` fails with: no more descriptors, for one. Retried at once, that would spin.
-async fn accept(listener: &Listener, journal: &Journal) -> io::Error {
-    let mut connections = JoinSet::new();
-    loop {
-        let room = connections.len() < MAX_CONNECTIONS;
-        let accepted = tokio::select! {
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.next(), if room => accepted,
-        };
-        match accepted {
-            Ok(stream) => connections.spawn(converse(stream, journal.clone())),
-            Err(error) => return error,
-        };
-    }
-}
-
-async fn converse(stream: Box<dyn Stream>, journal: Journal) {
-    let service = service_fn(move |request| respond(journal.clone(), request));
-    let mut http = http1::Builder::new();
-    let serve = http.keep_alive(false).max_buf_size(MAX_HEAD_BYTES).serve_connection(TokioIo::new(stream), service);
-    // A caller that stalls or breaks off is its own trouble.
-    let _gone = tokio::time::timeout(CONNECTION_LIFE, serve).await;
-}
-
-async fn respond(journal: Journal, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+fn respond(journal: &Journal, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let page = page(request.method(), request.uri().path(), &journal.snapshot());
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;
@@ -153,7 +112,7 @@ async fn respond(journal: Journal, request: Request<Incoming>) -> Result<Respons
     if page.status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     }
-    Ok(response)
+    response
 }
 
 struct Page {
@@ -178,7 +137,11 @@ fn page(method: &Method, path: &str, now: &Snapshot) -> Page {
         "/readyz" => text(by(now.ready), format!("{}: {}\n", now.step.replace('_', " "), now.reason)),
         "/metrics" => Page { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: metrics::render(now) },
         _ => match serde_json::to_string_pretty(now) {
-            Ok(json) => Page { status: StatusCode::OK, content_type: "application/json", body: json + "\n" },
+            Ok(json) => Page {
+                status: StatusCode::OK,
+                content_type: "application/json",
+                body: words::escaped(&json).into_owned() + "\n",
+            },
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
     }

@@ -160,7 +160,7 @@ variable "claim" {
 }
 
 variable "muster_environment" {
-  description = "More variables of etcd-muster or etcd."
+  description = "More variables of etcd-muster or etcd. They land in the machines' user data and in Terraform's state, where whoever may read those reads them: no secrets."
   type        = map(string)
   default     = {}
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_muster::cluster::claim::{Claim, Claimed};
 use etcd_muster::cluster::decide::{Running, YIELD_AFTER};
-use etcd_muster::cluster::paxos::{Accepted, Call, FirstStart, Joined, Ledger, LeftBehind};
+use etcd_muster::cluster::paxos::{Accepted, Call, Joined, Ledger, LeftBehind};
 use etcd_muster::cluster::supervision::{Ended, Life};
 use etcd_muster::cluster::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, MemberId, Roster,

@@ -74,7 +74,7 @@ variable "claim" {
 }
 
 variable "environment" {
-  description = "More variables of etcd-muster or etcd, as { MUSTER_RECONCILE = \"5m\" }. They win over those that are set here."
+  description = "More variables of etcd-muster or etcd, as { MUSTER_RECONCILE = \"5m\" }. They win over those that are set here. They land in the machines' user data and in Terraform's state, where whoever may read those reads them: no secrets."
   type        = map(string)
   default     = {}
   nullable    = false

@@ -77,7 +77,7 @@ locals {
 
   files = merge(
     {
-      "${local.etc}/env"              = { mode = "0644", text = join("", [for k, v in local.environment : "${k}=${v}\n"]) }
+      "${local.etc}/env"              = { mode = "0640", text = join("", [for k, v in local.environment : "${k}=${v}\n"]) }
       "${local.etc}/fetch"            = { mode = "0644", text = join("", [for line in local.fetch : "${line}\n"]) }
       "${local.opt}/bin/etcd-prepare" = { mode = "0755", text = file("${path.module}/files/etcd-prepare") }
       "${local.opt}/bin/etcd-fetch"   = { mode = "0755", text = file("${path.module}/files/etcd-fetch") }

@@ -98,7 +98,7 @@ variable "claim" {
 }
 
 variable "environment" {
-  description = "More variables of etcd-muster or etcd. They win over those that are set here; an empty one is left out."
+  description = "More variables of etcd-muster or etcd. They win over those that are set here; an empty one is left out. They land in the machines' user data and in Terraform's state, where whoever may read those reads them: no secrets."
   type        = map(string)
   default     = {}
   nullable    = false

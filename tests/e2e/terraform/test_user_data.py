@@ -152,6 +152,19 @@ def test_the_binarys_unit_is_locked_down(hosts, tmp_path):
     print(said.strip().splitlines()[-1])
 
 
+def test_the_binarys_unit_is_as_confined_as_the_one_without_terraform(hosts):
+    """Two units that are written twice drift apart: one was without a filter that the other had. What differs is where data lies."""
+    (unit,) = {host.files["/etc/systemd/system/etcd.service"] for host in hosts if host.kind[2] == "binary"}
+    own = (tools.REPOSITORY / "scripts/units/etcd-muster.service").read_text()
+    confining = {line for line in own.partition("UMask=0077")[2].splitlines() if "=" in line and not line.startswith(("#", "WantedBy="))}
+    assert len(confining) > 20 and confining <= set(unit.splitlines()), confining - set(unit.splitlines())
+
+
+def test_settings_are_for_root_and_the_service(hosts):
+    """A proxy's password may be among them."""
+    assert {host.modes["/etc/etcd-muster/env"] for host in hosts} == {0o640}
+
+
 def test_the_scripts_are_sound(hosts, tmp_path):
     """shellcheck, of each script as the machines get it."""
     shellcheck = needs("shellcheck")
