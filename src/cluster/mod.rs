@@ -12,6 +12,7 @@ pub mod leaving;
 pub mod paxos;
 pub mod quorum;
 pub mod step;
+pub mod stopping;
 pub mod supervision;
 pub mod types;
 pub mod view;
