@@ -1,10 +1,8 @@
 //! Reads the world into a [`View`]. Writes nothing, but for noting since when somebody has been silent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use tokio::task::JoinSet;
 
 use crate::claim::ClaimObject;
 use crate::clock;
@@ -22,6 +20,7 @@ use crate::etcd::command::Release;
 use crate::etcd::ids;
 use crate::http::Failure;
 use crate::identity;
+use crate::questions::{Heard, Questions};
 use crate::reach::Reach;
 use crate::rollcall::client::{Answered, hello};
 
@@ -30,6 +29,9 @@ const ROSTER_SERVES: Duration = Duration::from_secs(5);
 /// No look waits longer for EC2. With data, etcd must come up whatever EC2 does; without, nothing can be done without it.
 const ROSTER_PATIENCE: Duration = Duration::from_secs(30);
 const ROSTER_PATIENCE_WITH_DATA: Duration = Duration::from_secs(5);
+
+/// The part of a probe's time after which its second port is asked beside the first.
+const SECOND_PORT_AFTER: u32 = 6;
 
 /// What a look starts from.
 #[derive(Debug)]
@@ -56,6 +58,13 @@ pub struct Observer {
     roster_since: Instant,
     silences: BTreeMap<InstanceId, Silence>,
     member_silences: BTreeMap<MemberId, Instant>,
+    /// Those of the roster, by their addresses.
+    peers: Questions<(InstanceId, String), Sighting>,
+    /// Those who aren't in the roster, by their peer URLs.
+    members: Questions<(MemberId, ClusterId, Vec<String>), bool>,
+    /// A cluster with a quorum was seen at the last look: what is decided then is how to join it, not whether to found one, and
+    /// who is silent needn't hold up each step of that.
+    joins: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +86,9 @@ impl Observer {
             roster_since: clock::now(),
             silences: BTreeMap::new(),
             member_silences: BTreeMap::new(),
+            peers: Questions::new(|sighting| matches!(sighting, Sighting::Silent(_))),
+            members: Questions::new(|serves| !serves),
+            joins: false,
         }
     }
 
@@ -94,6 +106,8 @@ impl Observer {
     pub fn watch_anew(&mut self) {
         self.silences.clear();
         self.member_silences.clear();
+        self.peers.forget();
+        self.members.forget();
         self.roster_since = clock::now();
     }
 
@@ -114,16 +128,16 @@ impl Observer {
         with_roster(&roster);
         // With EC2 out of sight, the peers of the last answer are still worth asking.
         let asked = roster.known().or(self.roster.as_ref().map(|(last, _)| last)).cloned().unwrap_or_default();
-        let sightings = self.look_at_peers(&asked, &me).await;
+        let heard = self.look_at_peers(&asked, &me).await;
         let mut peers = BTreeMap::new();
-        for (id, sighting) in sightings {
+        for (id, Heard { value: sighting, until, .. }) in heard.clone() {
             let silence = self.note_silence(&id, &sighting);
             let listed = asked.find(&id).and_then(|instance| identity::listed(&self.config, instance));
             peers.insert(
                 id,
                 Peer {
                     sighting,
-                    unanswered_for: silence.map_or(Duration::ZERO, |s| clock::now() - s.since),
+                    unanswered_for: silence.map_or(Duration::ZERO, |s| until.saturating_duration_since(s.since)),
                     refused_throughout: silence.is_some_and(|s| s.refused_throughout),
                     impaired: Known::Unknown("not asked".to_owned()),
                     listed,
@@ -147,7 +161,8 @@ impl Observer {
             fates: BTreeMap::new(),
             since_own_removal: own.since_own_removal,
         };
-        self.ask_where_it_matters(&mut view).await;
+        self.ask_where_it_matters(&mut view, &heard).await;
+        self.joins = !view.living_clusters().is_empty();
         view
     }
 
@@ -181,25 +196,31 @@ impl Observer {
         Known::Known(roster)
     }
 
-    async fn look_at_peers(&self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Sighting> {
-        let mut probes = JoinSet::new();
-        let asked = || roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i));
-        for instance in asked() {
-            let id = instance.id.clone();
-            let Some(address) = instance.address else {
-                probes.spawn(async move { (id, Sighting::Silent("EC2 shows no private address".to_owned())) });
-                continue;
-            };
-            let probe = Probe {
-                reach: self.reach.clone(),
-                peer_url: identity::peer_url(&self.config, &address.to_string()),
-                client_url: identity::client_url(&self.config, &address.to_string()),
-                from: self.announce.then(|| me.clone()),
-                within: self.config.probe_timeout,
-            };
-            probes.spawn(async move { (id, probe.sight().await) });
+    async fn look_at_peers(&mut self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Heard<Sighting>> {
+        let mut heard = BTreeMap::new();
+        let mut asked = Vec::new();
+        for instance in roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i)) {
+            match instance.address {
+                Some(address) => asked.push((instance.id.clone(), address.to_string())),
+                None => _ = heard.insert(instance.id.clone(), unheard("EC2 shows no private address")),
+            }
         }
-        gather(probes, asked().map(|i| &i.id)).await
+        let (reach, config, from) = (&self.reach, &self.config, self.announce.then(|| me.clone()));
+        let sight = |(_, address): &(InstanceId, String)| {
+            let probe = Probe {
+                reach: reach.clone(),
+                peer_url: identity::peer_url(config, address),
+                client_url: identity::client_url(config, address),
+                from: from.clone(),
+                within: config.probe_timeout,
+            };
+            async move { probe.sight().await }
+        };
+        for ((id, _), answer) in self.peers.ask(&asked, self.joins, sight).await {
+            // One that panicked said nothing: unknown, like silence.
+            heard.insert(id, answer.unwrap_or_else(|| unheard("the probe failed")));
+        }
+        heard
     }
 
     /// EC2's `terminated` is for ever. An operator's may be a slip: whoever answers there lives, whatever is written.
@@ -221,7 +242,7 @@ impl Observer {
     }
 
     /// Questions that cost a call each, asked only where the answer can change the decision.
-    async fn ask_where_it_matters(&mut self, view: &mut View) {
+    async fn ask_where_it_matters(&mut self, view: &mut View, heard: &BTreeMap<InstanceId, Heard<Sighting>>) {
         // Only a fresh node's founding depends on it.
         if view.data == DataDir::Fresh && view.living_clusters().is_empty() {
             view.claim = self.claim.read().await;
@@ -236,7 +257,7 @@ impl Observer {
         }
         let living = view.living_clusters().values().next().map(|etcd| (*etcd).clone());
         match living {
-            Some(etcd) => self.ask_fates(view, &roster, &etcd.members, etcd.cluster).await,
+            Some(etcd) => self.ask_fates(view, heard, &roster, &etcd).await,
             None => self.ask_impaired(view, &roster).await,
         }
     }
@@ -258,54 +279,65 @@ impl Observer {
     }
 
     /// What became of the members nobody was seen to be.
-    async fn ask_fates(&mut self, view: &mut View, roster: &Roster, members: &[Member], cluster: ClusterId) {
-        let alive = self.who_answers(view, members, cluster).await;
-        let mut silent = BTreeSet::new();
-        for member in members.iter().filter(|member| !alive.contains(&member.id)) {
-            silent.insert(member.id);
-            let since = *self.member_silences.entry(member.id).or_insert_with(clock::now);
+    async fn ask_fates(
+        &mut self,
+        view: &mut View,
+        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        roster: &Roster,
+        etcd: &EtcdSeen,
+    ) {
+        let unanswered = self.who_is_silent(view, heard, &etcd.members, etcd.cluster).await;
+        for member in &etcd.members {
+            let Some((began, until)) = unanswered.get(&member.id) else { continue };
+            // From the first question that he didn't answer to the end of the last: what is still open proves nothing yet.
+            let since = *self.member_silences.entry(member.id).or_insert(*began);
             let instance = owner(member, roster, self.config.written.is_some());
             let (gone, ended_for) = match &instance {
                 None => (Known::Unknown("no instance can be named".to_owned()), None),
                 Some(id) => self.ask_gone(roster, id).await,
             };
-            let silent_for = (clock::now() - since).max(ended_for.unwrap_or_default());
+            let silent_for = until.saturating_duration_since(since).max(ended_for.unwrap_or_default());
             view.fates.insert(member.id, Fate { instance, gone, silent_for });
         }
-        self.member_silences.retain(|id, _| silent.contains(id));
+        self.member_silences.retain(|id, _| unanswered.contains_key(id));
     }
 
-    /// The members that live: all are asked at once, for several dead ones must not hold up a look one after another.
-    async fn who_answers(&self, view: &View, members: &[Member], cluster: ClusterId) -> BTreeSet<MemberId> {
-        let mut alive = BTreeSet::new();
-        let mut probes = JoinSet::new();
+    /// The members that nobody was seen to be, and over which time: all are asked at once, for several dead ones must not hold up a
+    /// look one after another.
+    async fn who_is_silent(
+        &mut self,
+        view: &View,
+        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        members: &[Member],
+        cluster: ClusterId,
+    ) -> BTreeMap<MemberId, (Instant, Instant)> {
+        let mut silent = BTreeMap::new();
+        let mut asked = Vec::new();
         for member in members {
-            let is_peer = |peer: &&Peer| {
+            let is_peer = |peer: &Peer| {
                 peer.listed
                     .as_ref()
                     .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
             };
-            match view.peers.values().find(is_peer) {
-                Some(peer) if is_alive(&peer.sighting, cluster) => _ = alive.insert(member.id),
-                Some(_) => {}
-                // Not in the roster: its address may still serve.
-                None => {
-                    let (etcd, within) = (self.reach.etcd.clone(), self.config.probe_timeout);
-                    let (id, urls) = (member.id, member.peer_urls.clone());
-                    // Until proven silent: a probe that panics says nothing.
-                    alive.insert(id);
-                    probes.spawn(async move { (id, serves(&etcd, &urls, cluster, within).await) });
+            match view.peers.iter().find(|(_, peer)| is_peer(peer)) {
+                Some((_, peer)) if is_alive(&peer.sighting, cluster) => {}
+                Some((id, _)) => {
+                    silent.extend(heard.get(id).map(|heard| (member.id, (heard.began, heard.until))));
                 }
+                // Not in the roster: its address may still serve.
+                None => asked.push((member.id, cluster, member.peer_urls.clone())),
             }
         }
-        while let Some(probed) = probes.join_next().await {
-            match probed {
-                Ok((_, true)) => {}
-                Ok((id, false)) => _ = alive.remove(&id),
-                Err(error) => log::error!("a probe failed: {error}"),
-            }
+        let (etcd, within) = (&self.reach.etcd, self.config.probe_timeout);
+        let serves = |(_, cluster, urls): &(MemberId, ClusterId, Vec<String>)| {
+            let (etcd, cluster, urls) = (etcd.clone(), *cluster, urls.clone());
+            async move { serves(&etcd, &urls, cluster, within).await }
+        };
+        for ((id, ..), answer) in self.members.ask(&asked, self.joins, serves).await {
+            // Until proven silent he lives: a probe that panics says nothing.
+            silent.extend(answer.filter(|heard| !heard.value).map(|heard| (id, (heard.began, heard.until))));
         }
-        alive
+        silent
     }
 
     /// Gone by EC2's own word, by id: shutting-down, terminated, or no such instance; and for how long it has been terminated, so
@@ -349,25 +381,10 @@ async fn serves(etcd: &client::Client, urls: &[String], cluster: ClusterId, with
     false
 }
 
-/// What all probes saw. One that panicked takes nobody with it and said nothing: unknown, like silence.
-async fn gather<'a>(
-    mut probes: JoinSet<(InstanceId, Sighting)>,
-    asked: impl Iterator<Item = &'a InstanceId>,
-) -> BTreeMap<InstanceId, Sighting> {
-    let mut sightings = BTreeMap::new();
-    while let Some(probed) = probes.join_next().await {
-        match probed {
-            Ok((id, sighting)) => {
-                sightings.insert(id, sighting);
-            }
-            Err(error) => log::error!("a probe failed: {error}"),
-        }
-    }
-    for id in asked {
-        let nothing = || Sighting::Silent("the probe failed".to_owned());
-        sightings.entry(id.clone()).or_insert_with(nothing);
-    }
-    sightings
+/// Nobody could be asked, or nothing came of it.
+fn unheard(why: &str) -> Heard<Sighting> {
+    let now = clock::now();
+    Heard { value: Sighting::Silent(why.to_owned()), began: now, until: now }
 }
 
 /// The instance a member belongs to: members are named by instance id; else the one at its address. In a written roster a
@@ -408,7 +425,17 @@ pub struct Probe {
 impl Probe {
     /// What it says.
     pub async fn sight(&self) -> Sighting {
-        let seen = match hello(&self.reach.rollcall, &self.peer_url, self.from.as_ref(), self.within).await {
+        let hello = hello(&self.reach.rollcall, &self.peer_url, self.from.as_ref(), self.within);
+        tokio::pin!(hello);
+        // Who says nothing for a while is asked at the other port meanwhile.
+        let (answer, list) = match tokio::time::timeout(self.within / SECOND_PORT_AFTER, &mut hello).await {
+            Ok(answer) => (answer, None),
+            Err(_) => {
+                let (answer, list) = tokio::join!(hello, self.list_at_client_port());
+                (answer, Some(list))
+            }
+        };
+        let seen = match answer {
             Ok(Answered::Hello(hello)) => return (*hello).into(),
             Ok(Answered::Other) => return self.sight_etcd().await,
             Err(error) => match error.failure {
@@ -421,7 +448,11 @@ impl Probe {
             },
         };
         // The peer port may be firewalled: a cluster is a cluster on whichever port it is seen.
-        match self.list_at_client_port().await {
+        let list = match list {
+            Some(list) => list,
+            None => self.list_at_client_port().await,
+        };
+        match list {
             Ok(list) => self.etcd_seen(list, false, true),
             Err(error) if matches!(error.failure(), Some(Failure::Refused)) => seen,
             Err(error) => match error.failure() {
@@ -533,25 +564,5 @@ mod tests {
         assert_eq!(owner("own-name", "10.0.0.1").as_deref(), Some("new"));
         assert_eq!(owner("", "10.0.0.1").as_deref(), Some("new"), "it never started");
         assert_eq!(owner("", "10.0.0.2").as_deref(), Some("dead"));
-    }
-
-    /// Its etcd must not pay for a bug met while looking at another node.
-    #[test]
-    fn a_probe_that_panics_is_silence_and_takes_nobody_with_it() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let ids = ["i-a", "i-b"].map(|id| InstanceId(id.to_owned()));
-        let [a, b] = ids.clone();
-        let seen = runtime.block_on(async {
-            let mut probes = JoinSet::new();
-            let panics = a == b;
-            probes.spawn(async move { (a, Sighting::Refused) });
-            probes.spawn(async move {
-                assert!(panics, "a bug in a probe");
-                (b, Sighting::Refused)
-            });
-            gather(probes, ids.iter()).await
-        });
-        assert_eq!(seen[&ids[0]], Sighting::Refused);
-        assert_eq!(seen[&ids[1]], Sighting::Silent("the probe failed".to_owned()));
     }
 }
