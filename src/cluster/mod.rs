@@ -9,6 +9,7 @@ pub mod decide;
 pub mod founding;
 pub mod label;
 pub mod leaving;
+pub mod lost;
 pub mod paxos;
 pub mod quorum;
 pub mod step;
