@@ -64,18 +64,17 @@ pub fn may_be_cut_short(seen: &Seen) -> Result<(), Patience> {
     if !seen.members.iter().any(|m| m.id == seen.me) {
         return Ok(());
     }
-    match seen.leader {
-        None => return Err(Patience::NoLeader),
-        Some(leader) if leader == seen.me => return Err(Patience::Leads),
-        Some(_) => {}
-    }
     let voters = || seen.members.iter().filter(|m| !m.is_learner);
     let healthy = voters().filter(|m| m.id != seen.me && seen.healthy.contains(&m.id)).count();
     let needed = quorum(voters().count());
     if healthy < needed {
         return Err(Patience::NoQuorum { healthy, needed });
     }
-    Ok(())
+    match seen.leader {
+        None => Err(Patience::NoLeader),
+        Some(leader) if leader == seen.me => Err(Patience::Leads),
+        Some(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

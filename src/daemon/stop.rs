@@ -79,7 +79,9 @@ impl Daemon {
     async fn hand_over(&self) -> Result<Others, Patience> {
         let settings = self.settings();
         let (client_url, peer_url) = (identity::own_client_url(&settings), identity::own_peer_url(&settings));
-        let _best_effort = tokio::time::timeout(MOVE_LEADER_TIMEOUT, move_leadership(&self.etcd, &client_url)).await;
+        let moving = tokio::time::timeout(MOVE_LEADER_TIMEOUT, move_leadership(&self.etcd, &client_url));
+        // Best effort. An etcd that doesn't even answer isn't asked a second time.
+        moving.await.map_err(|_| Patience::Unknown("it does not answer".to_owned()))?;
         let survives_a_kill = self.release.is_some_and(Release::survives_a_kill);
         let unknown = |error: client::Error| Patience::Unknown(error.to_string());
         let status = self.etcd.status(&client_url, QUORUM_TIMEOUT).await.map_err(unknown)?;
@@ -124,7 +126,9 @@ impl Daemon {
         let (rest, all) = (all.saturating_sub(first), all.as_secs_f32());
         if !rest.is_zero() {
             let first = first.as_secs_f32();
-            log::info!("etcd has not ended after {first} s; it is left {all} s in all (MUSTER_STOP_TIMEOUT), since {why}");
+            log::info!(
+                "etcd has not ended after {first} s; it is left {all} s in all (MUSTER_STOP_TIMEOUT), since {why}"
+            );
             if let Some(ended) = child.wait_within(rest).await {
                 return ended;
             }
