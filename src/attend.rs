@@ -230,10 +230,12 @@ impl Attendant<'_> {
         let never_elected = version.is_undecided() && self.desk.ledger().never_elected;
         // The client port is mute until the first election: a status would only wait.
         let patience = if version.is_undecided() && !progress.ready { LONGEST_POLL } else { ANSWER_TIMEOUT };
+        let mut refused = false;
         let status = match self.etcd.status(&self.own_client_url, patience).await {
             Ok(status) => Some(status),
             // A status needs neither a quorum nor a leader: whatever etcd itself has against it, it has against us.
             Err(error) if error.is_refusal() || matches!(error, client::Error::Api { .. }) => {
+                refused = true;
                 self.note_refusal(progress, &error).await;
                 None
             }
@@ -268,7 +270,10 @@ impl Attendant<'_> {
         let since = *progress.leaderless_since.get_or_insert_with(clock::now);
         let without_leader_for = if leader.is_some() { Duration::ZERO } else { clock::now() - since };
         // One that never elected has no quorum to lose: it yields.
-        if without_leader_for >= LOST_AFTER && !self.desk.ledger().never_elected {
+        if without_leader_for >= LOST_AFTER
+            && !self.desk.ledger().never_elected
+            && !(refused && !self.says_it_has_no_leader().await)
+        {
             self.note_loss(progress, status.as_ref().map(|s| s.member), since).await;
         }
         if let Some(status) = &status
@@ -288,6 +293,12 @@ impl Attendant<'_> {
             without_leader_for,
             yield_after: YIELD_AFTER,
         })
+    }
+
+    /// Who doesn't tell us of a leader may have one: then only `/health` counts, which needs no user.
+    async fn says_it_has_no_leader(&self) -> bool {
+        let health = self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await;
+        matches!(health, Ok(Err(reason)) if reason.contains("NO LEADER"))
     }
 
     /// Who is missing, and what can be done: when it is first seen, and again when somebody else is missing.
