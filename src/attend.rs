@@ -272,7 +272,7 @@ impl Attendant<'_> {
         // One that never elected has no quorum to lose: it yields.
         if without_leader_for >= LOST_AFTER
             && !self.desk.ledger().never_elected
-            && !(refused && !self.says_it_has_no_leader().await)
+            && (!refused || self.says_it_has_no_leader().await)
         {
             self.note_loss(progress, status.as_ref().map(|s| s.member), since).await;
         }
