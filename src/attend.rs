@@ -1,6 +1,6 @@
 //! A running member: seen to elect, promoted when in sync, called ready, or told to yield.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -10,6 +10,7 @@ use crate::clock;
 use crate::cluster::claim::{Claim, Establish, establish};
 use crate::cluster::decide::{Attend, Running, YIELD_AFTER, attend, has_moved};
 use crate::cluster::label::Label;
+use crate::cluster::lost::{Heard, Lost};
 use crate::cluster::paxos::RanAs;
 use crate::cluster::step::Step;
 use crate::cluster::supervision::waits_for_a_lock;
@@ -17,6 +18,7 @@ use crate::cluster::types::{ClusterId, Member, MemberId};
 use crate::cluster::view::LogEnd;
 use crate::etcd::client::{self, Client};
 use crate::etcd::ids;
+use crate::http::Failure;
 use crate::process::notify::Notify;
 use crate::process::spawn::Child;
 use crate::rollcall::server::Desk;
@@ -37,6 +39,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const LONGEST_CLAIM_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// For a change of our member, which may wait for the leader's own commit.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Without a leader for so long, the quorum is said to be lost: an election takes a second or two. With the pause at rest and what
+/// is asked in between that is within half a minute of the loss.
+const LOST_AFTER: Duration = Duration::from_secs(8);
+/// While it is lost, the others are asked so often whether they are there.
+const ROLL_EVERY: Duration = Duration::from_secs(5);
 
 /// Looks after one life of etcd.
 #[derive(Debug)]
@@ -78,6 +86,8 @@ pub struct Progress {
     pub served: bool,
     ready: bool,
     leaderless_since: Option<Instant>,
+    /// The quorum is lost, and that was said.
+    loss: Option<Loss>,
     cluster: Option<ClusterId>,
     member: Option<MemberId>,
     /// Nothing is left to do about the claim.
@@ -96,6 +106,14 @@ pub struct Progress {
     questions: u32,
     /// Why it is not healthy, as it was last said.
     ailment: String,
+}
+
+#[derive(Debug)]
+struct Loss {
+    since: Instant,
+    asked: Instant,
+    missing: BTreeSet<MemberId>,
+    line: String,
 }
 
 impl Attendant<'_> {
@@ -143,7 +161,10 @@ impl Attendant<'_> {
             matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(())))
         };
         match progress.member.filter(|_| well) {
-            Some(member) => self.is_ready(member),
+            Some(member) => {
+                self.is_ready(member);
+                note_quorum(progress);
+            }
             // 3.4 lists members without a quorum: only health ends a trouble.
             None => progress.questions = 0,
         }
@@ -265,10 +286,12 @@ impl Attendant<'_> {
         let never_elected = version.is_undecided() && self.desk.ledger().never_elected;
         // The client port is mute until the first election: a status would only wait.
         let patience = if version.is_undecided() && !progress.ready { LONGEST_POLL } else { ANSWER_TIMEOUT };
+        let mut refused = false;
         let status = match self.etcd.status(&self.own_client_url, patience).await {
             Ok(status) => Some(status),
             // A status needs neither a quorum nor a leader: whatever etcd itself has against it, it has against us.
             Err(error) if error.is_refusal() || matches!(error, client::Error::Api { .. }) => {
+                refused = true;
                 self.note_refusal(progress, &error).await;
                 None
             }
@@ -290,16 +313,26 @@ impl Attendant<'_> {
                 self.is_not_ready("learner", &format!("member {} is a learner until it is in sync", status.member));
             }
             (Some(status), None) => {
-                self.is_not_ready("leaderless", &format!("member {} sees no leader", status.member));
+                let lost = progress.loss.as_ref().map(|loss| loss.line.clone());
+                let line = lost.unwrap_or_else(|| format!("member {} sees no leader", status.member));
+                self.is_not_ready("leaderless", &line);
             }
             _ => {}
         }
         if leader.is_some() {
             self.record_election();
             progress.leaderless_since = None;
+            note_quorum(progress);
         }
         let since = *progress.leaderless_since.get_or_insert_with(clock::now);
         let without_leader_for = if leader.is_some() { Duration::ZERO } else { clock::now() - since };
+        // One that never elected has no quorum to lose: it yields.
+        if without_leader_for >= LOST_AFTER
+            && !self.desk.ledger().never_elected
+            && (!refused || self.says_it_has_no_leader().await)
+        {
+            self.note_loss(progress, status.as_ref().map(|s| s.member), since).await;
+        }
         if let Some(status) = &status
             && leader.is_some()
             && !is_learner
@@ -317,6 +350,49 @@ impl Attendant<'_> {
             without_leader_for,
             yield_after: YIELD_AFTER,
         })
+    }
+
+    /// Who doesn't tell us of a leader may have one: then only `/health` counts, which needs no user.
+    async fn says_it_has_no_leader(&self) -> bool {
+        let health = self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await;
+        matches!(health, Ok(Err(reason)) if reason.contains("NO LEADER"))
+    }
+
+    /// Who is missing, and what can be done: when it is first seen, and again when somebody else is missing.
+    async fn note_loss(&self, progress: &mut Progress, me: Option<MemberId>, since: Instant) {
+        if progress.loss.as_ref().is_some_and(|loss| clock::now() - loss.asked < ROLL_EVERY) {
+            return;
+        }
+        // Our own etcd's list, by its peer port: nobody is needed for it, nor a user.
+        let Ok(list) = self.etcd.peer_members(&self.own_peer_url, ANSWER_TIMEOUT).await else { return };
+        let is_ours = |m: &&Member| m.peer_urls.iter().any(|url| self.advertised.contains(url));
+        let me = me.or(progress.member).or_else(|| list.members.iter().find(is_ours).map(|m| m.id));
+        let heard = self.call_the_roll(&list.members, me).await;
+        let Some(lost) = Lost::seen(me, &list.members, heard) else { return };
+        let (missing, line) = (lost.missing(), lost.to_string());
+        let asked = clock::now();
+        match &mut progress.loss {
+            Some(loss) if loss.missing == missing => loss.asked = asked,
+            _ => {
+                log::warn!("{line}");
+                self.is_not_ready("leaderless", &line);
+                progress.loss = Some(Loss { since, asked, missing, line });
+            }
+        }
+    }
+
+    /// What is heard from every other member's peer port.
+    async fn call_the_roll(&self, members: &[Member], me: Option<MemberId>) -> BTreeMap<MemberId, Heard> {
+        let mut questions = JoinSet::new();
+        for member in members.iter().filter(|m| Some(m.id) != me) {
+            let (etcd, id, urls) = (self.etcd.clone(), member.id, member.peer_urls.clone());
+            questions.spawn(async move { (id, hear(&etcd, &urls).await) });
+        }
+        let mut heard = BTreeMap::new();
+        while let Some(answered) = questions.join_next().await {
+            heard.extend(answered.ok());
+        }
+        heard
     }
 
     /// From now on a missing WAL is a lost one.
@@ -501,6 +577,30 @@ impl Attendant<'_> {
         }
         false
     }
+}
+
+/// A leader is seen, or health that takes one.
+fn note_quorum(progress: &mut Progress) {
+    if let Some(loss) = progress.loss.take() {
+        log::info!("the quorum is back, after {} s", (clock::now() - loss.since).as_secs());
+    }
+}
+
+/// The best that is heard at any of a member's peer URLs.
+async fn hear(etcd: &Client, urls: &[String]) -> Heard {
+    let mut heard = Heard::Silent;
+    for url in urls {
+        heard = match etcd.peer_version(url, ANSWER_TIMEOUT).await {
+            Ok(_) => return Heard::Etcd,
+            Err(error) => match error.failure() {
+                Some(Failure::Refused) => Heard::Refused,
+                Some(Failure::Timeout(_) | Failure::Unreachable(_)) => Heard::Silent,
+                Some(Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_)) => Heard::NotUnderstood,
+                None => Heard::NoEtcd,
+            },
+        };
+    }
+    heard
 }
 
 /// What an alarm means and who ends it.

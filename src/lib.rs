@@ -31,6 +31,7 @@ pub mod observe;
 pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod questions;
 pub mod reach;
 pub mod reconcile;
 pub mod rollcall;

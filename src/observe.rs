@@ -26,6 +26,7 @@ use crate::etcd::command::Release;
 use crate::etcd::ids;
 use crate::http::Failure;
 use crate::identity;
+use crate::questions::{Heard, Questions};
 use crate::reach::Reach;
 use crate::rollcall::client::{Answered, hello};
 
@@ -43,6 +44,8 @@ const LATENESS: Duration = Duration::from_secs(5);
 const QUESTIONS: u32 = 4;
 /// While somebody's silence is watched for a reason, looks lie no further apart than this, beside what they take themselves.
 pub const WATCH_PAUSE: Duration = Duration::from_secs(10);
+/// The part of a probe's time after which its second port is asked beside the first.
+const SECOND_PORT_AFTER: u32 = 6;
 
 /// What a look starts from.
 #[derive(Debug)]
@@ -74,6 +77,22 @@ pub struct Observer {
     /// When peers were last asked, and when members were: with EC2 out of sight only peers are.
     peers_asked: Option<Instant>,
     members_asked: Option<Instant>,
+    /// Those of the roster, by their addresses.
+    peers: Questions<(InstanceId, String), Sighting>,
+    /// Those who aren't in the roster, by their peer URLs.
+    members: Questions<Asked, bool>,
+    /// A cluster with a quorum was seen at the last look: what is decided then is how to join it, not whether to found one, and
+    /// who is silent needn't hold up each step of that.
+    joins: bool,
+}
+
+/// A member to be asked where it is listed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Asked {
+    member: MemberId,
+    cluster: ClusterId,
+    urls: Vec<String>,
+    never_ran: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +124,9 @@ impl Observer {
             holders: BTreeMap::new(),
             peers_asked: None,
             members_asked: None,
+            peers: Questions::new(|sighting| matches!(sighting, Sighting::Silent(_))),
+            members: Questions::new(|serves| !serves),
+            joins: false,
         }
     }
 
@@ -122,6 +144,8 @@ impl Observer {
     pub fn watch_anew(&mut self) {
         self.silences.clear();
         self.member_silences.clear();
+        self.peers.forget();
+        self.members.forget();
         self.roster_since = clock::now();
     }
 
@@ -143,20 +167,20 @@ impl Observer {
         // With EC2 out of sight, the peers of the last answer are still worth asking.
         let asked = roster.known().or(self.roster.as_ref().map(|(last, _)| last)).cloned().unwrap_or_default();
         let began = clock::now();
-        let sightings = self.look_at_peers(&asked, &me).await;
+        let heard = self.look_at_peers(&asked, &me).await;
         if !watches_on(self.peers_asked, began, clock::now(), self.config.probe_timeout * QUESTIONS) {
             self.silences.clear();
         }
         self.peers_asked = Some(clock::now());
         let mut peers = BTreeMap::new();
-        for (id, sighting) in sightings {
+        for (id, Heard { value: sighting, until, .. }) in heard.clone() {
             let silence = self.note_silence(&id, &sighting);
             let listed = asked.find(&id).and_then(|instance| identity::listed(&self.config, instance));
             peers.insert(
                 id,
                 Peer {
                     sighting,
-                    unanswered_for: silence.map_or(Duration::ZERO, |s| clock::now() - s.since),
+                    unanswered_for: silence.map_or(Duration::ZERO, |s| until.saturating_duration_since(s.since)),
                     refused_throughout: silence.is_some_and(|s| s.refused_throughout),
                     impaired: Known::Unknown("not asked".to_owned()),
                     listed,
@@ -184,8 +208,9 @@ impl Observer {
             unresolved: BTreeMap::new(),
             since_own_removal: own.since_own_removal,
         };
-        self.ask_where_it_matters(&mut view, began).await;
+        self.ask_where_it_matters(&mut view, &heard, began).await;
         self.ask_whose_data(&mut view).await;
+        self.joins = !view.living_clusters().is_empty();
         view
     }
 
@@ -221,25 +246,31 @@ impl Observer {
         Known::Known(roster)
     }
 
-    async fn look_at_peers(&self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Sighting> {
-        let mut probes = JoinSet::new();
-        let asked = || roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i));
-        for instance in asked() {
-            let id = instance.id.clone();
-            let Some(address) = instance.address else {
-                probes.spawn(async move { (id, Sighting::Silent("EC2 shows no private address".to_owned())) });
-                continue;
-            };
-            let probe = Probe {
-                reach: self.reach.clone(),
-                peer_url: identity::peer_url(&self.config, &address.to_string()),
-                client_url: identity::client_url(&self.config, &address.to_string()),
-                from: self.announce.then(|| me.clone()),
-                within: self.config.probe_timeout,
-            };
-            probes.spawn(async move { (id, probe.sight().await) });
+    async fn look_at_peers(&mut self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Heard<Sighting>> {
+        let mut heard = BTreeMap::new();
+        let mut asked = Vec::new();
+        for instance in roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i)) {
+            match instance.address {
+                Some(address) => asked.push((instance.id.clone(), address.to_string())),
+                None => _ = heard.insert(instance.id.clone(), unheard("EC2 shows no private address")),
+            }
         }
-        gather(probes, asked().map(|i| &i.id)).await
+        let (reach, config, from) = (&self.reach, &self.config, self.announce.then(|| me.clone()));
+        let sight = |(_, address): &(InstanceId, String)| {
+            let probe = Probe {
+                reach: reach.clone(),
+                peer_url: identity::peer_url(config, address),
+                client_url: identity::client_url(config, address),
+                from: from.clone(),
+                within: config.probe_timeout,
+            };
+            async move { probe.sight().await }
+        };
+        for ((id, _), answer) in self.peers.ask(&asked, self.joins, sight).await {
+            // One that panicked said nothing: unknown, like silence.
+            heard.insert(id, answer.unwrap_or_else(|| unheard("the probe failed")));
+        }
+        heard
     }
 
     /// EC2's `terminated` is for ever. An operator's may be a slip: whoever answers there lives, whatever is written.
@@ -261,7 +292,12 @@ impl Observer {
     }
 
     /// Questions that cost a call each, asked only where the answer can change the decision.
-    async fn ask_where_it_matters(&mut self, view: &mut View, began: Instant) {
+    async fn ask_where_it_matters(
+        &mut self,
+        view: &mut View,
+        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        began: Instant,
+    ) {
         // Only a fresh node's founding depends on it.
         if view.data == DataDir::Fresh && view.living_clusters().is_empty() {
             view.claim = self.claim.read().await;
@@ -276,7 +312,7 @@ impl Observer {
         }
         let living = view.living_clusters().values().next().map(|etcd| (*etcd).clone());
         match living {
-            Some(etcd) => self.ask_fates(view, &roster, &etcd, began).await,
+            Some(etcd) => self.ask_fates(view, heard, &roster, &etcd, began).await,
             None => self.ask_impaired(view, &roster).await,
         }
         self.ask_names(view, &roster).await;
@@ -407,33 +443,34 @@ impl Observer {
     }
 
     /// What became of the members nobody was seen to be.
-    async fn ask_fates(&mut self, view: &mut View, roster: &Roster, etcd: &EtcdSeen, began: Instant) {
-        let members = &etcd.members;
-        view.fates = self.who_answers(view, members, etcd.cluster).await;
+    async fn ask_fates(
+        &mut self,
+        view: &mut View,
+        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        roster: &Roster,
+        etcd: &EtcdSeen,
+        began: Instant,
+    ) {
+        let (fates, unanswered) = self.who_answers(view, heard, &etcd.members, etcd.cluster).await;
+        view.fates = fates;
         if !watches_on(self.members_asked, began, clock::now(), self.config.probe_timeout * 2 * QUESTIONS) {
             self.member_silences.clear();
         }
         self.members_asked = Some(clock::now());
-        let mut silent = BTreeSet::new();
-        for member in members {
-            if view.fate(member.id) == &Fate::Answers {
-                continue;
-            }
-            silent.insert(member.id);
-            let since = *self.member_silences.entry(member.id).or_insert_with(clock::now);
-            if view.fate(member.id) == &Fate::Unknown {
-                continue;
-            }
+        for member in &etcd.members {
+            let Some((began, until)) = unanswered.get(&member.id) else { continue };
+            // From the first question that he didn't answer to the end of the last: what is still open proves nothing yet.
+            let since = *self.member_silences.entry(member.id).or_insert(*began);
             let instance = owner(member, roster, self.config.written.is_some());
             let instance = instance.or_else(|| self.last_holder(member));
             let (gone, ended_for) = match &instance {
                 None => (Known::Unknown("no instance can be named".to_owned()), None),
                 Some(id) => self.ask_gone(roster, id).await,
             };
-            let silent_for = (clock::now() - since).max(ended_for.unwrap_or_default());
+            let silent_for = until.saturating_duration_since(since).max(ended_for.unwrap_or_default());
             view.fates.insert(member.id, Fate::Silent(Silence { instance, gone, silent_for }));
         }
-        self.member_silences.retain(|id, _| silent.contains(id));
+        self.member_silences.retain(|id, _| unanswered.contains_key(id));
     }
 
     /// Whose an unnamed member's address was when it was last seen in a roster. A written list says nothing of who is off it.
@@ -445,45 +482,57 @@ impl Observer {
         hosts.iter().find_map(|host| self.holders.get(&host.parse().ok()?).cloned())
     }
 
-    /// The members that answer, and those that don't: all are asked at once, for several dead ones must not hold up a look one
-    /// after another.
-    async fn who_answers(&self, view: &View, members: &[Member], cluster: ClusterId) -> BTreeMap<MemberId, Fate> {
-        let silent = || {
-            Fate::Silent(Silence { instance: None, gone: Known::Unknown(String::new()), silent_for: Duration::ZERO })
-        };
-        let fate = |answers| if answers { Fate::Answers } else { silent() };
-        let mut fates = BTreeMap::new();
-        let mut probes = JoinSet::new();
+    /// Who answers, or may; and over which time the others were silent. All are asked at once, for several dead ones must not hold
+    /// up a look one after another.
+    async fn who_answers(
+        &mut self,
+        view: &View,
+        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        members: &[Member],
+        cluster: ClusterId,
+    ) -> (BTreeMap<MemberId, Fate>, BTreeMap<MemberId, (Instant, Instant)>) {
+        let (mut fates, mut silent) = (BTreeMap::new(), BTreeMap::new());
+        let mut asked = Vec::new();
         for member in members {
-            let is_peer = |peer: &&Peer| {
+            let is_peer = |peer: &Peer| {
                 peer.listed
                     .as_ref()
                     .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
             };
-            match view.peers.values().find(is_peer) {
-                Some(peer) => _ = fates.insert(member.id, fate(is_alive(&peer.sighting, cluster))),
-                // Not in the roster: its address may still serve.
-                None => {
-                    let (reach, within) = (self.reach.clone(), self.config.probe_timeout);
-                    let (id, urls) = (member.id, member.peer_urls.clone());
-                    // A probe that panics says nothing.
-                    fates.insert(id, Fate::Unknown);
-                    // Of one that never ran a supervisor may stand there, about to start it.
-                    let about_to_start = cleaning::never_ran(member) && !same_urls(&urls, &view.me.listed.peer_urls);
-                    probes.spawn(async move {
-                        let runs = serves(&reach.etcd, &urls, cluster, within).await;
-                        (id, runs || (about_to_start && supervised(&reach, &urls, within).await))
-                    });
+            match view.peers.iter().find(|(_, peer)| is_peer(peer)) {
+                Some((_, peer)) if is_alive(&peer.sighting, cluster) => _ = fates.insert(member.id, Fate::Answers),
+                Some((id, _)) => {
+                    silent.extend(heard.get(id).map(|heard| (member.id, (heard.began, heard.until))));
                 }
+                // Not in the roster: its address may still serve.
+                None => asked.push(Asked {
+                    member: member.id,
+                    cluster,
+                    urls: member.peer_urls.clone(),
+                    never_ran: cleaning::never_ran(member),
+                }),
             }
         }
-        while let Some(probed) = probes.join_next().await {
-            match probed {
-                Ok((id, answers)) => _ = fates.insert(id, fate(answers)),
-                Err(error) => log::error!("a probe failed: {error}"),
+        let (reach, within) = (&self.reach, self.config.probe_timeout);
+        let own = &view.me.listed.peer_urls;
+        let lives = |asked: &Asked| {
+            let (reach, asked) = (reach.clone(), asked.clone());
+            // Of one that never ran a supervisor may stand there, about to start it.
+            let about_to_start = asked.never_ran && !same_urls(&asked.urls, own);
+            async move {
+                let runs = serves(&reach.etcd, &asked.urls, asked.cluster, within).await;
+                runs || (about_to_start && supervised(&reach, &asked.urls, within).await)
+            }
+        };
+        for (Asked { member, .. }, answer) in self.members.ask(&asked, self.joins, lives).await {
+            match answer {
+                Some(heard) if heard.value => _ = fates.insert(member, Fate::Answers),
+                Some(heard) => _ = silent.insert(member, (heard.began, heard.until)),
+                // A probe that panics says nothing.
+                None => _ = fates.insert(member, Fate::Unknown),
             }
         }
-        fates
+        (fates, silent)
     }
 
     /// Gone by EC2's own word, by id: shutting-down, terminated, or no such instance; and for how long it has been terminated, so
@@ -551,25 +600,10 @@ async fn serves(etcd: &client::Client, urls: &[String], cluster: ClusterId, with
     false
 }
 
-/// What all probes saw. One that panicked takes nobody with it and said nothing: unknown, like silence.
-async fn gather<'a>(
-    mut probes: JoinSet<(InstanceId, Sighting)>,
-    asked: impl Iterator<Item = &'a InstanceId>,
-) -> BTreeMap<InstanceId, Sighting> {
-    let mut sightings = BTreeMap::new();
-    while let Some(probed) = probes.join_next().await {
-        match probed {
-            Ok((id, sighting)) => {
-                sightings.insert(id, sighting);
-            }
-            Err(error) => log::error!("a probe failed: {error}"),
-        }
-    }
-    for id in asked {
-        let nothing = || Sighting::Silent("the probe failed".to_owned());
-        sightings.entry(id.clone()).or_insert_with(nothing);
-    }
-    sightings
+/// Nobody could be asked, or nothing came of it.
+fn unheard(why: &str) -> Heard<Sighting> {
+    let now = clock::now();
+    Heard { value: Sighting::Silent(why.to_owned()), began: now, until: now }
 }
 
 /// The instance a member belongs to: members are named by instance id; else the one at its address. In a written roster a
@@ -610,7 +644,17 @@ pub struct Probe {
 impl Probe {
     /// What it says.
     pub async fn sight(&self) -> Sighting {
-        let seen = match hello(&self.reach.rollcall, &self.peer_url, self.from.as_ref(), self.within).await {
+        let hello = hello(&self.reach.rollcall, &self.peer_url, self.from.as_ref(), self.within);
+        tokio::pin!(hello);
+        // Who says nothing for a while is asked at the other port meanwhile.
+        let (answer, list) = match tokio::time::timeout(self.within / SECOND_PORT_AFTER, &mut hello).await {
+            Ok(answer) => (answer, None),
+            Err(_) => {
+                let (answer, list) = tokio::join!(hello, self.list_at_client_port());
+                (answer, Some(list))
+            }
+        };
+        let seen = match answer {
             Ok(Answered::Hello(hello)) => return (*hello).into(),
             Ok(Answered::Other) => return self.sight_etcd().await,
             Err(error) => match error.failure {
@@ -623,7 +667,11 @@ impl Probe {
             },
         };
         // The peer port may be firewalled: a cluster is a cluster on whichever port it is seen.
-        match self.list_at_client_port().await {
+        let list = match list {
+            Some(list) => list,
+            None => self.list_at_client_port().await,
+        };
+        match list {
             Ok(list) => self.etcd_seen(list, Quorum::Proven),
             Err(error) if matches!(error.failure(), Some(Failure::Refused)) => seen,
             Err(error) => match error.failure() {
@@ -753,25 +801,5 @@ mod tests {
         assert!(!watches_on(Some(10), 41, 42), "nobody looked for 31 s");
         assert!(watches_on(Some(10), 20, 32), "it may wait for 12 s, by its own timeouts");
         assert!(!watches_on(Some(10), 11, 41), "it was frozen while it looked");
-    }
-
-    /// Its etcd must not pay for a bug met while looking at another node.
-    #[test]
-    fn a_probe_that_panics_is_silence_and_takes_nobody_with_it() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let ids = ["i-a", "i-b"].map(|id| InstanceId(id.to_owned()));
-        let [a, b] = ids.clone();
-        let seen = runtime.block_on(async {
-            let mut probes = JoinSet::new();
-            let panics = a == b;
-            probes.spawn(async move { (a, Sighting::Refused) });
-            probes.spawn(async move {
-                assert!(panics, "a bug in a probe");
-                (b, Sighting::Refused)
-            });
-            gather(probes, ids.iter()).await
-        });
-        assert_eq!(seen[&ids[0]], Sighting::Refused);
-        assert_eq!(seen[&ids[1]], Sighting::Silent("the probe failed".to_owned()));
     }
 }

@@ -27,8 +27,10 @@ def runs_in_the_venv() -> bool:
 def install_lab(etcd: str, interrupts: Interrupts) -> None:
     """A venv with moto, and etcd; nothing is done when they are there."""
     command = [sys.executable, str(ROOT / "scripts" / "lab" / "install.py")]
-    if etcd != "3.5.1":
+    if etcd == install.DEBIAN_ETCD:
         command.append("--with-etcd-3.4")
+    elif etcd in install.built_releases():
+        command += ["--with-etcd", etcd]
     log = OUTPUT / "install.log"
     took = run_visibly("installing the lab", command, log, lambda line: bool(STEP_DONE.match(line)), interrupts)
     say(f"lab: moto and etcd {etcd} are there ({took:.1f} s)")

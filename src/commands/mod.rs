@@ -174,6 +174,13 @@ fn own_etcd(config: &Config) -> (String, Client) {
     (url, Reach::new(config, own.as_ref()).etcd)
 }
 
+/// Where this node's etcd serves its peers.
+fn own_peer_url(config: &Config) -> String {
+    let own = Store::peek_identity(&config.data).ok().flatten();
+    let settings = own.as_ref().map(|own| identity::settings(config, own));
+    settings.as_ref().map_or_else(|| identity::peer_url(config, "127.0.0.1"), identity::own_peer_url)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,7 +49,7 @@ impl Status {
 }
 
 /// Over the socket beside the data: it is there whatever is set.
-async fn ask_supervisor(config: &Config) -> Result<Snapshot, String> {
+pub(super) async fn ask_supervisor(config: &Config) -> Result<Snapshot, String> {
     let socket = config.data.join(MUSTER_DIR).join(SOCKET);
     let answer = http::fetch_at(&socket, "/status", ANSWER_TIMEOUT).await;
     let answer =

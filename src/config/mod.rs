@@ -103,6 +103,8 @@ pub struct Config {
     /// `MUSTER_LIFECYCLE_HOOK`.
     pub lifecycle_hooks: Vec<String>,
     pub probe_timeout: Duration,
+    /// How long clients of a stopping etcd may hold it up where nothing can be lost; `stop_timeout` is a bound to this, too.
+    pub drain_timeout: Duration,
     pub stop_timeout: Duration,
     /// `MUSTER_RECONCILE`: how often the leader's supervisor looks for dead members; `None`: never.
     pub reconcile: Option<Duration>,
@@ -250,6 +252,7 @@ impl Reader<'_> {
             leave: self.choice("MUSTER_LEAVE", &[("no", false), ("on-terminate", true)]),
             lifecycle_hooks: self.lifecycle_hooks(),
             probe_timeout: self.duration("MUSTER_PROBE_TIMEOUT", 3),
+            drain_timeout: self.duration("MUSTER_DRAIN_TIMEOUT", 3),
             stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
             reconcile: Some(self.duration("MUSTER_RECONCILE", 0)).filter(|interval| !interval.is_zero()),
             notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),

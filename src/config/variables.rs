@@ -98,6 +98,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("MUSTER_LEAVE", "no", "on-terminate: leave the cluster when EC2 is about to terminate this instance"),
     variable("MUSTER_LIFECYCLE_HOOK", "", "names of the Auto Scaling group's hooks to complete: NAME or NAME,NAME2"),
     variable("MUSTER_PROBE_TIMEOUT", "3", "how long a peer may take to answer a probe"),
+    variable(
+        "MUSTER_DRAIN_TIMEOUT",
+        "3",
+        "how long clients may hold up a stop where the other members have everything; then etcd is killed",
+    ),
     variable("MUSTER_STOP_TIMEOUT", "25", "how long etcd may take to stop before it is killed"),
     variable("MUSTER_STATUS_LISTEN", "", "address:port that serves /metrics, /status, /livez and /readyz over TCP"),
     variable("MUSTER_LOG", "info", "error, warn, info, debug or trace"),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::stop::end_what_left;
 use super::{Daemon, Kind, Launch};
 use crate::attend::{Attendant, Progress, Stop};
 use crate::clock;
@@ -105,8 +106,11 @@ impl Daemon {
         let ended = match ended {
             Ok(ended) => ended,
             Err(Stop::Stuck) => child.stop(self.config.stop_timeout).await,
-            Err(Stop::Yield | Stop::Left) => {
-                child.stop(self.config.stop_timeout).await;
+            Err(stop) => {
+                match stop {
+                    Stop::Left => end_what_left(child).await,
+                    _ => _ = child.stop(self.config.stop_timeout).await,
+                }
                 self.child = None;
                 self.journal.ended();
                 return Ok(Outcome::Stopped);

@@ -2,6 +2,7 @@
 
 mod deliberate;
 mod life;
+mod stop;
 
 use life::Outcome;
 
@@ -14,14 +15,13 @@ use crate::claim::ClaimObject;
 use crate::clock;
 use crate::cluster::label::Label;
 use crate::cluster::step::Step;
-use crate::cluster::supervision::stop_code;
 use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
 use crate::cluster::view::{DataDir, View};
 use crate::config::Config;
 use crate::etcd::client::Client;
 use crate::etcd::command::{Release, Settings};
 use crate::exit::{Code, Failure};
-use crate::hook::{Hooks, Transition};
+use crate::hook::Hooks;
 use crate::identity;
 use crate::keeper::Keeper;
 use crate::ledger::Identity;
@@ -39,15 +39,9 @@ use crate::tls::Acceptor;
 
 /// The first pause between looks; it doubles up to `BOOTSTRAP_WAIT` while nothing moves.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Moving leadership must not hold up a stop.
-const MOVE_LEADER_TIMEOUT: Duration = Duration::from_secs(2);
-/// For one voter to say that it could lead.
-const HEIR_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the loop may go without a sign of life, beyond the pauses that settings allow. Far more than any call takes: what
 /// ends a supervisor over this ends its etcd.
 const LOOP_PATIENCE: Duration = Duration::from_secs(300);
-/// Nor must a lifecycle hook; its own timeout stands behind it.
-const HOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs until a signal or a failure that a restart would not mend.
 ///
@@ -233,40 +227,6 @@ impl Daemon {
         }
     }
 
-    /// A stop that was asked for. The instance of a stopped etcd has nothing left to wait for, if it is about to end.
-    async fn stop(&mut self) -> i32 {
-        let code = self.stop_etcd().await;
-        if self.notices.proven_since().is_some() {
-            self.hooks.complete(Transition::Terminate, &InstanceId(self.identity.instance.clone()));
-            self.hooks.settle(HOOK_TIMEOUT).await;
-        }
-        code
-    }
-
-    /// Leadership first, then etcd.
-    async fn stop_etcd(&mut self) -> i32 {
-        self.notify.tell("STOPPING=1");
-        self.journal.stopping();
-        let Some(child) = &self.child else {
-            log::info!("stopped");
-            return 0;
-        };
-        if !child.has_ended() {
-            let url = identity::own_client_url(&identity::settings(&self.config, &self.identity));
-            let _best_effort = tokio::time::timeout(MOVE_LEADER_TIMEOUT, move_leadership(&self.etcd, &url)).await;
-        }
-        match child.stop(self.config.stop_timeout).await {
-            ended if stop_code(ended) == 0 => {
-                log::info!("etcd stopped");
-                0
-            }
-            ended => {
-                log::warn!("etcd's stop ended as {ended:?}");
-                stop_code(ended)
-            }
-        }
-    }
-
     /// Logs a decision when it changes, with the view in a line.
     fn report(&mut self, step: &Step, view: &View) {
         let seen = view.peers.iter().map(|(id, peer)| format!("{id} {}", peer.sighting)).collect::<Vec<_>>().join("; ");
@@ -297,25 +257,5 @@ impl Daemon {
             log::warn!("{line}");
             self.complained = gist(&line);
         }
-    }
-}
-
-/// To a healthy voter: whoever hands over to the dead takes no write until its election timeout has passed. None is healthy, as under
-/// an alarm: etcd's own stop hands over.
-async fn move_leadership(etcd: &Client, url: &str) {
-    let Ok(status) = etcd.status(url, MOVE_LEADER_TIMEOUT).await else { return };
-    if status.leader != Some(status.member) {
-        return;
-    }
-    let Ok(list) = etcd.member_list(url, MOVE_LEADER_TIMEOUT).await else { return };
-    for heir in list.members.iter().filter(|m| m.id != status.member && !m.is_learner) {
-        if !etcd.is_healthy(&heir.client_urls, HEIR_TIMEOUT).await {
-            continue;
-        }
-        match etcd.move_leader(url, heir.id, MOVE_LEADER_TIMEOUT).await {
-            Ok(()) => log::info!("leadership moved to member {}", heir.id),
-            Err(error) => log::warn!("leadership could not be moved: {error}"),
-        }
-        return;
     }
 }

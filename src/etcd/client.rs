@@ -266,13 +266,25 @@ impl Client {
     /// # Errors
     /// [`Error`]; without a quorum a timeout or code 14.
     pub async fn member_list(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
-        let answer: MembersAnswer =
-            self.post(url, "/v3/cluster/member/list", &json!({"linearizable": true}), within).await?;
+        self.list(url, true, within).await
+    }
+
+    async fn list(&self, url: &str, linearizable: bool, within: Duration) -> Result<MemberList, Error> {
+        let query = json!({"linearizable": linearizable});
+        let answer: MembersAnswer = self.post(url, "/v3/cluster/member/list", &query, within).await?;
         let members: Vec<_> = answer.members.into_iter().map(Member::from).collect();
         if members.is_empty() {
             return Err(not_etcd(url, &"a cluster without members"));
         }
         Ok(MemberList { cluster: ClusterId(answer.header.cluster_id), members })
+    }
+
+    /// The member list as this member itself has it, without a quorum.
+    ///
+    /// # Errors
+    /// [`Error`]; with authentication on a user is needed, whom only a quorum can log in.
+    pub async fn own_member_list(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
+        self.list(url, false, within).await
     }
 
     /// A read that only a quorum can answer; the key need not exist.

@@ -47,6 +47,11 @@ impl Release {
         Some(Self { major: next()?, minor: next()?, patch: next()? })
     }
 
+    /// Whether it has after a kill all that it acknowledged: 3.5.0 to 3.5.2 may not (etcd#13766).
+    pub fn survives_a_kill(self) -> bool {
+        !matches!((self.major, self.minor, self.patch), (3, 5, 0..=2))
+    }
+
     /// What is known to lose data in this release, if anything (etcd's CHANGELOG and postmortems).
     pub fn known_defect(self) -> Option<&'static str> {
         match (self.major, self.minor, self.patch) {

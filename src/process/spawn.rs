@@ -149,15 +149,30 @@ impl Child {
 
     /// Asks it to stop, waits so long, then kills it.
     pub async fn stop(&self, patience: Duration) -> Ended {
-        self.signal(Signal::SIGTERM);
-        match tokio::time::timeout(patience, self.wait()).await {
-            Ok(ended) => ended,
-            Err(_) => {
+        match self.stop_within(patience).await {
+            Some(ended) => ended,
+            None => {
                 log::warn!("etcd did not stop within {} s, killing it", patience.as_secs());
-                self.signal(Signal::SIGKILL);
-                self.wait().await
+                self.kill().await
             }
         }
+    }
+
+    /// Asks it to stop, and waits so long; `None`: it is still there.
+    pub async fn stop_within(&self, patience: Duration) -> Option<Ended> {
+        self.signal(Signal::SIGTERM);
+        self.wait_within(patience).await
+    }
+
+    /// Waits so long for its end; `None`: it is still there.
+    pub async fn wait_within(&self, patience: Duration) -> Option<Ended> {
+        tokio::time::timeout(patience, self.wait()).await.ok()
+    }
+
+    /// Kills it.
+    pub async fn kill(&self) -> Ended {
+        self.signal(Signal::SIGKILL);
+        self.wait().await
     }
 
     fn signal(&self, signal: Signal) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Members, Moment, Snapshot, Who};
+use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Listed, Members, Moment, Snapshot, Who};
 use crate::clock;
 use crate::cluster::label::Label;
 use crate::cluster::types::{ClusterId, Member, MemberId};
@@ -42,6 +42,7 @@ struct State {
     ids: Option<(ClusterId, MemberId)>,
     role: Option<&'static str>,
     members: Option<(Members, Instant)>,
+    listed: Vec<Listed>,
     certificates: Vec<Certificate>,
     counts: BTreeMap<&'static str, u64>,
     failures: u64,
@@ -76,6 +77,7 @@ impl Journal {
             ids: None,
             role: None,
             members: None,
+            listed: Vec::new(),
             certificates: Vec::new(),
             counts: Label::DECISIONS.iter().map(|step| (*step, 0)).collect(),
             failures: 0,
@@ -175,13 +177,18 @@ impl Journal {
     /// A member list was seen.
     pub fn saw_members(&self, members: &[Member]) {
         let of = |kind: fn(&Member) -> bool| members.iter().filter(|m| kind(m)).count();
+        let listed =
+            |m: &Member| Listed { member: m.id.to_string(), name: m.name.clone(), client_urls: m.client_urls.clone() };
+        let listed = members.iter().map(listed).collect();
         let members = Members {
             unstarted: of(|m| m.name.is_empty()),
             learners: of(|m| !m.name.is_empty() && m.is_learner),
             voters: of(|m| !m.name.is_empty() && !m.is_learner),
             seconds_ago: 0,
         };
-        self.state().members = Some((members, clock::now()));
+        let mut state = self.state();
+        state.members = Some((members, clock::now()));
+        state.listed = listed;
     }
 
     /// Until when the ports' certificates are valid.
@@ -236,6 +243,7 @@ impl State {
                 seconds_since_healthy: (now - self.healthy_at.unwrap_or(self.began.0)).as_secs(),
             },
             members: members.map(|(members, age)| Members { seconds_ago: age.as_secs(), ..members.clone() }),
+            last_listed: self.listed.clone(),
             certificates: self.certificates.clone(),
             api: Api::ALL.iter().map(|api| self.api_count(*api)).collect(),
             decisions_total: self.counts.iter().map(|(step, count)| ((*step).to_owned(), *count)).collect(),

@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub etcd: Etcd,
     /// `None`: no member list was seen lately.
     pub members: Option<Members>,
+    /// The member list that was last seen, however long ago.
+    #[serde(default)]
+    pub last_listed: Vec<Listed>,
     /// Of each port that speaks TLS.
     pub certificates: Vec<Certificate>,
     pub api: Vec<ApiCount>,
@@ -77,6 +80,17 @@ pub struct Members {
     pub learners: usize,
     pub unstarted: usize,
     pub seconds_ago: u64,
+}
+
+/// One member of the list that was last seen.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    pub member: String,
+    /// Empty for a member that was added and never started.
+    pub name: String,
+    /// Empty until the member has published itself.
+    pub client_urls: Vec<String>,
 }
 
 /// Until when a port's certificate, and the CA beside it, are valid: seconds since the epoch.

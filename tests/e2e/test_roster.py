@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -167,6 +168,34 @@ def test_a_host_is_replaced_when_the_file_says_that_it_is_terminated(lab):
     wait_formed(lab, *survivors, new)
     assert said(new, "remove member", "its instance db-3 is gone")
     assert names(new) == ["db-1", "db-2", "db-4"] and new.etcd.get("key") == "value"
+
+
+@in_a_hub
+def test_a_host_without_power_holds_up_its_successor_no_longer_than_one_that_is_up(lab):
+    """Terminated by the list's word alone it is asked on, and each step of the join waited for that; the control refuses at once."""
+    nodes = form(lab, MUSTER_PROBE_TIMEOUT="3s", MUSTER_CLEAN_DWELL="5s")
+    gone = []
+
+    def replace_the_last(name: str) -> float:
+        gone.append(entry(nodes.pop(), state="terminated"))
+        (new,) = hosts(lab, name, MUSTER_PROBE_TIMEOUT="3s", MUSTER_CLEAN_DWELL="5s")
+        write([*map(entry, [*nodes, new]), *gone], new)
+        nodes.append(new)
+        began = time.monotonic()
+        start(new)
+        wait_said(lab, new, "is healthy and votes")
+        took = time.monotonic() - began
+        wait_formed(lab, *nodes)
+        return took
+
+    nodes[-1].power_off()
+    control = replace_the_last("db-4")
+    gone.clear()  # its line is taken out
+    nodes[-1].power_off()
+    nodes[-1].host.dark()
+    dark = replace_the_last("db-5")
+    print(f"from start to voter: {control:.1f} s beside a host that is up, {dark:.1f} s beside a dark one")
+    assert dark < 1.5 * control, f"{dark:.1f} s, beside a host that is up {control:.1f} s"
 
 
 @in_a_hub

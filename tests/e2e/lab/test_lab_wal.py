@@ -5,7 +5,7 @@ from lab import install, wal
 from lab.node import Lab, static_list_arguments
 
 
-@pytest.mark.parametrize("version", ["3.5.1", install.DEBIAN_ETCD])
+@pytest.mark.parametrize("version", install.releases())
 def test_the_id_in_a_wal_is_etcds_own(version):
     if not install.etcd_binaries(version).is_dir():
         pytest.skip("not installed")
