@@ -5,6 +5,7 @@
 
 #[path = "../fuzz/fuzz_targets/certificate.rs"]
 mod certificate;
+mod common;
 #[path = "../fuzz/fuzz_targets/config.rs"]
 mod config;
 #[path = "../fuzz/fuzz_targets/ec2_xml.rs"]

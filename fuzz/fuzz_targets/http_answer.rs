@@ -5,8 +5,12 @@
 //! The first byte chooses what is asked; after it come the answers, with a line `%%` between them, one for each connection.
 #![cfg_attr(fuzzing, no_main)]
 
+// A crate of its own when it is fuzzed; when its seeds are replayed, beside the other targets.
+#[cfg(fuzzing)]
 #[path = "../../tests/common/mod.rs"]
 mod common;
+#[cfg(not(fuzzing))]
+use crate::common;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -16,8 +16,12 @@ use etcd_muster::ledger::Store;
 use etcd_muster::rollcall::server::{Desk, converse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+// A crate of its own when it is fuzzed; when its seeds are replayed, beside the other targets.
+#[cfg(fuzzing)]
 #[path = "../../tests/common/mod.rs"]
 mod common;
+#[cfg(not(fuzzing))]
+use crate::common;
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));

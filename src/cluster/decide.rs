@@ -213,7 +213,7 @@ fn give_up_acceptance(policy: &Policy, view: &View) -> Option<Step> {
 pub(super) fn start_by(view: &View, list: &InitialList, entry: &ListedMember) -> Step {
     let ours = &view.me.listed;
     if view.ledger.renounced.contains(&list.token) {
-        return Step::Hold(Hold::ListedOtherwise { listed: entry.clone(), ours: ours.clone() });
+        return Step::Hold(Hold::ListedOtherwise { listed: Box::new(entry.clone()), ours: Box::new(ours.clone()) });
     }
     match entry.is_same(ours) {
         true => Step::StartNew(list.clone()),

@@ -159,8 +159,8 @@ pub enum Hold {
     },
     /// By the list that was agreed on we are another than we can be started as now.
     ListedOtherwise {
-        listed: ListedMember,
-        ours: ListedMember,
+        listed: Box<ListedMember>,
+        ours: Box<ListedMember>,
     },
     /// The peer URL of an instance that would be listed doesn't resolve here.
     Unresolved {
