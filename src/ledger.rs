@@ -339,15 +339,16 @@ fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
         format: u32,
     }
     let newer = |what: String| Error::Newer { path: path.to_owned(), what };
-    let Some(text) = read::<serde_json::Value>(path)? else { return Ok(None) };
-    let damaged = |e: serde_json::Error| Error::Damaged { path: path.to_owned(), cause: e.to_string() };
-    match Head::deserialize(&text).map_err(damaged)?.format {
-        format if format > FORMAT => Err(newer(format!("its format is {format}, this version knows {FORMAT}"))),
-        _ => match Ledger::deserialize(&text) {
-            Ok(ledger) => Ok(Some(ledger)),
-            Err(error) if error.to_string().starts_with("unknown field") => Err(newer(error.to_string())),
-            Err(error) => Err(damaged(error)),
-        },
+    match read::<Head>(path)? {
+        None => return Ok(None),
+        Some(Head { format }) if format > FORMAT => {
+            return Err(newer(format!("its format is {format}, this version knows {FORMAT}")));
+        }
+        Some(_) => {}
+    }
+    match read(path) {
+        Err(Error::Damaged { cause, .. }) if cause.starts_with("unknown field") => Err(newer(cause)),
+        read => read,
     }
 }
 
@@ -412,5 +413,104 @@ mod tests {
         assert!(!denied.may_pass() && denied.to_string().contains("chown -R") && !denied.to_string().contains("move"));
         let damaged = Error::Damaged { path, cause: "EOF".to_owned() };
         assert!(!damaged.may_pass() && damaged.to_string().contains("move the whole data directory away"));
+    }
+
+    fn identity(instance: &str, region: Option<&str>, host: u8) -> Identity {
+        let (instance, region) = (instance.to_owned(), region.map(str::to_owned));
+        Identity { instance, region, address: [10, 0, 0, host].into(), hostname: None }
+    }
+
+    #[test]
+    fn a_ledger_is_its_instances_and_no_other_s() {
+        let me = identity("i-me", Some("eu-west-1"), 1);
+        let of =
+            |owner: Option<&str>| Ledger { instance: owner.map(|id| InstanceId(id.to_owned())), ..Ledger::default() };
+        let is = |owner: Option<&str>| Belonging::Of(owner.map(|id| InstanceId(id.to_owned())));
+        let stranger = |id: &str| Belonging::Stranger(InstanceId(id.to_owned()));
+        assert_eq!(belonging(&of(Some("i-me")), None, &me, true), is(Some("i-me")));
+        assert_eq!(belonging(&of(Some("i-a")), None, &me, true), is(Some("i-a")), "with data, for the core to judge");
+        assert_eq!(belonging(&of(Some("i-a")), None, &me, false), stranger("i-a"), "a machine image");
+        assert_eq!(belonging(&of(None), None, &me, false), is(Some("i-me")), "a new one");
+        assert_eq!(belonging(&of(None), None, &me, true), is(None), "data that nobody recorded");
+        // A ledger from before it named its instance goes by the identity beside it.
+        let kept = identity("i-a", Some("eu-west-1"), 1);
+        assert_eq!(belonging(&of(None), Some(&kept), &me, true), is(Some("i-a")));
+        assert_eq!(belonging(&of(None), Some(&kept), &me, false), stranger("i-a"));
+    }
+
+    /// By a written list an address is one host's, whatever it is called; by EC2 an address is handed on.
+    #[test]
+    fn a_host_that_got_another_name_is_the_same_host() {
+        let ledger = Ledger { instance: Some(InstanceId("db-1".to_owned())), ..Ledger::default() };
+        let (was, is) = (identity("db-1", None, 1), identity("node-1", None, 1));
+        assert_eq!(belonging(&ledger, Some(&was), &is, true), Belonging::Of(Some(InstanceId("node-1".to_owned()))));
+        let elsewhere = identity("node-1", None, 2);
+        assert_eq!(belonging(&ledger, Some(&was), &elsewhere, true), Belonging::Of(ledger.instance.clone()));
+        let by_ec2 = |id: &str| identity(id, Some("eu-west-1"), 1);
+        let ledger = Ledger { instance: Some(InstanceId("i-a".to_owned())), ..Ledger::default() };
+        assert_eq!(
+            belonging(&ledger, Some(&by_ec2("i-a")), &by_ec2("i-b"), true),
+            Belonging::Of(ledger.instance.clone())
+        );
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "made by this test")]
+    fn in_a_directory(test: impl FnOnce(&Path)) {
+        let dir = std::env::temp_dir().join(format!("etcd-muster-ledger-{:016x}", clock::random()));
+        test(&dir);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_newer_program_wrote_is_left_as_it_is() {
+        in_a_directory(|data| {
+            drop(Store::open(data).unwrap());
+            let file = data.join(MUSTER_DIR).join(LEDGER);
+            for newer in [r#"{"format": 2, "nonce": 1}"#, r#"{"format": 1, "nonce": 1, "vow": true}"#] {
+                fs::write(&file, newer).unwrap();
+                let error = Store::open(data).unwrap_err();
+                assert!(matches!(error, Error::Newer { .. }) && error.may_pass(), "{error}");
+                assert!(error.to_string().contains("newer etcd-muster"), "{error}");
+                assert_eq!(fs::read_to_string(&file).unwrap(), newer);
+            }
+            // One from before there were formats is taken up.
+            fs::write(&file, r#"{"nonce": 7, "promised": null, "accepted": null, "chosen": null, "founded": true}"#)
+                .unwrap();
+            let ledger = Store::open(data).unwrap().ledger().clone();
+            assert!((ledger.format, ledger.nonce, ledger.founded) == (FORMAT, 7, true));
+        });
+    }
+
+    /// Two machines made from one image would use the same ballots, and so found clusters of the same id.
+    #[test]
+    fn another_instances_ledger_without_data_is_moved_aside_and_a_new_one_begun() {
+        in_a_directory(|data| {
+            let mut store = Store::open(data).unwrap();
+            store.bind(&identity("i-a", Some("eu-west-1"), 1), false).unwrap();
+            let was = store.ledger().clone();
+            assert_eq!(was.instance.as_ref().map(|id| id.0.as_str()), Some("i-a"));
+            store.bind(&identity("i-b", Some("eu-west-1"), 2), true).unwrap();
+            assert_eq!(*store.ledger(), was, "beside data it is the record of whose it is");
+            store.bind(&identity("i-b", Some("eu-west-1"), 2), false).unwrap();
+            let now = store.ledger();
+            assert!(now.nonce != was.nonce && now.instance.as_ref().is_some_and(|id| id.0 == "i-b"));
+            let moved = fs::read_dir(data.join(MUSTER_DIR)).unwrap().map(|entry| entry.unwrap().path());
+            let moved = moved.filter(|path| path.is_dir()).map(|dir| dir.join(LEDGER)).collect::<Vec<_>>();
+            assert!(moved.len() == 1 && fs::read_to_string(&moved[0]).unwrap().contains("i-a"), "moved, not deleted");
+        });
+    }
+
+    #[test]
+    fn how_far_logs_went_is_kept_and_never_less_than_before() {
+        in_a_directory(|data| {
+            let (cluster, end) = (ClusterId(1), |index| LogEnd { term: 2, index });
+            let mut store = Store::open(data).unwrap();
+            store.note_logs(cluster, &[(MemberId(7), end(9))].into());
+            store.note_logs(cluster, &[(MemberId(7), end(5)), (MemberId(8), end(3))].into());
+            drop(store);
+            let store = Store::open(data).unwrap();
+            assert_eq!(store.logs_of(cluster), [(MemberId(7), end(9)), (MemberId(8), end(3))]);
+            assert!(store.logs_of(ClusterId(2)).is_empty(), "another cluster's");
+        });
     }
 }
