@@ -72,7 +72,7 @@ pub(super) fn obey(policy: &Policy, view: &View) -> Step {
             if let Some(fault) = list.fault() {
                 return Step::Hold(Hold::ClaimUnknown { cause: format!("{}: {fault}", name(policy)) });
             }
-            if !view.standing(policy).voids(list) {
+            if !view.losses().voids(list) {
                 return started_by(policy, view, list);
             }
             Some(version.clone())

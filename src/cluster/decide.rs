@@ -41,7 +41,7 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
     }
     match living.keys().next() {
         None => match owner::may_run(policy, view, ours, member).and_then(|()| is_up_to_date(policy, view, member)) {
-            Ok(()) => resume_or_give_up(policy, view, ours),
+            Ok(()) => resume_or_give_up(view, ours),
             Err(hold) => Step::Hold(hold),
         },
         Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
@@ -135,9 +135,9 @@ fn can_do_without(view: &View, etcd: &EtcdSeen, member: &Member) -> bool {
 
 /// Data that never elected, by etcd's own word, under a list that can never have a quorum: nothing was ever written, and
 /// nothing ever could be. (Found by the model: without this a fleet with such a node stays down for ever.)
-fn resume_or_give_up(policy: &Policy, view: &View, ours: ClusterId) -> Step {
-    let robbed = view.ledger.chosen.as_ref().is_some_and(|list| view.standing(policy).robs_of_quorum(list));
-    match view.yielded && view.ledger.never_elected && view.chosen_cluster == Some(ours) && robbed {
+fn resume_or_give_up(view: &View, ours: ClusterId) -> Step {
+    let robbed = || view.ledger.chosen.as_ref().is_some_and(|list| view.losses().robs_of_quorum(list));
+    match view.yielded && view.ledger.never_elected && view.chosen_cluster == Some(ours) && robbed() {
         true => Step::Quarantine(Quarantine::Void { ours }),
         false => Step::Resume,
     }
@@ -194,16 +194,16 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     if let Some(hold) = signs_of_a_cluster(view) {
         return Step::Hold(hold);
     }
-    give_up_acceptance(policy, view).unwrap_or_else(|| founding::found(policy, view))
+    give_up_acceptance(view).unwrap_or_else(|| founding::found(policy, view))
 }
 
 /// What we accepted holds us otherwise than we can be started now: whoever adopts it must know that we never will, or nobody
 /// who knows us by our word could accept it again. (Found by the model.)
-fn give_up_acceptance(policy: &Policy, view: &View) -> Option<Step> {
+fn give_up_acceptance(view: &View) -> Option<Step> {
     let list = &view.ledger.accepted.as_ref()?.list;
     let ours = &view.me.listed;
     let entry = list.entry(&view.me.instance)?;
-    let stands = !view.ledger.renounced.contains(&list.token) && !view.standing(policy).voids(list);
+    let stands = !view.ledger.renounced.contains(&list.token) && !view.losses().voids(list);
     (stands && !entry.is_same(ours)).then(|| Step::Renounce { list: list.clone(), ours: ours.clone() })
 }
 
@@ -231,7 +231,6 @@ fn is_published(view: &View) -> bool {
 /// The list that a quorum has accepted, as far as we can know (R4): by a peer's word, now or before, or because an etcd runs
 /// under the cluster id that follows from the list we accepted.
 fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
-    let standing = view.standing(policy);
     let told = view.peers.values().filter_map(|peer| match &peer.sighting {
         Sighting::Fresh(fresh) => fresh.chosen.as_ref(),
         Sighting::HasData(data) => data.chosen.as_ref(),
@@ -240,7 +239,7 @@ fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
     let told = view.ledger.chosen.as_ref().into_iter().chain(told).filter(|_| may_believe(policy, view));
     let ours = view.ledger.accepted.as_ref().map(|accepted| &accepted.list);
     let shown = ours.filter(|_| view.etcds().any(|(_, etcd)| Some(etcd.cluster) == view.accepted_cluster));
-    told.chain(shown).find(|list| !standing.voids(list))
+    told.chain(shown).find(|list| !view.losses().voids(list))
 }
 
 /// A word is enough to start by for one who took part, by its own ledger, or who is too young to have been wiped since. Any

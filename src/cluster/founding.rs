@@ -154,8 +154,7 @@ fn only_other_is_terminated(roster: &Roster) -> Option<InstanceId> {
 
 /// Found with ourselves as the only member, unless we accepted a list with the other: it may have been chosen.
 fn alone(policy: &Policy, view: &View, roster: &Roster, why: Alone) -> Result<Step, Hold> {
-    let standing = view.standing(policy);
-    let accepted = view.ledger.accepted.as_ref().filter(|a| !standing.voids(&a.list));
+    let accepted = view.ledger.accepted.as_ref().filter(|a| !view.losses().voids(&a.list));
     let shared = accepted.and_then(|a| a.list.members.iter().find(|m| m.instance != view.me.instance));
     if let Some(other) = shared
         && why != Alone::OperatorSaysSo

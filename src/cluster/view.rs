@@ -301,14 +301,19 @@ pub struct View {
 impl View {
     /// The acceptor's side of this view.
     pub fn standing(&self, policy: &Policy) -> Standing {
+        let charter = self.roster.known().map(|roster| policy.charter(roster));
+        Standing { charter, listings: self.listings(), ..self.losses() }
+    }
+
+    /// As much of it as tells whether a list can still have a quorum.
+    pub fn losses(&self) -> Standing {
         let roster = self.roster.known();
         Standing {
             me: self.me.instance.clone(),
-            charter: roster.map(|r| policy.charter(r)),
             terminated: roster.into_iter().flat_map(Roster::terminated).map(|i| i.id.clone()).collect(),
             has_data: self.data != DataDir::Fresh,
-            listings: self.listings(),
             renounced: self.renounced(),
+            ..Standing::default()
         }
     }
 

@@ -151,7 +151,7 @@ impl Daemon {
         {
             view.claim = Claimed::Unknown(unfit);
         }
-        if view.claim.is_before_a_founding(&view.standing(&self.config.policy))
+        if view.claim.is_before_a_founding(&view.losses())
             && let Err(error) = self.desk.amend(|ledger| ledger.saw_unclaimed = true)
         {
             // Nothing is promised by it: without the record only a young node may start by the claim.

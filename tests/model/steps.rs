@@ -167,7 +167,7 @@ fn finish_quarantine(after: &mut World, n: usize) {
 fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(String, World)> {
     let view = world.view(rules, n, waited);
     let mut after = world.clone();
-    let before = view.claim.is_before_a_founding(&view.standing(&rules.policy));
+    let before = view.claim.is_before_a_founding(&view.losses());
     if view.data == DataDir::Fresh && before && !view.ledger.saw_unclaimed {
         after.nodes[n].ledger.saw_unclaimed = true;
         return vec![("the claim is free".to_owned(), after)];
