@@ -85,6 +85,12 @@ impl Daemon {
         let survives_a_kill = self.release.is_some_and(Release::survives_a_kill);
         let unknown = |error: client::Error| Patience::Unknown(error.to_string());
         let status = self.etcd.status(&client_url, QUORUM_TIMEOUT).await.map_err(unknown)?;
+        // A stop may come between an election and the look that would have seen it. Data that elected never gives way (R6).
+        if status.leader.is_some()
+            && let Err(error) = self.desk.amend(|ledger| ledger.never_elected = false)
+        {
+            log::error!("{error}");
+        }
         // Our own member's list: it may be an instant old, and health is asked of each all the same.
         let members = self.etcd.peer_members(&peer_url, QUORUM_TIMEOUT).await.map_err(unknown)?.members;
         let voters: Vec<_> = members.iter().filter(|m| !m.is_learner).cloned().collect();

@@ -7,6 +7,8 @@ is used, whatever its ways; one that doesn't holds no claim, and one line says w
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+
 import pytest
 from fleet import BOUND, PATIENT, form, keep, launch, lines, mark, said, start, wait_formed, wait_looks, wait_said
 from lab.ec2_faults import hidden

@@ -194,7 +194,7 @@ def test_too_many_open_files_are_waited_for(lab):
         pid = node.process.pid
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
-    line = wait_said(lab, node, "hold: ", "Too many open files", "LimitNOFILE")
+    line = wait_said(lab, node, "hold: ", "(os error 24)", "LimitNOFILE")
     assert "move" not in line and node.process.exit_code() is None
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     wait_formed(lab, node)
