@@ -10,7 +10,7 @@
 #            taking writes. The same setting as a flag is refused ("flag provided but not defined").
 # Since:     3.7.0. Looked up in v3.7.3: server/etcdmain/help.go still has the flag, server/embed/config.go no longer does;
 #            an ETCD_ variable without a flag is only a warning (pkg/flags/flag.go).
-# shellcheck source=findings/parts.sh
+# shellcheck source-path=SCRIPTDIR source=parts.sh
 source "$(dirname "$0")/parts.sh"
 
 build 3.6.16 server

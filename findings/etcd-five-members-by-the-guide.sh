@@ -11,7 +11,7 @@
 # Since:     3.5.20, the first release with the mend. A member mends its entry of another when that one publishes itself, i.e.
 #            starts, while it runs a mending release itself: the last one rolled saw nobody start after it. Mended by
 #            `member update` of every voter, with its own URL, on 3.5.33, or by restarting all once more. Not in the guide.
-# shellcheck source=findings/parts.sh
+# shellcheck source-path=SCRIPTDIR source=parts.sh
 source "$(dirname "$0")/parts.sh"
 
 build 3.5.33 server

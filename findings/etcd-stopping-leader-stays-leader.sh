@@ -12,7 +12,7 @@
 #            grpc.Server.GracefulStop up to the request timeout (5 s + 2 election timeouts), and stops the server, which
 #            transfers leadership, after it. The wait is from 2017 (etcd-io/etcd#8267); 3.5.1 passes it by, as its gRPC server
 #            runs under an HTTP server.
-# shellcheck source=findings/parts.sh
+# shellcheck source-path=SCRIPTDIR source=parts.sh
 source "$(dirname "$0")/parts.sh"
 
 build 3.7.3 server
@@ -57,7 +57,8 @@ watch_at "${port[2 * at]}"
 
 kill "${member[at]}"
 sleep 1
-finding "1 s after SIGTERM the leader's client port is shut" eval '! curl -s --max-time 2 "http://127.0.0.1:${port[2 * at]}/health"'
+shut() { ! curl -s --max-time 2 "http://127.0.0.1:${port[2 * at]}/health"; }
+finding "1 s after SIGTERM the leader's client port is shut" shut
 sleep 3
 finding "4 s after it another member names it leader all the same" test "$(leader_by "$other")" = "$leader"
 put=$(call "$other" kv/put '{"key":"aQ==","value":"dg=="}' | pick 'd["header"]["revision"]')

@@ -9,7 +9,7 @@
 #            file, no file at all. `snapshot restore F` the same, restoring nothing. The job stays green for good.
 # Since:     3.6.0. Looked up in v3.6.16, etcdctl/ctlv3/command/snapshot_command.go: the parent has no Run and no Args
 #            of its own, so cobra takes the unknown word for an argument, shows the help, and reports no error.
-# shellcheck source=findings/parts.sh
+# shellcheck source-path=SCRIPTDIR source=parts.sh
 source "$(dirname "$0")/parts.sh"
 
 build 3.5.33 etcdctl

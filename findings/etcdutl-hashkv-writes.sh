@@ -9,7 +9,7 @@
 # Since:     3.6.0, the first release with `etcdutl hashkv`. Looked up in v3.7.3, etcdutl/etcdutl/hashkv_command.go:
 #            calculateHashKV opens the file by backend.NewDefaultBackend and mvcc.NewStore, which write, where
 #            `snapshot status` opens it with bbolt's ReadOnly. Nothing of it in etcd's README or upgrade guide.
-# shellcheck source=findings/parts.sh
+# shellcheck source-path=SCRIPTDIR source=parts.sh
 source "$(dirname "$0")/parts.sh"
 
 build 3.7.3 server etcdctl etcdutl

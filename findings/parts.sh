@@ -7,10 +7,9 @@ pids=()
 
 finish() {
     local pid
-    { # Bash would name each process that it sees killed.
-        for pid in "${pids[@]}"; do kill -KILL "$pid" || true; done
-        wait || true
-    } 2>/dev/null
+    exec 2>/dev/null # Bash would name each process that it sees killed.
+    for pid in "${pids[@]}"; do kill -KILL "$pid" || true; done
+    wait || true
     rm -rf "$work"
 }
 trap finish EXIT
@@ -37,6 +36,7 @@ pip_install() {
 
 # free_ports N: sets the array `port` to N loopback ports that nobody listens on.
 free_ports() {
+    # shellcheck disable=SC2034 # Read by the scripts.
     mapfile -t port < <(python3 -c '
 import socket, sys
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
