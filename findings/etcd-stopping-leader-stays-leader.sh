@@ -10,8 +10,8 @@
 #            takes it for dead; a grace period of 5 s ends it by SIGKILL, as leader, with an election.
 # Since:     after 3.5.16, in all 3.5.30 and later that were tried. Looked up in v3.7.3, server/embed/etcd.go: Close waits for
 #            grpc.Server.GracefulStop up to the request timeout (5 s + 2 election timeouts), and stops the server, which
-#            transfers leadership, after it. The wait is from 2017 (etcd-io/etcd#8267); 3.5.1 passes it by, as its gRPC server
-#            runs under an HTTP server.
+#            transfers leadership, after it. The wait is from 2017 (etcd-io/etcd#8267), and 3.5.1 has it too, but there serve.go
+#            stops the gRPC server by itself as soon as the shared listener is closed; later releases wait for its handlers first.
 # shellcheck source-path=SCRIPTDIR source=parts.sh
 source "$(dirname "$0")/parts.sh"
 

@@ -1,7 +1,8 @@
 # What the findings share; sourced, never run. Everything lies in one temporary folder, listens on loopback
 # only, and ends by its own process id when the script ends, however it ends.
 # shellcheck shell=bash
-set -euo pipefail
+set -Eeuo pipefail
+trap 'exit 2' ERR # What fails but by a finding says nothing of the finding.
 work=$(mktemp -d)
 pids=()
 
@@ -34,6 +35,14 @@ pip_install() {
     "$work/venv/bin/pip" -q --disable-pip-version-check install "$@"
 }
 
+# debian PACKAGE[=VERSION]...: unpacks Debian packages of the release that this host's apt-get offers into $work/root.
+debian() {
+    local deb
+    mkdir -p "$work/debs" "$work/root"
+    (cd "$work/debs" && apt-get -qq -o APT::Sandbox::User=root download "$@")
+    for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
+}
+
 # free_ports N: sets the array `port` to N loopback ports that nobody listens on.
 free_ports() {
     # shellcheck disable=SC2034 # Read by the scripts.
@@ -62,18 +71,23 @@ pick() { python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.
 
 healthy() { curl -sf --max-time 2 "http://127.0.0.1:$1/health" | grep -q '"true"'; }
 
-# within SECONDS COMMAND...: waits until the command succeeds; ends the script when it never does.
-within() {
+# eventually SECONDS COMMAND...: waits until the command succeeds; fails when it never does.
+eventually() {
     local end=$((SECONDS + $1))
     shift
     until "$@" >/dev/null 2>&1; do
-        if ((SECONDS >= end)); then
-            echo "never so: $*" >&2
-            tail -n 3 "$work"/*.log >&2 || true
-            exit 2
-        fi
+        if ((SECONDS >= end)); then return 1; fi
         sleep 0.1
     done
+}
+
+# within SECONDS COMMAND...: the same for what must be so before a finding can be looked at.
+within() {
+    if ! eventually "$@"; then
+        echo "not so within $1 s: ${*:2}" >&2
+        tail -n 3 "$work"/*.log >&2 || true
+        exit 2
+    fi
 }
 
 # finding TEXT COMMAND...: says what was seen if the command succeeds, else that it is no longer so, and ends with 1.

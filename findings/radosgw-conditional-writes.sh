@@ -19,21 +19,17 @@ version=16.2.15+ds-0+deb12u2
 libraries=(librabbitmq4 liblua5.3-0 liboath0 libboost-context1.74.0 libboost-thread1.74.0 libboost-iostreams1.74.0
     libboost-filesystem1.74.0 libboost-program-options1.74.0 libfmt9 libibverbs1 librdmacm1 libleveldb1d libsnappy1v5 libfuse2 libaio1
     libpmem1 libndctl6 libdaxctl1 libnl-3-200 libnl-route-3-200 libgoogle-perftools4 libtcmalloc-minimal4 libunwind8)
-mkdir "$work/debs" "$work/root" "$work/mon" "$work/osd"
-(cd "$work/debs" && apt-get -qq -o APT::Sandbox::User=root download "${libraries[@]}" \
-    {radosgw,ceph-mon,ceph-osd,ceph-base,ceph-common,librados2,librgw2,libradosstriper1,python3-rados}="$version")
-for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
+debian "${libraries[@]}" {radosgw,ceph-mon,ceph-osd,ceph-base,ceph-common,librados2,librgw2,libradosstriper1,python3-rados}="$version"
+mkdir "$work/mon" "$work/osd"
 lib=$work/root/usr/lib/x86_64-linux-gnu
 export LD_LIBRARY_PATH=$lib:$work/root/lib/x86_64-linux-gnu:$lib/ceph PATH=$work/root/usr/bin:$PATH CEPH_CONF=$work/ceph.conf
 free_ports 4
-fsid=11111111-2222-3333-4444-555555555555
-osd=66666666-7777-8888-9999-000000000000
+fsid=11111111-2222-3333-4444-555555555555 osd=66666666-7777-8888-9999-000000000000
 cat >"$CEPH_CONF" <<CONF
 [global]
 fsid = $fsid
 mon host = v2:127.0.0.1:${port[0]}
 public addr = 127.0.0.1
-ms bind ipv6 = false
 auth cluster required = none
 auth service required = none
 auth client required = none
@@ -50,14 +46,12 @@ osd pool default pg num = 1
 osd pool default pg autoscale mode = off
 mon allow pool size one = true
 osd crush chooseleaf type = 0
-mon max pg per osd = 1000
 run dir = $work
 log file = $work/\$name.log
 admin socket =
 keyring = $work/none
 rgw data = $work
 rgw frontends = beast endpoint=127.0.0.1:${port[1]}
-rgw thread pool size = 16
 CONF
 
 monmaptool --create --fsid "$fsid" --addv a "[v2:127.0.0.1:${port[0]}]" "$work/map" >/dev/null 2>&1
