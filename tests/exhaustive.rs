@@ -46,7 +46,7 @@ fn own_roster(view: &View) -> Roster {
     view.roster.known().cloned().unwrap_or_default()
 }
 
-/// Everything a peer can say; the first three are what the third peer says otherwise.
+/// Everything a peer can say; the first seven, a kind each, are what the third peer says otherwise.
 const SAYINGS: &[Say] = &[
     |p, v, n| set_fresh(p, v, n, &own_roster(v), None),
     |_, v, n| says(v, n, Sighting::Refused, LONG),
@@ -96,7 +96,7 @@ const SAYINGS: &[Say] = &[
         says(v, n, Sighting::Etcd(seen), Duration::ZERO);
     },
 ];
-const THIRD_IN_SHORT: usize = 3;
+const THIRD_IN_SHORT: usize = 7;
 
 #[expect(
     clippy::disallowed_methods,
@@ -402,8 +402,15 @@ fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
     };
     let seen: Vec<MemberId> = silent.iter().filter(|m| is_seen(m)).map(|m| m.id).collect();
     let silent: Vec<Member> = silent.into_iter().filter(|m| !is_seen(m) && m.name != format!("i-{ME}")).collect();
-    let fates = if silent.is_empty() { &fates()[..1] } else { &fates()[..] };
-    for fate in fates {
+    // That no instance can be named makes a difference only where a member has no name.
+    let unnamed = silent.iter().any(|m| m.name.is_empty());
+    let fates = fates();
+    let fates = fates.iter().enumerate().filter(|(which, _)| match which {
+        0 => true,
+        4 => unnamed,
+        _ => !silent.is_empty(),
+    });
+    for (_, fate) in fates {
         seen.iter().for_each(|id| _ = v.fates.insert(*id, Fate::Answers));
         for member in &silent {
             let name = member.name.chars().last().unwrap_or('x');
