@@ -1207,6 +1207,19 @@ fn age_is_told_by_the_first_launch() {
 
 // ---- members that never ran
 
+#[test]
+fn of_whom_nothing_is_known_counts_for_no_quorum() {
+    let policy = policy(Some(3));
+    let mut v = view('d', "abcd");
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    v.fates.insert(member_id('c'), Fate::Unknown);
+    let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
+    assert!(kept.contains(&(member_id('a'), Kept::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
+    v.fates.insert(member_id('c'), Fate::Answers);
+    assert!(matches!(decide(&policy, &v), Step::RemoveMember { .. }));
+}
+
 /// EC2 forgets a terminated instance's address at once: nothing names whose the entry was.
 #[test]
 fn a_learner_that_never_ran_and_is_nobodys_blocks_no_join() {
