@@ -1123,6 +1123,36 @@ fn a_list_that_holds_us_otherwise_is_renounced_and_gives_way_when_enough_did() {
     assert!(matches!(decide(&policy, &v), Step::Propose(_)), "two of three never start by it: it can't have a quorum");
 }
 
+/// Whoever adopts it must know, or nobody who knows us by our word could accept it again.
+#[test]
+fn what_was_accepted_and_holds_us_otherwise_is_renounced_too() {
+    let policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    v.ledger.accepted = Some(Accepted { ballot: Ballot { round: 1, proposer: id('b'), nonce: 2 }, list: list("abc") });
+    assert!(matches!(decide(&policy, &v), Step::Propose(_)));
+    v.me.listed.peer_urls = vec!["http://a:3380".to_owned()];
+    assert!(matches!(decide(&policy, &v), Step::Renounce { .. }));
+}
+
+/// We took it, never ran in it, and have another address now.
+#[test]
+fn a_place_of_ours_under_another_address_is_given_up() {
+    let policy = policy(Some(3));
+    let mut v = view('c', "abc");
+    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let place =
+        Member { id: MemberId(9), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
+    seen.members.push(place);
+    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    v.fates.insert(MemberId(9), fate('c', Known::Known(false), NO_TIME));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { .. })), "somebody's");
+    v.ledger.joined = Some(Joined { cluster: LIVING, member: MemberId(9), spawned: false });
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: MemberId(9), why: Removal::OwnOldId });
+    v.fates.insert(MemberId(9), Fate::Answers);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { .. })), "somebody runs in it");
+}
+
 #[test]
 fn whoever_was_started_by_a_list_can_never_renounce_it() {
     let mut ledger = Ledger::default();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use common::{id, listed, policy, roster};
 use etcd_muster::cluster::paxos::{
-    Accepted, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Standing, Tally, answer,
+    Accepted, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Standing, Tally, answer, learn,
     tally_accepts, tally_promises,
 };
 use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceId, MemberId};
@@ -237,4 +237,38 @@ fn only_the_start_that_never_began_is_forgotten() {
         ledger.left_behind(LeftBehind::NeverBegan(FirstStart::Founding));
         assert!(!ledger.founded && spawned(&ledger), "{ledger:?}");
     }
+}
+
+#[test]
+fn a_list_without_us_is_never_recorded() {
+    let world = World::new(3);
+    let list = InitialList { members: vec![listed('a'), listed('b')], token: "t".to_owned() };
+    let (said, next) = learn(&world.ledgers[2], &world.standing(2), &list);
+    assert!(matches!(said, Answer::Unfit { .. }) && next.is_none());
+    let (said, next) = learn(&world.ledgers[1], &world.standing(1), &list);
+    assert!(matches!(said, Answer::Chosen { .. }) && next.is_some_and(|ledger| ledger.chosen == Some(list)));
+}
+
+/// Who renounced it, or who was terminated, may be out of sight when it is told once more.
+#[test]
+fn whoever_promises_past_a_void_choice_never_starts_by_it() {
+    let world = World::new(3);
+    let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: "t-void".to_owned() };
+    let ledger = Ledger { chosen: Some(list.clone()), ..world.ledgers[1].clone() };
+    let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
+    let call = Call::Prepare { charter: world.charter.clone(), ballot };
+    assert!(matches!(answer(&ledger, &world.standing(1), &call), (Answer::Chosen { .. }, None)), "it stands");
+    let renounced = ['a', 'c'].map(|name| (id(name), list.token.clone())).into();
+    let (said, next) = answer(&ledger, &Standing { renounced, ..world.standing(1) }, &call);
+    let next = next.unwrap();
+    assert!(matches!(said, Answer::Promised { .. }) && next.chosen.is_none() && next.renounced.contains(&list.token));
+}
+
+#[test]
+fn void_data_that_is_moved_aside_takes_its_list_with_it() {
+    let list = InitialList { members: vec![listed('a'), listed('b')], token: "t-void".to_owned() };
+    let mut ledger = Ledger::default();
+    ledger.start_founding(&list);
+    ledger.left_behind(LeftBehind::Void);
+    assert!(!ledger.founded && ledger.chosen.is_none() && ledger.renounced.contains(&list.token));
 }
