@@ -1,6 +1,6 @@
 //! Reads the world into a [`View`]. Writes nothing, but for noting since when somebody has been silent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -400,6 +400,7 @@ impl Observer {
         }
         let first = roster.standing().take(self.config.policy.size(roster));
         let mut lookups = JoinSet::new();
+        let mut names = HashMap::new();
         for instance in first {
             let listed = match view.peers.get(&instance.id) {
                 _ if instance.id == view.me.instance => Some(&view.me.listed),
@@ -409,20 +410,24 @@ impl Observer {
             for (host, url) in
                 listed.into_iter().flat_map(|l| &l.peer_urls).filter_map(|url| Some((named_host(url)?, url)))
             {
-                let (id, within, url) = (instance.id.clone(), self.config.probe_timeout, url.clone());
-                lookups.spawn(async move {
+                let (within, asked) = (self.config.probe_timeout, (instance.id.clone(), url.clone()));
+                let lookup = lookups.spawn(async move {
                     let found = tokio::time::timeout(within, tokio::net::lookup_host((host.as_str(), 0))).await;
-                    let cause = match found {
+                    match found {
                         Ok(Ok(mut addresses)) => addresses.next().is_none().then(|| "no address".to_owned()),
                         Ok(Err(error)) => Some(error.to_string()),
                         Err(_) => Some(format!("no answer within {} s", within.as_secs())),
-                    };
-                    Some((id, format!("{url}: {}", cause?)))
+                    }
                 });
+                names.insert(lookup.id(), asked);
             }
         }
-        while let Some(found) = lookups.join_next().await {
-            view.unresolved.extend(found.ok().flatten());
+        while let Some(ended) = lookups.join_next_with_id().await {
+            // A lookup that panicked is an unknown, and an unknown name does not resolve.
+            let (task, cause) = ended.unwrap_or_else(|panicked| (panicked.id(), Some(panicked.to_string())));
+            if let (Some((id, url)), Some(cause)) = (names.remove(&task), cause) {
+                view.unresolved.insert(id, format!("{url}: {cause}"));
+            }
         }
     }
 
