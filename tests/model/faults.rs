@@ -1,5 +1,6 @@
 //! Crash, restart, wipe, terminate, launch; and what the end of all faults is.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use etcd_muster::cluster::paxos::{Ballot, Call, Ledger, answer};
@@ -208,6 +209,11 @@ pub fn speak_as_a_stranger(rules: &Rules, world: &World, n: usize, add: &mut imp
 }
 
 impl World {
+    /// It outlives the founding window. No call lives for a quarter of an hour: it has a timeout of seconds.
+    pub fn grown_old(&self) -> Self {
+        Self { old: true, mail: BTreeSet::new(), ..self.clone() }
+    }
+
     /// All faults over: everybody is up, sees everything, and no more harm will come.
     pub fn healed(&self, rules: &Rules) -> Self {
         let mut after = self.clone();

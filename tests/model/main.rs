@@ -160,8 +160,7 @@ fn a_fleet_that_was_stopped_and_started() {
     let rules = rules(3, 4);
     let whole = World::new(&rules, &[7; 3], QUIET);
     let all_run = |world: &World| world.nodes.iter().filter(|n| n.runs() && n.ledger.founded).count() == 3;
-    let mut grown = first(&rules, whole, all_run);
-    grown.old = true;
+    let grown = first(&rules, whole, all_run).grown_old();
     let budget = Budget { crashes: 2, wipes: 2, ..QUIET };
     check("three that are old, stopped, started and two disks lost", &rules, &[grown], budget, Promise::OneEver);
 }

@@ -1,7 +1,5 @@
 //! What may happen next; and a node's own part of it: one look, and the step that follows.
 
-use std::collections::BTreeSet;
-
 use etcd_muster::cluster::decide::decide;
 use etcd_muster::cluster::paxos::{Call, Joined, LeftBehind};
 use etcd_muster::cluster::step::{Removal, Step};
@@ -51,9 +49,7 @@ pub fn successors(rules: &Rules, world: &World) -> Vec<(String, World)> {
     cut(world, &mut add);
     settle_claim(rules, world, &mut add);
     if !world.old && world.clusters.iter().any(|c| c.wrote) {
-        // No call lives for a quarter of an hour: it has a timeout of seconds.
-        let mail = BTreeSet::new();
-        add("the fleet grows old".to_owned(), World { old: true, mail, ..world.clone() });
+        add("the fleet grows old".to_owned(), world.grown_old());
     }
     next
 }
