@@ -14,7 +14,8 @@ pub fn is(instance: &str, address: IpAddr) -> bool {
     judge(tag.trim(), instance, || is_local(address))
 }
 
-fn judge(tag: &str, instance: &str, is_local: impl Fn() -> bool) -> bool {
+/// The rule: `tag` is the firmware's asset tag, `is_local` whether the instance's address is ours.
+pub fn judge(tag: &str, instance: &str, is_local: impl Fn() -> bool) -> bool {
     match tag.starts_with("i-") {
         true => tag == instance,
         false => is_local(),

@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use etcd_muster::cluster::claim::{Claim, Claimed, Claiming, Establish, establish};
 use serde::{Deserialize, Serialize};
 
-use crate::world::{NAMES, Rules, World};
+use crate::world::{NAMES, Rules, Store, World};
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Object {
     pub claim: Option<Claim>,
+    /// What was there before the last write.
+    before: Option<Claim>,
     version: u8,
     /// As text, which gives them an order.
     pub writes: BTreeSet<String>,
@@ -27,6 +29,11 @@ impl Object {
     pub fn read(&self) -> Claimed {
         let held = |claim: &Claim| Claimed::Held { claim: claim.clone(), version: self.version.to_string() };
         self.claim.as_ref().map_or(Claimed::Absent, held)
+    }
+
+    fn becomes(&mut self, claim: Option<Claim>) {
+        self.before = std::mem::replace(&mut self.claim, claim);
+        self.version += 1;
     }
 
     fn send(&mut self, claim: Claim, replaces: Option<String>) {
@@ -48,14 +55,26 @@ pub fn settle_claim(rules: &Rules, world: &World, add: &mut impl FnMut(String, W
     for text in &world.object.writes {
         let Ok(write) = serde_json::from_str::<Write>(text) else { continue };
         let current = world.object.claim.as_ref().map(|_| world.object.version.to_string());
+        let is_taken = match rules.store {
+            Store::Keeps => current == write.replaces,
+            Store::Ignores => true,
+            Store::Refuses => false,
+        };
         let mut after = world.clone();
         after.object.writes.remove(text);
-        if current == write.replaces {
-            after.object.claim = Some(write.claim);
-            after.object.version += 1;
+        if is_taken {
+            after.object.becomes(Some(write.claim));
             add("S3 takes a write".to_owned(), after);
         } else {
             add("S3 refuses a write".to_owned(), after);
+        }
+    }
+    if world.budget.lies > 0 && world.object.claim.is_some() {
+        for (what, claim) in [("loses the claim", None), ("serves the claim before", world.object.before.clone())] {
+            let mut after = world.clone();
+            after.budget.lies -= 1;
+            after.object.becomes(claim);
+            add(format!("S3 {what}"), after);
         }
     }
     for (n, node) in world.nodes.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 use crate::steps::successors;
-use crate::world::{Rules, World};
+use crate::world::{Rules, Store, World};
 
 /// What must hold in every state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,6 +156,8 @@ fn stuck(rules: &Rules, world: &World) -> Option<String> {
     if world.is_operators_case() || (rules.policy.written && world.lost_somebody()) {
         return None;
     }
+    // The operator gives them another store, too.
+    let rules = &Rules { store: Store::Keeps, ..rules.clone() };
     let mut now = world.healed(rules);
     let mut taken: HashMap<String, usize> = HashMap::new();
     let mut last = Vec::new();

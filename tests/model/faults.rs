@@ -7,12 +7,13 @@ use etcd_muster::cluster::paxos::{Ballot, Call, Ledger, answer};
 use etcd_muster::cluster::quorum::quorum;
 
 use etcd_muster::cluster::types::{InitialList, InstanceId, ListedMember};
+use etcd_muster::machine;
 
 use crate::common::{id, listed};
 use crate::etcd::make_wal;
 use crate::mail::brief;
 use crate::world::{
-    Budget, Data, Disk, Doing, Launch, Life, NAMES, Node, Rules, World, bits, index_of, named, node_of,
+    Budget, Data, Disk, Doing, Launch, LeftOut, Life, NAMES, Node, Rules, World, bits, index_of, named, node_of,
 };
 
 /// What a new ledger's nonce is above the lost one's.
@@ -125,7 +126,7 @@ pub fn disturb(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(Stri
             after.nodes[n].shown = after.truth();
             add(format!("{name} is launched as a replacement"), after);
         }
-        Life::Unborn if n > 0 && world.nodes[n - 1].life != Life::Unborn => boot_from_image(world, n, add),
+        Life::Unborn if n > 0 && world.nodes[n - 1].life != Life::Unborn => boot_from_image(rules, world, n, add),
         Life::Unborn | Life::Dead => {}
     }
 }
@@ -147,7 +148,7 @@ pub fn take_image(world: &World, add: &mut impl FnMut(String, World)) {
 
 /// A new instance boots from it, however old it is by then. What another promised is not promised here, where there is no data
 /// that it could be about (`Store::bind`).
-fn boot_from_image(world: &World, n: usize, add: &mut impl FnMut(String, World)) {
+fn boot_from_image(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, World)) {
     let Some(image) = &world.image else { return };
     let mut after = World { image: None, ..world.clone() };
     let Disk { ledger, data, half, marked } = (**image).clone();
@@ -156,6 +157,20 @@ fn boot_from_image(world: &World, n: usize, add: &mut impl FnMut(String, World))
     let ledger = if has_data { ledger } else { own };
     after.nodes[n] = Node { life: Life::Up, data, half, marked: marked && has_data, ..Node::new(ledger) };
     after.nodes[n].shown = after.truth();
+    // Its metadata service is mute: who it is only its disk says, and the machine. It waits, as if it were down, or goes on.
+    if let Some(owner) = image.ledger.instance.as_ref().map(index_of) {
+        let mut mute = after.clone();
+        let is_owner = machine::judge("", &id(NAMES[owner]).0, || owner == n);
+        match is_owner || rules.left_out == Some(LeftOut::Machine) {
+            true => {
+                mute.nodes[n].ledger = image.ledger.clone();
+                mute.nodes[n].marked = image.marked;
+                mute.nodes[n].taken_for = Some(owner as u8);
+            }
+            false => mute.nodes[n].life = Life::Down,
+        }
+        add(format!("{} boots from a copy, and its metadata service is mute", NAMES[n]), mute);
+    }
     add(format!("{} boots from a copy", NAMES[n]), after);
 }
 

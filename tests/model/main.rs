@@ -21,10 +21,10 @@ mod world;
 
 use etcd_muster::cluster::view::Policy;
 use explore::{Outcome, Promise, explore, first, walk};
-use world::{Budget, Doing, Mask, Rules, World};
+use world::{Budget, Doing, LeftOut, Mask, Rules, Store, World};
 
 fn rules(size: usize, slots: usize) -> Rules {
-    Rules { policy: common::policy(Some(size)), size, slots, ec2_is_timely: true }
+    Rules { policy: common::policy(Some(size)), size, slots, ec2_is_timely: true, store: Store::Keeps, left_out: None }
 }
 
 /// How much of it: enough for every run of the tests, or as much as the environment says.
@@ -67,8 +67,31 @@ fn check(name: &str, rules: &Rules, worlds: &[World], budget: Budget, promise: P
     }
 }
 
-const QUIET: Budget =
-    Budget { crashes: 0, wipes: 0, wals: 0, cuts: 0, terminations: 0, rounds: 2, copies: 0, strangers: 0, settings: 0 };
+/// What a guard keeps out is found where the guard is left out: else the search would prove nothing.
+fn fails(name: &str, rules: &Rules, worlds: &[World], budget: Budget, how: &str) {
+    let worlds = worlds.iter().map(|world| World { budget, ..world.clone() }).collect();
+    let found = explore(rules, worlds, Promise::OneEver, bound("MODEL_STATES", 12_000));
+    let trace = found.counterexample.unwrap_or_else(|| panic!("{name}: nothing is broken in {} states", found.states));
+    assert!(trace.starts_with(how), "{name}: {trace}");
+    common::report(&format!("{name}: broken after {} states, as it must be", found.states));
+}
+
+fn all_run(world: &World, size: usize) -> bool {
+    world.nodes.iter().filter(|n| n.runs() && n.ledger.founded).count() == size
+}
+
+const QUIET: Budget = Budget {
+    crashes: 0,
+    wipes: 0,
+    wals: 0,
+    cuts: 0,
+    terminations: 0,
+    rounds: 2,
+    copies: 0,
+    strangers: 0,
+    settings: 0,
+    lies: 0,
+};
 const CRASH: Budget = Budget { crashes: 1, ..QUIET };
 const CUT: Budget = Budget { cuts: 1, ..QUIET };
 
@@ -115,8 +138,7 @@ fn three_nodes_further_on() {
         world.clusters.iter().any(|c| c.wrote) && late.doing == Doing::Deliberates && late.ledger.chosen.is_some()
     };
     let run = chose.clone().map(|chose| first(&rules, chose, two_run));
-    let all_run = |world: &World| world.nodes.iter().filter(|n| n.runs() && n.ledger.founded).count() == 3;
-    let all_run = [first(&rules, chose[0].clone(), all_run)];
+    let all_run = [first(&rules, chose[0].clone(), |world| all_run(world, 3))];
     check("three that run, WAL lost and crash", &rules, &all_run, Budget { wals: 1, ..CRASH }, Promise::OneEver);
     check("three that run, WAL lost and cut", &rules, &all_run, Budget { wals: 1, ..CUT }, Promise::OneEver);
     check("two of three run, WAL lost and crash", &rules, &run, Budget { wals: 1, ..CRASH }, Promise::OneEver);
@@ -143,8 +165,7 @@ fn five_nodes() {
 fn a_copied_disk() {
     let rules = rules(3, 5);
     let whole = World::new(&rules, &[7; 3], QUIET);
-    let all_run = |world: &World| world.nodes.iter().filter(|n| n.runs() && n.ledger.founded).count() == 3;
-    let all_run = [first(&rules, whole.clone(), all_run)];
+    let all_run = [first(&rules, whole.clone(), |world| all_run(world, 3))];
     let copy = Budget { copies: 1, ..QUIET };
     check("three that run, a disk copied and crash", &rules, &all_run, Budget { crashes: 1, ..copy }, Promise::OneEver);
     check("three that run, a disk copied and cut", &rules, &all_run, Budget { cuts: 1, ..copy }, Promise::OneEver);
@@ -154,13 +175,22 @@ fn a_copied_disk() {
     check("three, a disk copied and crash", &rules, &[whole], fresh, Promise::OneEver);
 }
 
+/// Whoever can't ask the metadata service is not whom its disk was with: without that rule two run as one member.
+#[test]
+fn a_mute_metadata_service() {
+    let rules = Rules { left_out: Some(LeftOut::Machine), ..rules(3, 5) };
+    let whole = World::new(&rules, &[7; 3], QUIET);
+    let all_run = [first(&rules, whole, |world| all_run(world, 3))];
+    let copied = Budget { copies: 1, cuts: 1, ..QUIET };
+    fails("three that run, a disk copied, metadata mute and taken at its disk's word", &rules, &all_run, copied, "G6");
+}
+
 /// Launch times are those of the last start; the volumes of two are not mounted then, and the third is off.
 #[test]
 fn a_fleet_that_was_stopped_and_started() {
     let rules = rules(3, 4);
     let whole = World::new(&rules, &[7; 3], QUIET);
-    let all_run = |world: &World| world.nodes.iter().filter(|n| n.runs() && n.ledger.founded).count() == 3;
-    let grown = first(&rules, whole, all_run).grown_old();
+    let grown = first(&rules, whole, |world| all_run(world, 3)).grown_old();
     let budget = Budget { crashes: 2, wipes: 2, ..QUIET };
     check("three that are old, stopped, started and two disks lost", &rules, &[grown], budget, Promise::OneEver);
 }
@@ -244,6 +274,43 @@ fn a_claim() {
     let whole = new(&three, &[vec![7; 3]]);
     check("three with a claim, one terminated and crash", &three, &whole, lost, Promise::OneEver);
     check("three with a claim, disk lost and crash", &three, &whole, Budget { wipes: 1, ..CRASH }, Promise::OneEver);
+}
+
+/// Stores that ignore or refuse conditions fail their trial, and found nothing; whose claim is used as it is founds twice.
+#[test]
+fn a_store_that_is_no_place_for_a_claim() {
+    let run = Budget { wipes: 1, ..CRASH };
+    for (store, what) in [(Store::Ignores, "ignores"), (Store::Refuses, "refuses")] {
+        let two = Rules { store, ..claiming(2, 3) };
+        let stale = new(&two, &all_stale_rosters(2));
+        check(&format!("two with a claim, a store that {what} conditions"), &two, &stale, run, Promise::OneEver);
+        // What ran before there was such a store goes on.
+        let three = claiming(3, 4);
+        let whole = World::new(&three, &[7; 3], QUIET);
+        let ran = [first(&three, whole, |world| all_run(world, 3))];
+        let three = Rules { store, ..three };
+        check(&format!("three that run, a store that {what} conditions"), &three, &ran, run, Promise::OneEver);
+    }
+    let trusted = Rules { store: Store::Ignores, left_out: Some(LeftOut::Trial), ..claiming(1, 2) };
+    let apart = new(&trusted, &[vec![1, 2]]);
+    fails("two of size one, a store that ignores conditions and is trusted", &trusted, &apart, QUIET, "G1a");
+}
+
+/// The bucket is restored or emptied: where data is seen, or too few are fresh, nothing is founded by what it says.
+#[test]
+fn a_store_that_forgets() {
+    let three = claiming(3, 4);
+    let ran = [first(&three, World::new(&three, &[7; 3], QUIET), |world| all_run(world, 3))];
+    let lies = Budget { lies: 2, ..QUIET };
+    check("three that run, claim lost and crash", &three, &ran, Budget { crashes: 1, ..lies }, Promise::OneEver);
+    check("three that run, claim and disk lost", &three, &ran, Budget { wipes: 1, ..lies }, Promise::OneEver);
+    check(
+        "three that run, claim lost, disk lost and cut",
+        &three,
+        &ran,
+        Budget { wipes: 1, cuts: 1, ..lies },
+        Promise::OneEver,
+    );
 }
 
 /// Deeper than a search gets: whole lives, disturbed many times over, then healed.

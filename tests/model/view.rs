@@ -9,7 +9,7 @@ use etcd_muster::cluster::types::{Instance, InstanceState, Known, MemberId, Rost
 use etcd_muster::cluster::view::{DataDir, DataSeen, Fate, FreshSeen, Me, Peer, Sighting, Silence, Twin, View};
 
 use crate::common::{NOW, id, instance, listed};
-use crate::world::{Data, Doing, LONG, Life, NAMES, Rules, Waited, World, bits, index_of};
+use crate::world::{Data, Doing, LONG, LeftOut, Life, NAMES, Rules, Store, Waited, World, bits, index_of};
 
 /// A fleet that is a day old is stopped, and started a minute before EC2 is asked.
 const RESTARTED: i64 = 86_340;
@@ -32,8 +32,9 @@ impl World {
 
     pub fn standing(&self, rules: &Rules, n: usize) -> Standing {
         let roster = self.roster(rules, n);
-        let own = [(id(NAMES[n]), BTreeSet::from([self.listed(n)]))];
-        let peers: Vec<usize> = bits(self.nodes[n].shown.0).filter(|p| *p != n).collect();
+        let me = self.me(n);
+        let own = [(id(NAMES[me]), BTreeSet::from([self.listed(n)]))];
+        let peers: Vec<usize> = bits(self.nodes[n].shown.0).filter(|p| ![n, me].contains(p)).collect();
         let answers = |p: &usize| self.same_side(n, *p) && self.nodes[*p].answers();
         let listings = |p: &usize| {
             let by_its_word = answers(p).then(|| self.listed(*p));
@@ -47,19 +48,20 @@ impl World {
         let looks = !matches!(self.nodes[n].doing, Doing::Launching(_));
         let told = peers.iter().copied().filter(|p| looks && answers(p));
         Standing {
-            me: id(NAMES[n]),
+            me: id(NAMES[me]),
             charter: Some(rules.policy.charter(&roster)),
             terminated: roster.terminated().map(|i| i.id.clone()).collect(),
             has_data: self.nodes[n].has_data(),
             listings: peers.iter().map(listings).chain(own).collect(),
-            renounced: told.chain([n]).flat_map(renounced).collect(),
+            renounced: told.chain([me]).flat_map(renounced).collect(),
         }
     }
 
     /// Who else is the member that this node's data is of, where it is listed or by its roll call.
     fn twin(&self, n: usize, data: Data) -> Twin {
         let place = self.clusters[usize::from(data.cluster)].places.get(&data.member);
-        let others = bits(self.nodes[n].shown.0).filter(|p| *p != n && self.same_side(n, *p));
+        // Its own address is no other's, whoever it is by mistake.
+        let others = bits(self.nodes[n].shown.0).filter(|p| ![n, self.me(n)].contains(p) && self.same_side(n, *p));
         let mut others = others.filter(|p| self.nodes[*p].data == Some(data) && self.nodes[*p].life == Life::Up);
         let Some(p) = others.next() else { return Twin::Nobody };
         match (self.nodes[p].runs(), place.is_some_and(|place| usize::from(place.node) == p)) {
@@ -106,7 +108,7 @@ impl World {
         let roster = self.roster(rules, n);
         let silent_for = if waited == Waited::Long { LONG } else { Duration::ZERO };
         let mut peers = BTreeMap::new();
-        for p in bits(node.shown.0).filter(|p| *p != n) {
+        for p in bits(node.shown.0).filter(|p| ![n, self.me(n)].contains(p)) {
             let sighting = self.sight(rules, n, p);
             let silent = matches!(sighting, Sighting::Refused | Sighting::Silent(_));
             peers.insert(
@@ -130,7 +132,7 @@ impl World {
             }
         };
         let mut view = View {
-            me: Me { instance: id(NAMES[n]), listed: self.listed(n) },
+            me: Me { instance: id(NAMES[self.me(n)]), listed: self.listed(n) },
             data,
             yielded: node.yielded,
             condemned: None,
@@ -138,7 +140,7 @@ impl World {
             accepted_cluster: node.ledger.accepted.as_ref().map(|a| Self::cluster_of_list(&a.list)),
             chosen_cluster: node.ledger.chosen.as_ref().map(Self::cluster_of_list),
             ending: Known::Known(None),
-            claim: if rules.policy.claim.is_some() { self.object.read() } else { Claimed::NotAsked },
+            claim: self.claim_seen(rules),
             roster: Known::Known(roster),
             roster_unchanged_for: silent_for,
             own_tags: Known::Unknown("not asked".to_owned()),
@@ -154,9 +156,19 @@ impl World {
         view
     }
 
+    /// What the claim says to those who may depend on it: nothing, in a store that failed its trial.
+    fn claim_seen(&self, rules: &Rules) -> Claimed {
+        match (rules.store, rules.left_out) {
+            _ if rules.policy.claim.is_none() => Claimed::NotAsked,
+            (Store::Keeps, _) | (_, Some(LeftOut::Trial)) => self.object.read(),
+            (Store::Ignores | Store::Refuses, _) => Claimed::Unknown("the store failed its trial".to_owned()),
+        }
+    }
+
     /// What became of the instance that this node's disk belongs to by its ledger: by EC2's word, or the list's.
     fn is_gone(&self, rules: &Rules, n: usize) -> Known<bool> {
-        let Some(owner) = self.nodes[n].ledger.instance.as_ref().map(index_of).filter(|owner| *owner != n) else {
+        let Some(owner) = self.nodes[n].ledger.instance.as_ref().map(index_of).filter(|owner| *owner != self.me(n))
+        else {
             return Known::Unknown("not asked".to_owned());
         };
         match rules.policy.written && self.nodes[n].shown.1 & (1 << owner) == 0 {

@@ -113,6 +113,8 @@ pub struct Node {
     pub forgiven: bool,
     /// It is set to another port than at first, and so listed otherwise.
     pub moved: bool,
+    /// Its metadata service was mute, and it goes on as the instance that its disk was with.
+    pub taken_for: Option<u8>,
     /// What EC2 shows this node: standing and terminated.
     pub shown: (Mask, Mask),
 }
@@ -138,6 +140,7 @@ impl Node {
             yielded: false,
             forgiven: false,
             moved: false,
+            taken_for: None,
             shown: (0, 0),
         }
     }
@@ -206,6 +209,8 @@ pub struct Budget {
     pub strangers: u8,
     /// An operator changes a node's port, and so how it is listed.
     pub settings: u8,
+    /// The store loses the claim, or serves the one before, though it passed its trial.
+    pub lies: u8,
 }
 
 /// What stays the same.
@@ -216,6 +221,26 @@ pub struct Rules {
     pub slots: usize,
     /// EC2 shows launches and terminations older than the grace time (the assumption of G1b).
     pub ec2_is_timely: bool,
+    /// What the claim's store makes of a write on a condition.
+    pub store: Store,
+    /// Guards that are left out, to show what they keep out.
+    pub left_out: Option<LeftOut>,
+}
+
+/// What a store makes of a write on a condition: as AWS documents it, or as some do (`scripts/stores`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Store {
+    Keeps,
+    Ignores,
+    Refuses,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeftOut {
+    /// The store is used as it is (`ClaimObject::prove`).
+    Trial,
+    /// Whoever can't ask who he is, is whom his disk was with (`machine::judge`).
+    Machine,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -272,11 +297,17 @@ impl World {
         self.nodes.iter().enumerate().filter(|(_, n)| wanted(n)).fold(0, |mask, (n, _)| mask | 1 << n)
     }
 
+    /// Which instance a node takes itself for.
+    pub fn me(&self, n: usize) -> usize {
+        self.nodes[n].taken_for.map_or(n, usize::from)
+    }
+
     /// How a node is listed by its own word.
     pub fn listed(&self, n: usize) -> ListedMember {
-        let listed = listed(NAMES[n]);
+        let name = NAMES[self.me(n)];
+        let listed = listed(name);
         match self.nodes[n].moved {
-            true => ListedMember { peer_urls: vec![format!("http://{}:3380", NAMES[n])], ..listed },
+            true => ListedMember { peer_urls: vec![format!("http://{name}:3380")], ..listed },
             false => listed,
         }
     }
