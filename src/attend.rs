@@ -92,6 +92,8 @@ pub struct Progress {
     member: Option<MemberId>,
     /// Nothing is left to do about the claim.
     claim_is_settled: bool,
+    /// The cluster's members, as they were last listed.
+    members: Vec<Member>,
     /// How far the others' logs went at the last look.
     logs: BTreeMap<MemberId, LogEnd>,
     /// Before it is tried again, and when.
@@ -160,6 +162,9 @@ impl Attendant<'_> {
         } else {
             matches!(self.etcd.health(&self.own_client_url, ANSWER_TIMEOUT).await, Ok(Ok(())))
         };
+        if well {
+            self.see_logs(progress).await;
+        }
         match progress.member.filter(|_| well) {
             Some(member) => {
                 self.is_ready(member);
@@ -179,10 +184,10 @@ impl Attendant<'_> {
     async fn see_members(&self, progress: &mut Progress) -> bool {
         let Ok(list) = self.etcd.member_list(&self.own_client_url, ANSWER_TIMEOUT).await else { return false };
         self.journal.saw_members(&list.members);
-        self.see_logs(progress, &list.members).await;
         if !progress.address_is_settled {
             self.settle_address(progress, &list.members).await;
         }
+        progress.members = list.members;
         true
     }
 
@@ -239,11 +244,11 @@ impl Attendant<'_> {
 
     /// How far the others' logs go, for the day on which one of their disks is put back from an older copy. What was said to be
     /// committed may not be on disk yet: it counts from the next look on.
-    async fn see_logs(&self, progress: &mut Progress, members: &[Member]) {
+    async fn see_logs(&self, progress: &mut Progress) {
         let Some(cluster) = progress.cluster else { return };
         self.desk.saw_logs(cluster, &progress.logs);
         let mut questions = JoinSet::new();
-        for member in members.iter().filter(|m| Some(m.id) != progress.member) {
+        for member in progress.members.iter().filter(|m| Some(m.id) != progress.member) {
             let (etcd, id, urls) = (self.etcd.clone(), member.id, member.client_urls.clone());
             questions.spawn(async move {
                 let status = etcd.status(urls.first()?, ANSWER_TIMEOUT).await.ok()?;

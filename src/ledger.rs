@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::cluster::paxos::{Ledger, LeftBehind};
 use crate::cluster::types::{ClusterId, InstanceId, MemberId};
-use crate::cluster::view::LogEnd;
+use crate::cluster::view::{LogEnd, Told};
 use crate::etcd::data_dir::{MUSTER_DIR, move_entry};
 use crate::file::{self, sync_dir};
 
@@ -143,6 +143,8 @@ pub fn belonging(ledger: &Ledger, kept: Option<&Identity>, me: &Identity, has_da
 struct Logs {
     cluster: Option<ClusterId>,
     logs: Vec<(MemberId, LogEnd)>,
+    #[serde(default)]
+    told: Option<Told>,
 }
 
 /// A quarantine under way.
@@ -231,21 +233,48 @@ impl Store {
         if self.logs.cluster == Some(cluster) { self.logs.logs.clone() } else { Vec::new() }
     }
 
-    /// Keeps what was seen, never less than before. Nothing depends on it being kept: a disk that can't take it is said, no more.
-    pub fn note_logs(&mut self, cluster: ClusterId, seen: &BTreeMap<MemberId, LogEnd>) {
+    /// Keeps what was seen, never less than before. `Some`: what is to be done, beside the main thread, for the file to have it too.
+    /// Nothing depends on that: a disk that can't take it is said, no more.
+    pub fn note_logs(
+        &mut self,
+        cluster: ClusterId,
+        seen: &BTreeMap<MemberId, LogEnd>,
+    ) -> Option<impl FnOnce() + Send + use<>> {
         let mut logs: BTreeMap<_, _> = self.logs_of(cluster).into_iter().collect();
         for (member, end) in seen {
             let known = logs.entry(*member).or_insert(*end);
             *known = (*known).max(*end);
         }
-        let next = Logs { cluster: Some(cluster), logs: logs.into_iter().collect() };
+        // We run in that cluster: what was told of our log is had again, or was given up by the operator's word.
+        self.keep_logs(Logs { cluster: Some(cluster), logs: logs.into_iter().collect(), told: None })
+    }
+
+    /// What we were told of our own log at the last look, or at any before that.
+    pub fn told(&self) -> Option<Told> {
+        self.logs.told.clone()
+    }
+
+    /// Keeps what we were told. `Some`: as of [`note_logs`](Self::note_logs).
+    pub fn note_told(&mut self, told: Told) -> Option<impl FnOnce() + Send + use<>> {
+        self.keep_logs(Logs { told: Some(told), ..self.logs.clone() })
+    }
+
+    fn keep_logs(&mut self, next: Logs) -> Option<impl FnOnce() + Send + use<>> {
         if next == self.logs {
-            return;
+            return None;
         }
-        if let Err(error) = self.write(LOGS, &next) {
-            log::debug!("{error}");
-        }
-        self.logs = next;
+        self.logs = next.clone();
+        let dir = self.dir.clone();
+        Some(move || {
+            if let Err(cause) = write_durably(&dir, LOGS, &next) {
+                log::debug!("{}: {cause}", dir.join(LOGS).display());
+            }
+        })
+    }
+
+    /// Where our files are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Reads the ledger of a data directory without making anything; `None`: there is none.
@@ -254,6 +283,12 @@ impl Store {
     /// [`Error`].
     pub fn peek(data: &Path) -> Result<Option<Ledger>, Error> {
         read_ledger(&data.join(MUSTER_DIR).join(LEDGER))
+    }
+
+    /// What `run` was told of our own log; `None`: nothing, or it can't be read.
+    pub fn peek_told(data: &Path) -> Option<Told> {
+        let logs: Option<Logs> = read(&data.join(MUSTER_DIR).join(LOGS)).ok()?;
+        logs?.told
     }
 
     /// Reads the identity `run` left in a data directory; `None`: there is none.
@@ -505,12 +540,31 @@ mod tests {
         in_a_directory(|data| {
             let (cluster, end) = (ClusterId(1), |index| LogEnd { term: 2, index });
             let mut store = Store::open(data).unwrap();
-            store.note_logs(cluster, &[(MemberId(7), end(9))].into());
-            store.note_logs(cluster, &[(MemberId(7), end(5)), (MemberId(8), end(3))].into());
+            for seen in [vec![(MemberId(7), end(9))], vec![(MemberId(7), end(5)), (MemberId(8), end(3))]] {
+                store.note_logs(cluster, &seen.into_iter().collect()).unwrap()();
+            }
+            assert!(store.note_logs(cluster, &[(MemberId(8), end(3))].into()).is_none(), "nothing new");
             drop(store);
             let store = Store::open(data).unwrap();
             assert_eq!(store.logs_of(cluster), [(MemberId(7), end(9)), (MemberId(8), end(3))]);
             assert!(store.logs_of(ClusterId(2)).is_empty(), "another cluster's");
+        });
+    }
+
+    #[test]
+    fn what_was_told_of_our_own_log_outlives_a_restart_until_we_run() {
+        in_a_directory(|data| {
+            let (cluster, by) = (ClusterId(1), InstanceId("i-b".to_owned()));
+            let told = Told { cluster, member: MemberId(7), before: LogEnd { term: 2, index: 9 }, by };
+            let mut store = Store::open(data).unwrap();
+            store.note_told(told.clone()).unwrap()();
+            assert!(store.note_told(told.clone()).is_none(), "nothing new");
+            drop(store);
+            assert_eq!(Store::peek_told(data).as_ref(), Some(&told));
+            let mut store = Store::open(data).unwrap();
+            assert_eq!(store.told().as_ref(), Some(&told));
+            store.note_logs(cluster, &BTreeMap::new()).unwrap()();
+            assert_eq!(Store::peek_told(data), None);
         });
     }
 }

@@ -19,7 +19,9 @@ use crate::cluster::paxos::Ledger;
 use crate::cluster::types::{
     ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
-use crate::cluster::view::{DataDir, EtcdSeen, Fate, LogSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Twin, View};
+use crate::cluster::view::{
+    DataDir, EtcdSeen, Fate, LogSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Told, Twin, View,
+};
 use crate::config::Config;
 use crate::etcd::client;
 use crate::etcd::command::Release;
@@ -57,6 +59,8 @@ pub struct Own {
     pub ledger: Ledger,
     pub ending: Known<Option<Ending>>,
     pub since_own_removal: Option<Duration>,
+    /// How far our log went, as we were told before.
+    pub told: Option<Told>,
 }
 
 /// Looks, and remembers what only repeated looks can tell.
@@ -209,7 +213,7 @@ impl Observer {
             since_own_removal: own.since_own_removal,
         };
         self.ask_where_it_matters(&mut view, &heard, began).await;
-        self.ask_whose_data(&mut view).await;
+        self.ask_whose_data(&mut view, own.told.as_ref()).await;
         self.joins = !view.living_clusters().is_empty();
         view
     }
@@ -319,7 +323,7 @@ impl Observer {
     }
 
     /// What bears on whether the data here is ours to run with; EC2 need not be in sight for it.
-    async fn ask_whose_data(&self, view: &mut View) {
+    async fn ask_whose_data(&self, view: &mut View, told: Option<&Told>) {
         let DataDir::Whole { ids } = &view.data else { return };
         if let Some(owner) = view.ledger.instance.clone().filter(|owner| *owner != view.me.instance) {
             view.owner_gone = match view.roster.known() {
@@ -330,7 +334,8 @@ impl Observer {
         }
         if let Known::Known((cluster, member)) = *ids {
             view.twin = self.ask_twin(view, cluster, member).await;
-            view.log = self.ask_log(view, cluster, member).await;
+            let told = told.filter(|told| (told.cluster, told.member) == (cluster, member));
+            view.log = self.ask_log(view, cluster, member, told).await;
         }
     }
 
@@ -375,13 +380,19 @@ impl Observer {
         doubt
     }
 
-    /// Where our log ends, if another supervisor saw it go on.
-    async fn ask_log(&self, view: &View, cluster: ClusterId, member: MemberId) -> Option<LogSeen> {
+    /// Where our log ends, if another supervisor saw it go on, and says so now or said so before.
+    async fn ask_log(
+        &self,
+        view: &View,
+        cluster: ClusterId,
+        member: MemberId,
+        before: Option<&Told>,
+    ) -> Option<LogSeen> {
         let told = view.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
             Sighting::HasData(data) if data.cluster == Some(cluster) => Some((*data.logs.get(&member)?, id)),
             _ => None,
         });
-        let (before, by) = told.max()?;
+        let (before, by) = told.chain(before.map(|told| (told.before, &told.by))).max()?;
         let paths = identity::paths(&self.config);
         let read = tokio::task::spawn_blocking(move || paths.log_end()).await;
         let here = match read {

@@ -66,6 +66,7 @@ impl Reconciler<'_> {
             ledger,
             ending: Known::Known(None),
             since_own_removal: None,
+            told: None,
         };
         let view = self.observer.look(&own, |_| {}).await;
         let watches = watches(self.observer.policy(), &view);

@@ -34,7 +34,7 @@ fn every_exit_code_and_every_signal_is_seen_as_it_was() {
     let blocked = signals::block().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (_stop, exits) = blocked.handle().unwrap();
+        let (_stop, exits, _too) = blocked.handle().unwrap();
         let reaper = Reaper::start(exits);
         let mut children = Vec::new();
         for (end, expected) in codes.chain(ending.iter().map(killed)) {

@@ -262,6 +262,15 @@ pub struct LogSeen {
     pub by: InstanceId,
 }
 
+/// That our own log went on once: the word of another supervisor, which answers no more once its etcd runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Told {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    pub before: LogEnd,
+    pub by: InstanceId,
+}
+
 /// One observation of everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {

@@ -50,6 +50,7 @@ impl Plan {
             ledger,
             ending: cloud.notices().recent().await,
             since_own_removal: None::<Duration>,
+            told: Store::peek_told(&config.data),
         };
         let reach = Reach::new(&config, Some(&own));
         let mut observer = Observer::new(config, reach, cloud, false);

@@ -14,11 +14,12 @@ use crate::cluster::label::Label;
 use crate::cluster::paxos::{Ledger, Tally};
 use crate::cluster::step::{Absence, Hold, Proposal, Removal, Step};
 use crate::cluster::types::{InitialList, InstanceId, Known, Member, MemberId};
-use crate::cluster::view::{DataDir, Sighting, View};
+use crate::cluster::view::{DataDir, Sighting, Told, View};
 use crate::etcd::data_dir::{self, Paths};
 use crate::exit::Failure;
 use crate::hook::Transition;
 use crate::identity;
+use crate::ledger::Store;
 use crate::notice::POLL;
 use crate::observe::{Own, WATCH_PAUSE};
 
@@ -140,6 +141,7 @@ impl Daemon {
             ledger: self.desk.ledger(),
             ending,
             since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
+            told: self.desk.with_store(Store::told),
         };
         let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
         // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
@@ -156,6 +158,10 @@ impl Daemon {
         {
             // Nothing is promised by it: without the record only a young node may start by the claim.
             log::warn!("{error}");
+        }
+        if let (Some(log), DataDir::Whole { ids: Known::Known((cluster, member)) }) = (&view.log, &view.data) {
+            let (before, by) = (log.before, log.by.clone());
+            self.desk.is_told(Told { cluster: *cluster, member: *member, before, by });
         }
         self.desk.saw(&view);
         Ok(view)

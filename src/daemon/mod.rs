@@ -6,6 +6,7 @@ mod stop;
 
 use life::Outcome;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ use crate::keeper::Keeper;
 use crate::ledger::Identity;
 use crate::notice::Notices;
 use crate::observe::Observer;
+use crate::process::last_resort::{self, Obeyed};
 use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
@@ -48,8 +50,10 @@ const LOOP_PATIENCE: Duration = Duration::from_secs(300);
 /// # Errors
 /// Settings, our own files, a missing etcd.
 pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
-    let (mut stop, exits) = signals.handle().map_err(|e| Failure::new(Code::System, e))?;
+    let of_system = |error: io::Error| Failure::new(Code::System, error);
+    let (mut stop, exits, stop_too) = signals.handle().map_err(of_system)?;
     let reaper = Reaper::start(exits);
+    let obeyed = last_resort::stand_by(stop_too, reaper.clone(), config.stop_timeout).map_err(of_system)?;
     for notice in &config.notices {
         log::warn!("{notice}");
     }
@@ -61,11 +65,14 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
     }
     let found = tokio::select! {
         biased;
-        () = stop.signal() => return Ok(0),
+        () = stop.signal() => {
+            obeyed.set();
+            return Ok(0);
+        }
         found = startup::look_around(&config, &reaper, &journal) => found?,
     };
     let acceptor = reach::acceptor(&config.peer).map_err(|cause| Failure::new(Code::System, cause))?;
-    let mut daemon = Daemon::new(config, found, acceptor, reaper, journal);
+    let mut daemon = Daemon::new(config, found, acceptor, reaper, journal, obeyed);
     let ended = tokio::select! {
         biased;
         () = stop.signal() => None,
@@ -100,6 +107,7 @@ struct Daemon {
     reaper: Reaper,
     notify: Notify,
     journal: Journal,
+    obeyed: Obeyed,
     child: Option<Child>,
     short_lives: u32,
     /// Short lives on end that etcd ended over its data, and its words once they are so many that the data is condemned.
@@ -130,7 +138,14 @@ enum Kind {
 }
 
 impl Daemon {
-    fn new(config: Config, found: Startup, acceptor: Option<Acceptor>, reaper: Reaper, journal: Journal) -> Self {
+    fn new(
+        config: Config,
+        found: Startup,
+        acceptor: Option<Acceptor>,
+        reaper: Reaper,
+        journal: Journal,
+        obeyed: Obeyed,
+    ) -> Self {
         let Startup { identity, program, version, desk, cloud } = found;
         let me = InstanceId(identity.instance.clone());
         let reach = Reach::new(&config, Some(&identity));
@@ -147,6 +162,7 @@ impl Daemon {
             etcd: reach.etcd,
             notify: Notify::to(config.notify_socket.clone()),
             journal,
+            obeyed,
             config,
             identity,
             program,

@@ -51,10 +51,12 @@ impl Daemon {
         self.notify.tell("STOPPING=1");
         self.journal.stopping();
         let Some(child) = &self.child else {
+            self.obeyed.set();
             log::info!("stopped");
             return 0;
         };
         if self.desk.ledger().left {
+            self.obeyed.set();
             end_what_left(child).await;
             log::info!("etcd stopped");
             return 0;
@@ -63,6 +65,7 @@ impl Daemon {
             true => Err(Patience::Unknown("it had ended before".to_owned())),
             false => self.hand_over().await,
         };
+        self.obeyed.set();
         match self.drain(child, others).await {
             ended if stop_code(ended) == 0 => {
                 log::info!("etcd stopped");

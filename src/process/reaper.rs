@@ -66,7 +66,14 @@ impl Reaper {
         matches!(self.ours().get(&pid.as_raw()), Some(Some(_)))
     }
 
-    fn reap(&self) {
+    /// Children of ours whose end hasn't been seen.
+    pub(super) fn running(&self) -> Vec<Pid> {
+        let ours = self.ours();
+        ours.iter().filter(|(_, ended)| ended.is_none()).map(|(pid, _)| Pid::from_raw(*pid)).collect()
+    }
+
+    /// Sees the ends of all that have ended, from any thread.
+    pub(super) fn reap(&self) {
         loop {
             match wait_for_any() {
                 Ok(Some((pid, status))) => self.note(pid, status),

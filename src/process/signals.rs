@@ -33,6 +33,9 @@ pub fn block() -> io::Result<Blocked> {
     Ok(Blocked(()))
 }
 
+/// Where the same signals as at [`Stop`] are read by a thread of its own.
+pub type StopToo = UnixStream;
+
 impl Blocked {
     /// Lets the signals act as they do by default; for commands that supervise nothing.
     ///
@@ -42,17 +45,30 @@ impl Blocked {
         Ok(SigSet::from_iter(HANDLED).thread_unblock()?)
     }
 
-    /// Sets the handlers, then lets this thread take what is pending. Call inside the runtime, on the main thread.
+    /// Sets the handlers, then lets this thread take the ends of children. Call inside the runtime, on the main thread. A stop is
+    /// taken by whichever thread calls [`take_stops`], and by no other: the kernel gives a signal to the main thread first, even to
+    /// one that hangs (signal(7), `complete_signal` in Linux's kernel/signal.c).
     ///
     /// # Errors
     /// The kernel's.
-    pub fn handle(self) -> io::Result<(Stop, ChildExits)> {
+    pub fn handle(self) -> io::Result<(Stop, ChildExits, StopToo)> {
         let (stop, term) = watch(SIGTERM)?;
         pipe::register(SIGINT, term)?;
         let (children, _) = watch(SIGCHLD)?;
-        self.release()?;
-        Ok((Stop(stop), ChildExits(children)))
+        let (too, write) = UnixStream::pair()?;
+        pipe::register(SIGTERM, write.try_clone()?)?;
+        pipe::register(SIGINT, write)?;
+        SigSet::from_iter([Signal::SIGCHLD]).thread_unblock()?;
+        Ok((Stop(stop), ChildExits(children), too))
     }
+}
+
+/// Lets this thread take the signals that ask for a stop.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn take_stops() -> io::Result<()> {
+    Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock()?)
 }
 
 fn watch(signal: i32) -> io::Result<(tokio::net::UnixStream, UnixStream)> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 use tokio::sync::oneshot;
 
@@ -84,16 +84,20 @@ impl Child {
     ///
     /// # Errors
     /// What `exec` says: no such file, not executable.
-    #[expect(unsafe_code, reason = "pre_exec: the closure only calls prctl and getppid, both async-signal-safe")]
+    #[expect(
+        unsafe_code,
+        reason = "pre_exec: the closure only calls sigprocmask, prctl and getppid, all async-signal-safe"
+    )]
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn(program: &Path, env: &BTreeMap<String, String>, reaper: &Reaper) -> io::Result<Self> {
         let supervisor = getpid();
         let mut command = Command::new(program);
         let (output, stderr) = io::pipe()?;
         command.env_clear().envs(env).stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(stderr);
-        // std empties the child's signal mask before these closures run, so nothing of ours stays blocked in it.
         unsafe {
             command.pre_exec(move || {
+                // A child inherits what is blocked here (Rust 1.66 and later leave the mask alone), and would never hear SIGTERM.
+                SigSet::empty().thread_set_mask()?;
                 set_pdeathsig(Signal::SIGTERM)?;
                 // The supervisor may have died before the line above.
                 if getppid() != supervisor {

@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use super::{CALL_PATH, Envelope, FROM_HEADER, HELLO_PATH, Hello};
 use crate::cluster::paxos::{self, Answer, Ledger, Standing};
 use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId, Roster};
-use crate::cluster::view::{DataDir, LogEnd, Peer, Policy, Sighting, View};
+use crate::cluster::view::{DataDir, LogEnd, Peer, Policy, Sighting, Told, View};
+use crate::file;
 use crate::http::Stream;
 use crate::ledger::{self, Identity, Store};
 use crate::listen::{self, Answering, Listener, Room};
@@ -167,7 +168,16 @@ impl Desk {
 
     /// How far another member's log was seen to go.
     pub fn saw_logs(&self, cluster: ClusterId, logs: &BTreeMap<MemberId, LogEnd>) {
-        self.state().store.note_logs(cluster, logs);
+        let mut state = self.state();
+        let write = state.store.note_logs(cluster, logs);
+        aside(&state.store, write);
+    }
+
+    /// How far our own log went, by another's word.
+    pub fn is_told(&self, told: Told) {
+        let mut state = self.state();
+        let write = state.store.note_told(told);
+        aside(&state.store, write);
     }
 
     /// Resolves when somebody moved: a peer not seen before called, or a call changed something. Cancel-safe.
@@ -193,6 +203,15 @@ impl Desk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Beside the main thread, and without waiting for it.
+fn aside(store: &Store, write: Option<impl FnOnce() + Send + 'static>) {
+    if let Some(write) = write
+        && let Err(error) = file::begin(store.dir(), write)
+    {
+        log::debug!("{error}");
     }
 }
 

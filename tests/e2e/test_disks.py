@@ -7,6 +7,10 @@ instance that member belongs to may run it, or one that proves the owner gone.
 from __future__ import annotations
 
 import base64
+import json
+import os
+import shutil
+import signal
 import sys
 import threading
 from contextlib import contextmanager
@@ -20,6 +24,7 @@ from fleet import (
     BOUND,
     QUICK,
     command,
+    etcd_pid,
     form,
     keep,
     launch,
@@ -292,6 +297,71 @@ def test_a_copy_that_is_cut_off_with_a_part_makes_no_second_quorum(lab):
     assert places(apart) == before
     wait_kept(lab, nodes, keys + writing.acknowledged)
     stays_held(lab, copy)
+
+
+# A disk that is an older copy of itself.
+
+
+def seen_by(witness: Node, member: str) -> int:
+    """How far the supervisor there has on record that member's log."""
+    held = json.loads((witness.data / "muster" / "logs.json").read_text())
+    return dict((id, end["index"]) for id, end in held["logs"]).get(int(member, 16), 0)
+
+
+@pytest.mark.core
+def test_a_disk_put_back_from_an_older_copy_of_itself_is_told_by_who_saw_it_further_on(lab):
+    """db-3 is away; db-1 and db-2 acknowledge; db-1's disk is put back from before. Two of three, db-1 and db-3, would serve without
+    it. db-2, whose etcd can't run now, says how far db-1 had been."""
+    nodes = launch(lab, 3, size=3)
+    restored, witness, away = nodes
+    witness.env["BOOTSTRAP_WAIT"] = "30s"  # the longest pause in which it answers
+    start(*nodes)
+    wait_formed(lab, *nodes)
+    member = member_ids(witness)[restored.peer_url]
+    keys = fill(lab, restored, "before")
+    disk = restored.snapshot()
+    away.power_off()
+    keys += fill(lab, restored, "acknowledged by two")
+    reached = int(restored.etcd.post("/v3/maintenance/status", {})["raftIndex"])
+    lab.wait(lambda: seen_by(witness, member) >= reached, BOUND, "record of how far the others' logs go")
+    restored.power_off()
+    restored.restore(disk)
+    with unable_to_run(lab, witness):
+        started = mark(restored)
+        start(away, restored)
+        line = wait_said(lab, restored, "hold: ", "older copy", member, since=started)
+        assert witness.instance.id in line and f"MUSTER_ADOPT={member}" in line
+        wanted = looks(restored) + ENOUGH
+
+        def nothing_is_served() -> bool:
+            assert not restored.etcd_pids(), "etcd runs on the older copy"
+            with pytest.raises(NOT_YET):
+                away.etcd.put("served", "without a quorum")
+            return looks(restored) >= wanted
+
+        lab.wait(nothing_is_served, BOUND, f"{ENOUGH} further looks of the older copy")
+        untouched(restored)
+        found = tree(restored.data / "member", restored.wal / "wal")
+    wait_formed(lab, *nodes)
+    wait_kept(lab, nodes, keys)
+    aside = tree(*restored.data.glob("quarantine-*"), *restored.wal.glob("quarantine-*"))
+    assert found and sorted(found.values()) == sorted(aside.values()), "all of it is there"
+    assert member_ids(witness)[restored.peer_url] != member, "it joined anew"
+
+
+@contextmanager
+def unable_to_run(lab: Lab, node: Node):
+    """Its etcd ends, and can't be started again before this does: somebody is writing it. Its supervisor answers meanwhile."""
+    program = node.home / "bin" / "etcd"
+    program.unlink()
+    shutil.copy(lab.etcd_binary, program)
+    with program.open("r+b"):
+        since, seen = mark(node), looks(node)
+        os.kill(etcd_pid(node), signal.SIGKILL)
+        wait_said(lab, node, "hold: ", "Text file busy", since=since)
+        # The pauses in which it answers have grown to seconds; between two it answers nobody for a moment.
+        lab.wait(lambda: looks(node) >= seen + 4, BOUND, f"further looks of {node.address}")
+        yield
 
 
 # A disk that moved for good.

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from fleet import (
     BOUND,
+    alive,
     command,
     complaint,
     etcd_pid,
@@ -33,7 +34,8 @@ from fleet import (
 from lab.node import Node
 from test_exits import small_disk
 
-STATE_UNREADABLE, UNWRITABLE = 65, 73
+STATE_UNREADABLE, SYSTEM, UNWRITABLE = 65, 71, 73
+MNT_DETACH = 2
 STATUS_PORT = 2381
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk, or gives up root's rights")
@@ -95,6 +97,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_etcd_nor_a_stop(lab, form_of_l
         if form_of_lines == "json":
             assert json.loads(word)["level"] == "warn"
         # Nobody reads any more, as long as it takes to fill what there is.
+        dropped = metric(node, "etcd_muster_log_lines_dropped_total")
         os.kill(etcd_pid(node), signal.SIGKILL)
         lab.wait(lambda: metric(node, "etcd_muster_log_lines_dropped_total") > dropped, BOUND, "a queue that is full again")
         assert stop(node) == 0
@@ -234,6 +237,47 @@ def test_a_permission_is_never_a_reason_to_move_data_away(lab, place):
     lab.muster = wrapper
     line = complaint(command(lab, node, "run"), UNWRITABLE if place == "muster" else STATE_UNREADABLE)
     assert f"chown -R 65534 {node.data / place}" in line and "move" not in line
+
+
+@contextmanager
+def mute_mount(place: Path):
+    """A file system of which nobody answers for: whatever looks there waits until this ends, as over a mount whose server is gone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
+    try:
+        if libc.mount(b"mute", str(place).encode(), b"fuse", 0, options.encode()) != 0:
+            pytest.skip(f"no mount can be had: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
+        finally:
+            libc.umount2(str(place).encode(), MNT_DETACH)
+    finally:
+        os.close(server)
+
+
+@needs_root
+@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="/dev/fuse is needed")
+@pytest.mark.parametrize("etcd", ["runs", "has ended"])
+def test_a_main_thread_that_hangs_over_a_dead_mount_is_stopped_all_the_same(lab, etcd):
+    """SIGTERM was never obeyed again once our own directory answered no more: etcd ran on until somebody killed them both."""
+    (node,) = launch(lab, 1, size=1, MUSTER_STOP_TIMEOUT="5s")
+    may_serve = lab.directory / "may-serve"
+    replace_etcd(node, f'until [ -e {may_serve} ]; do sleep 0.05; done; exec $ETCD "$@"')
+    start(node)
+    wait_said(lab, node, "etcd runs as process")
+    with mute_mount(node.data / "muster"):
+        may_serve.touch()  # which is to be recorded
+        lab.wait(lambda: node.etcd.health(), BOUND, "etcd that serves")
+        pid = etcd_pid(node)
+        if etcd == "has ended":
+            os.kill(pid, signal.SIGKILL)
+        node.kill(signal.SIGTERM)
+        assert node.wait_exit(BOUND) == SYSTEM
+        assert "etcd-muster: stopped by the last resort" in node.log_text()
+        lab.wait(lambda: not alive(pid), BOUND, "end of etcd")
+    start(node)
+    wait_formed(lab, node)
 
 
 # Files.
