@@ -14,7 +14,7 @@ use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4::SigningParams;
 use etcd_muster::aws::sigv4::{Scope, Service, sign_request};
-use etcd_muster::http::Outgoing;
+use etcd_muster::net::http::Outgoing;
 use hmac::{Hmac, KeyInit, Mac};
 use hyper::Request;
 use serde_json::json;

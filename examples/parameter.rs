@@ -4,9 +4,12 @@
 use std::process::ExitCode;
 
 use aws_lc_rs::digest;
-use etcd_muster::cloud::{self, Cloud};
-use etcd_muster::exit::{self, Code, Failure};
-use etcd_muster::{config, logger};
+use etcd_muster::aws::ssm::Error;
+use etcd_muster::config;
+use etcd_muster::discovery;
+use etcd_muster::discovery::aws_clients::Aws;
+use etcd_muster::util::exit::{self, Code, Failure};
+use etcd_muster::util::logger;
 
 fn main() -> ExitCode {
     ExitCode::from(u8::try_from(exit::conclude(read())).unwrap_or(u8::MAX))
@@ -23,9 +26,12 @@ fn read() -> Result<i32, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
     let value = runtime.block_on(async {
-        let imds = cloud::metadata_service(&config);
-        let region = cloud::fetch_identity(&config, &imds).await?.region;
-        Cloud::new(&config, imds, region.as_deref()).parameters().fetch(&name).await
+        let imds = discovery::metadata_service(&config);
+        let region = discovery::fetch_identity(&config, &imds).await.map_err(Failure::from)?.region;
+        let ssm = Aws::new(&config, imds, region.as_deref()).ssm();
+        let failed =
+            |error: Error| Failure::new(if error.is_denial() { Code::Denied } else { Code::Unavailable }, error);
+        ssm.parameter(&name).await.map_err(failed)
     })?;
     let digest = digest::digest(&digest::SHA256, value.expose().as_bytes());
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use etcd_muster::cluster::supervision::Ended;
+use etcd_muster::core::restart::Ended;
 use etcd_muster::process::reaper::Reaper;
 use etcd_muster::process::signals;
 use etcd_muster::process::spawn::Child;

@@ -5,16 +5,19 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use etcd_muster::cluster::claim::{Claim, Claimed, Establish, establish};
-use etcd_muster::cluster::cleaning::{Kept, UNHEALTHY_AFTER, reconcile};
-use etcd_muster::cluster::decide::{Attend, Running, attend};
-use etcd_muster::cluster::leaving::Ending;
-use etcd_muster::cluster::paxos::{
+use etcd_muster::core::claim::{Establish, establish};
+use etcd_muster::core::decide::{Attend, Running, attend};
+use etcd_muster::core::paxos::{
     Accepted, Answer, Ballot, Call, FirstStart, Joined, Ledger, LeftBehind, Standing, answer,
 };
-use etcd_muster::cluster::step::{Absence, Alone, Doubt, Halt, Hold, Quarantine, Removal, Step};
-use etcd_muster::cluster::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::cluster::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
+use etcd_muster::core::removal::{UNHEALTHY_AFTER, reconcile};
+use etcd_muster::core::step::Kept;
+use etcd_muster::core::step::{Absence, Alone, Doubt, Halt, Hold, Quarantine, Removal, Step};
+use etcd_muster::core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
+use etcd_muster::core::view::Claim;
+use etcd_muster::core::view::Claimed;
+use etcd_muster::core::view::Ending;
+use etcd_muster::core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(61);
 const NO_TIME: Duration = Duration::ZERO;
@@ -23,7 +26,7 @@ const NO_TIME: Duration = Duration::ZERO;
 fn decide(policy: &Policy, view: &View) -> Step {
     let mut view = view.clone();
     others_answer(&mut view);
-    etcd_muster::cluster::decide::decide(policy, &view)
+    etcd_muster::core::decide::decide(policy, &view)
 }
 
 fn absence(step: &Step) -> &Absence {
@@ -154,7 +157,7 @@ fn a_promise_for_the_greatest_round_holds() {
     assert!(matches!(&step, Step::Hold(Hold::PeerMismatch { instance, .. }) if *instance == id('b')), "{step}");
 }
 
-fn policy_charter(names: &str) -> etcd_muster::cluster::paxos::Charter {
+fn policy_charter(names: &str) -> etcd_muster::core::paxos::Charter {
     policy(Some(3)).charter(&roster(names))
 }
 
@@ -335,7 +338,7 @@ fn the_member_that_bears_our_name_elsewhere_is_replaced_only_once_it_is_silent()
     assert_eq!(kept(decide(&policy, &v)), Kept::Alive);
     v.roster = Known::Unknown("half a file".into());
     v.fates.clear();
-    let unasked = etcd_muster::cluster::decide::decide(&policy, &v);
+    let unasked = etcd_muster::core::decide::decide(&policy, &v);
     assert_eq!(kept(unasked), Kept::Unasked, "nor while the list can't be read");
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(29)));
     assert_eq!(kept(decide(&policy, &v)), Kept::Dwell);
@@ -564,7 +567,7 @@ fn a_claim_is_established_by_its_own_cluster_only() {
 
 // ---- data
 
-fn with_data(cluster: ClusterId) -> etcd_muster::cluster::view::View {
+fn with_data(cluster: ClusterId) -> etcd_muster::core::view::View {
     let mut v = view('a', "abc");
     v.data = DataDir::Whole { ids: Known::Known((cluster, member_id('a'))) };
     v

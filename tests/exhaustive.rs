@@ -8,13 +8,14 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use etcd_muster::cluster::claim::{Claim, Claimed};
-use etcd_muster::cluster::decide::decide;
-use etcd_muster::cluster::leaving::Ending;
-use etcd_muster::cluster::paxos::{Accepted, Ballot, Joined, Ledger};
-use etcd_muster::cluster::step::{Hold, Quarantine, Removal, Step};
-use etcd_muster::cluster::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::cluster::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
+use etcd_muster::core::decide::decide;
+use etcd_muster::core::paxos::{Accepted, Ballot, Joined, Ledger};
+use etcd_muster::core::step::{Hold, Quarantine, Removal, Step};
+use etcd_muster::core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
+use etcd_muster::core::view::Claim;
+use etcd_muster::core::view::Claimed;
+use etcd_muster::core::view::Ending;
+use etcd_muster::core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(3600);
 const OTHER: ClusterId = ClusterId(0xc2);

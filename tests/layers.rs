@@ -5,57 +5,41 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which module may never import which: (who, whom, why).
-const FORBIDDEN: &[(&str, &[&str], &str)] = &[
-    ("http.rs", &["aws", "etcd", "cluster", "config", "observe", "act", "daemon"], "transport knows no meaning"),
-    ("tls.rs", &["aws", "etcd", "cluster", "config", "observe", "act", "daemon"], "transport knows no meaning"),
+/// What each folder may import, lowest first. A new folder says here what it stands on.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("util", &[]),
+    ("core", &[]),
+    ("net", &["util"]),
+    // PID 1's duties are the same for any child; of the core it takes what an end can be.
+    ("process", &["util", "core"]),
+    // AWS and etcd don't know each other, nor who asks.
+    ("aws", &["util", "core", "net"]),
+    ("etcd", &["util", "core", "net"]),
+    ("state", &["util", "core", "etcd"]),
+    ("config", &["util", "core", "net", "aws", "etcd"]),
+    ("discovery", &["util", "core", "net", "aws", "etcd", "config", "state"]),
+    ("peer", &["util", "core", "net", "etcd", "config", "discovery", "state"]),
+    // It tells what it was told, and finds out nothing itself.
+    ("status", &["util", "core", "net"]),
+    ("daemon", &["util", "core", "net", "process", "aws", "etcd", "state", "config", "discovery", "peer", "status"]),
     (
-        "pki",
-        &["http", "aws", "etcd", "cluster", "config", "cloud", "identity", "rollcall", "observe", "act", "daemon"],
-        "certificates are values and files, whoever uses them",
+        "cli",
+        &["util", "core", "net", "process", "aws", "etcd", "state", "config", "discovery", "peer", "status", "daemon"],
     ),
-    ("reach.rs", &["aws", "observe", "act", "daemon", "cloud"], "how ports are reached, not what is said there"),
-    ("keeper.rs", &["observe", "act", "daemon", "etcd::client"], "it keeps files, it talks to nobody but AWS"),
+];
+
+/// Within the daemon: (who, whom never, why).
+const APART: &[(&str, &[&str], &str)] = &[
+    ("observer.rs", &["executor", "crate::state"], "it reads, it can't write"),
     (
-        "listen.rs",
-        &["aws", "etcd", "cluster", "config", "rollcall", "status", "observe", "act", "daemon"],
-        "it takes callers, whatever they are answered",
+        "executor.rs",
+        &["observer", "crate::discovery::Cloud", "crate::aws::ec2", "crate::aws::imds"],
+        "it writes, it can't look",
     ),
-    (
-        "words.rs",
-        &["aws", "etcd", "cluster", "config", "http", "observe", "act", "daemon", "commands"],
-        "it knows characters, not what they say",
-    ),
-    ("proxy.rs", &["aws", "etcd", "cluster", "config", "observe", "act", "daemon"], "transport knows no meaning"),
-    ("process", &["aws", "etcd", "config", "observe", "act", "daemon"], "PID 1's duties are the same for any child"),
-    ("aws", &["etcd", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),
-    ("etcd", &["aws", "config", "observe", "act", "daemon", "rollcall"], "aws and etcd don't know each other"),
-    ("observe.rs", &["act", "daemon", "commands", "ledger"], "observe reads, it can't write"),
-    ("act.rs", &["observe", "daemon", "commands", "aws::ec2", "aws::imds", "cloud"], "act writes, it can't look"),
-    (
-        "status",
-        &["aws", "etcd", "cloud", "config", "rollcall", "observe", "act", "attend", "startup", "daemon", "commands"],
-        "status tells what it was told, it finds out nothing itself",
-    ),
-    (
-        "file.rs",
-        &["aws", "etcd", "cluster", "config", "http", "tls", "pki", "ledger", "status", "observe", "act", "daemon"],
-        "it reads files, whatever they hold",
-    ),
-    (
-        "logger.rs",
-        &["aws", "etcd", "cluster", "config", "process", "status", "observe", "act", "daemon"],
-        "it writes lines, whoever says them",
-    ),
-    ("meter.rs", &["aws", "etcd", "cluster", "status", "daemon"], "it counts, whatever it is"),
-    (
-        "notice.rs",
-        &["etcd", "config", "cloud", "observe", "act", "daemon"],
-        "it only tells what the metadata service says",
-    ),
-    ("hook.rs", &["etcd", "config", "cloud", "observe", "act", "daemon", "leave"], "hooks follow what others decide"),
-    ("leave.rs", &["aws", "config", "cloud", "observe", "act", "daemon"], "what proves an end is not its business"),
-    ("rollcall", &["aws", "observe", "act", "daemon", "cloud", "commands"], "the roll call only answers and asks"),
+    ("termination_notice.rs", &["observer", "executor", "crate::etcd"], "it tells what the metadata service says"),
+    ("lifecycle_hooks.rs", &["observer", "executor", "departure", "crate::etcd"], "hooks follow what others decide"),
+    ("departure.rs", &["observer", "executor", "crate::aws"], "what proves an end is not its business"),
+    ("certificates.rs", &["observer", "executor", "crate::etcd::client"], "it keeps files, it talks to nobody but AWS"),
 ];
 
 /// All the core may use of `std`: values, no world. `Duration` is a value, `Instant` is a clock.
@@ -83,27 +67,49 @@ fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
+/// The names that follow `crate::`, or `super::`, in a text.
+fn imported<'a>(code: &'a str, from: &'a str) -> impl Iterator<Item = &'a str> {
+    code.match_indices(from).map(move |(at, _)| {
+        let name = &code[at + from.len()..];
+        &name[..name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len())]
+    })
+}
+
 #[test]
-fn imports_go_downward() {
-    for (who, whom, why) in FORBIDDEN {
-        let files = sources(&src().join(who));
-        assert!(!files.is_empty(), "{who} is gone: mend this test");
-        for file in files {
+fn folders_import_what_they_may() {
+    let folders: Vec<_> =
+        fs::read_dir(src()).unwrap().map(|entry| entry.unwrap().path()).filter(|p| p.is_dir()).collect();
+    let named = |folder: &Path| ALLOWED.iter().any(|(name, _)| folder.ends_with(name));
+    assert!(folders.len() == ALLOWED.len() && folders.iter().all(|folder| named(folder)), "{folders:?}");
+    for (place, (folder, allowed)) in ALLOWED.iter().enumerate() {
+        let below: Vec<_> = ALLOWED[..place].iter().map(|(name, _)| *name).collect();
+        assert!(allowed.iter().all(|name| below.contains(name)), "{folder} imports what stands on it");
+        for file in sources(&src().join(folder)) {
             let code = code(&file);
-            for module in *whom {
-                let import = format!("crate::{module}");
-                let imported = code.match_indices(&import).any(|(at, _)| {
-                    !code[at + import.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-                });
-                assert!(!imported, "{} imports {import}: {why}", file.display());
+            for name in imported(&code, "crate::") {
+                assert!(name == *folder || allowed.contains(&name), "{} imports crate::{name}", file.display());
             }
         }
     }
 }
 
 #[test]
+fn in_the_daemon_reading_and_writing_stay_apart() {
+    for (who, whom, why) in APART {
+        let code = code(&src().join("daemon").join(who));
+        for module in *whom {
+            let found = match module.starts_with("crate::") {
+                true => code.contains(module),
+                false => imported(&code, "super::").any(|name| name == *module),
+            };
+            assert!(!found, "{who} imports {module}: {why}");
+        }
+    }
+}
+
+#[test]
 fn the_core_knows_values_only() {
-    for file in sources(&src().join("cluster")) {
+    for file in sources(&src().join("core")) {
         let code = code(&file);
         assert!(!code.contains("crate::"), "{} leaves the core", file.display());
         for (at, _) in code.match_indices("std::") {
@@ -115,6 +121,24 @@ fn the_core_knows_values_only() {
             let root = line.split("::").next().unwrap_or_default();
             assert!(["super", "std", "serde"].contains(&root), "{} imports {root}", file.display());
         }
+    }
+}
+
+/// Files of the core import each other in one direction, too.
+#[test]
+fn the_core_has_no_circle() {
+    let name = |file: &Path| file.file_stem().unwrap().to_str().unwrap().to_owned();
+    let files = sources(&src().join("core"));
+    let mut left: Vec<(String, Vec<String>)> = files
+        .iter()
+        .map(|file| (name(file), imported(&code(file), "super::").map(str::to_owned).collect()))
+        .filter(|(name, _): &(String, Vec<String>)| name != "mod")
+        .collect();
+    while !left.is_empty() {
+        let before = left.len();
+        let names: Vec<String> = left.iter().map(|(name, _)| name.clone()).collect();
+        left.retain(|(_, imports)| imports.iter().any(|import| names.contains(import)));
+        assert!(left.len() < before, "a circle among {names:?}");
     }
 }
 

@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use etcd_muster::http::{self, Failure};
-use etcd_muster::pki::{Issuer, Minted};
-use etcd_muster::tls::{Acceptor, Believed, Demands, KeyFiles, Names, Trust};
+use etcd_muster::net::http::{self, Failure};
+use etcd_muster::net::pki::{Issuer, Minted};
+use etcd_muster::net::tls::{Acceptor, Believed, Demands, KeyFiles, Names, Trust};
 use http_body_util::Full;
 use hyper::Request;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};

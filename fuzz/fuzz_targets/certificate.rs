@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use etcd_muster::pki::Certificate;
+use etcd_muster::net::pki::Certificate;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 #[cfg(fuzzing)]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_muster::config::{self, Config};
-use etcd_muster::reach::Reach;
+use etcd_muster::peer::clients::Reach;
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));

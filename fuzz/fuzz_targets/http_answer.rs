@@ -16,10 +16,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use etcd_muster::cluster::decide::decide;
-use etcd_muster::cluster::view::{EtcdSeen, Quorum, Sighting};
-use etcd_muster::observe::Probe;
-use etcd_muster::reach::Reach;
+use etcd_muster::core::decide::decide;
+use etcd_muster::core::view::{EtcdSeen, Quorum, Sighting};
+use etcd_muster::daemon::observer::Probe;
+use etcd_muster::peer::clients::Reach;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -135,7 +135,7 @@ fn consequences(sighting: Sighting) {
     if let (Sighting::Fresh(fresh), Some(roster)) = (&sighting, view.roster.known()) {
         // Had they our charter, we would go by their ballots and lists.
         let charter = Some(policy.charter(roster));
-        let fresh = etcd_muster::cluster::view::FreshSeen { charter, ..fresh.clone() };
+        let fresh = etcd_muster::core::view::FreshSeen { charter, ..fresh.clone() };
         common::says(&mut view, 'b', Sighting::Fresh(fresh), Duration::ZERO);
         _ = decide(&policy, &view).to_string();
     }
@@ -151,7 +151,7 @@ fn said(scene: &Scene, answer: &[u8]) -> Value {
     serde_json::from_str(&String::from_utf8_lossy(answer.expect("it was read before").body())).unwrap_or_default()
 }
 
-fn hyper_request(url: &str) -> etcd_muster::http::Outgoing {
+fn hyper_request(url: &str) -> etcd_muster::net::http::Outgoing {
     hyper::Request::get(url).body(Default::default()).expect("a request")
 }
 

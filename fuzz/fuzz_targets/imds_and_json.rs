@@ -4,9 +4,9 @@
 
 use etcd_muster::aws::imds::IdentityDocument;
 use etcd_muster::aws::{credentials, ssm};
-use etcd_muster::clock;
-use etcd_muster::cluster::claim::Claim;
-use etcd_muster::cluster::paxos::Ledger;
+use etcd_muster::core::paxos::Ledger;
+use etcd_muster::core::view::Claim;
+use etcd_muster::util::clock;
 use serde_json::Value;
 
 #[cfg(fuzzing)]

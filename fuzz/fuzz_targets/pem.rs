@@ -3,7 +3,7 @@
 //! file vouches for our leaf only if it holds the CA's key. What is said of a key never quotes it.
 #![cfg_attr(fuzzing, no_main)]
 
-use etcd_muster::pki::{Ca, Fault, Flaw, Issuer, Pair, Want};
+use etcd_muster::net::pki::{Ca, Fault, Flaw, Issuer, Pair, Want};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 

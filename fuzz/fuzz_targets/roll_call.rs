@@ -9,11 +9,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use etcd_muster::cluster::paxos::{Accepted, Answer, Ballot, Call, Charter, Ledger, Standing};
-use etcd_muster::cluster::types::{Instance, InstanceId, InstanceState, Known, ListedMember, Roster};
-use etcd_muster::cluster::view::{Clean, DataDir, Policy};
-use etcd_muster::ledger::Store;
-use etcd_muster::rollcall::server::{Desk, converse};
+use etcd_muster::core::paxos::{Accepted, Answer, Ballot, Call, Charter, Ledger, Standing};
+use etcd_muster::core::types::{Instance, InstanceId, InstanceState, Known, ListedMember, Roster};
+use etcd_muster::core::view::{Clean, DataDir, Policy};
+use etcd_muster::peer::server::{Desk, converse};
+use etcd_muster::state::store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 // A crate of its own when it is fuzzed; when its seeds are replayed, beside the other targets.
@@ -54,7 +54,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let dir = std::env::temp_dir().join(format!("etcd-muster-fuzz-{:016x}", etcd_muster::clock::random()));
+        let dir = std::env::temp_dir().join(format!("etcd-muster-fuzz-{:016x}", etcd_muster::util::clock::random()));
         let listed = ListedMember {
             instance: InstanceId("i-a".to_owned()),
             name: "i-a".to_owned(),

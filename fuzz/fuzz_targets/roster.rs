@@ -4,14 +4,14 @@
 
 use std::collections::BTreeSet;
 
-use etcd_muster::cluster::types::{Instance, InstanceState};
-use etcd_muster::roster;
+use etcd_muster::config::hosts;
+use etcd_muster::core::types::{Instance, InstanceState};
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));
 
 pub fn holds(data: &[u8]) {
-    match roster::parse(data) {
+    match hosts::parse(data) {
         Err(cause) => assert!(!cause.contains(char::is_control), "{cause:?}"),
         Ok(instances) => {
             unambiguous(&instances);
@@ -25,7 +25,7 @@ pub fn holds(data: &[u8]) {
             }
         }
     }
-    match roster::parse_static(&String::from_utf8_lossy(data)) {
+    match hosts::parse_static(&String::from_utf8_lossy(data)) {
         Err(cause) => assert!(!cause.contains(char::is_control), "{cause:?}"),
         Ok(instances) => {
             unambiguous(&instances);

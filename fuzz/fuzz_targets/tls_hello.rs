@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use etcd_muster::tls::{Acceptor, Demands, KeyFiles};
+use etcd_muster::net::tls::{Acceptor, Demands, KeyFiles};
 use tokio::io::AsyncWriteExt;
 
 #[cfg(fuzzing)]
@@ -27,7 +27,7 @@ pub fn holds(data: &[u8]) {
             let accepted = tokio::time::timeout(HANG, acceptor.accept(server)).await.expect("a hang");
             let error = accepted.expect_err("a handshake takes what the server has just made up");
             // As the log has it.
-            _ = etcd_muster::tls::explain(&error);
+            _ = etcd_muster::net::tls::explain(&error);
         });
     }
 }

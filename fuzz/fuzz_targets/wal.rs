@@ -4,15 +4,15 @@
 
 use std::fs;
 
-use etcd_muster::cluster::types::Known;
-use etcd_muster::cluster::view::DataDir;
+use etcd_muster::core::types::Known;
+use etcd_muster::core::view::DataDir;
 use etcd_muster::etcd::data_dir::Paths;
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));
 
 pub fn holds(data: &[u8]) {
-    let top = std::env::temp_dir().join(format!("etcd-muster-wal-{:016x}", etcd_muster::clock::random()));
+    let top = std::env::temp_dir().join(format!("etcd-muster-wal-{:016x}", etcd_muster::util::clock::random()));
     let paths = Paths::on_volumes(&top.join("data"), &top.join("wal"), None);
     fs::create_dir_all(top.join("wal/wal")).expect("a directory");
     fs::create_dir_all(top.join("data/member/snap")).expect("a directory");

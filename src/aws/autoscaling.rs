@@ -12,12 +12,11 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
 
 use super::caller::{self, Caller};
-use super::imds::Imds;
 use super::refusal::ApiError;
 use super::sigv4::Service;
 use super::xml::read_page;
 use super::{FORM, form};
-use crate::words;
+use crate::util::words;
 
 const API_VERSION: &str = "2011-01-01";
 const ACTION: &str = "CompleteLifecycleAction";
@@ -92,7 +91,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn complete(&self, imds: &Imds, group: &str, hook: &str, instance: &str) -> Result<Answer, Error> {
+    pub async fn complete(&self, group: &str, hook: &str, instance: &str) -> Result<Answer, Error> {
         let query = [
             ("AutoScalingGroupName", group),
             ("InstanceId", instance),
@@ -104,7 +103,7 @@ impl AutoScaling {
         let request = Request::post(&self.endpoint).header(CONTENT_TYPE, FORM).body(Full::new(body.clone()));
         let request = request.map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
         let answer =
-            self.caller.call(imds, Service::AutoScaling, request, &body, TIMEOUT).await.map_err(Error::Unanswered)?;
+            self.caller.call(Service::AutoScaling, request, &body, TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
         if status == StatusCode::FORBIDDEN {
             // Whoever mends the role or its policy need not restart us.

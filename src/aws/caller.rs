@@ -9,12 +9,11 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::DATE;
 
 use super::credentials::{self, Provider};
-use super::imds::Imds;
 use super::refusal::Outlook;
 use super::sigv4::{Scope, Service, sign_request};
-use crate::clock;
-use crate::http::{self, Client, Outgoing};
-use crate::meter::{Api, Meters};
+use crate::net::http::{self, Client, Outgoing};
+use crate::util::clock;
+use crate::util::meter::{Api, Meters};
 
 /// The SDKs' standard mode: three attempts, random times the lesser of 2^i and 20 s.
 const ATTEMPTS: u32 = 3;
@@ -90,13 +89,12 @@ impl Caller {
     /// Signs and sends; returns as soon as the head of the answer is there.
     pub(super) async fn call(
         &self,
-        imds: &Imds,
         service: Service,
         mut request: Outgoing,
         body: &Bytes,
         within: Duration,
     ) -> Result<Response<Incoming>, Error> {
-        let credentials = self.provider.credentials(imds).await.map_err(Error::Credentials)?;
+        let credentials = self.provider.credentials().await.map_err(Error::Credentials)?;
         let scope = Scope { region: &self.region, service, clock_offset: self.clock_offset.load(Ordering::Relaxed) };
         sign_request(&mut request, body, &credentials, &scope).map_err(Error::Signing)?;
         self.meters.called(service.api());

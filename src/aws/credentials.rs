@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -12,10 +12,10 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 
 use super::imds::{self, Imds};
-use crate::clock;
-use crate::file;
-use crate::http::{self, Client};
-use crate::words;
+use crate::net::http::{self, Client};
+use crate::util::clock;
+use crate::util::file;
+use crate::util::words;
 
 /// Refreshed so long before they expire; AWS hands out new ones at least five minutes ahead.
 const REFRESH_AHEAD: Duration = Duration::from_secs(15 * 60);
@@ -105,6 +105,7 @@ struct Document {
 #[derive(Debug)]
 pub struct Provider {
     source: Source,
+    imds: Arc<Imds>,
     http: Client,
     held: Mutex<Option<Held>>,
 }
@@ -122,16 +123,16 @@ impl fmt::Debug for Held {
 }
 
 impl Provider {
-    /// A provider from that source.
-    pub fn new(source: Source, http: Client) -> Self {
-        Self { source, http, held: Mutex::default() }
+    /// A provider from that source; the instance's role is asked of that metadata service.
+    pub fn new(source: Source, imds: Arc<Imds>, http: Client) -> Self {
+        Self { source, imds, http, held: Mutex::default() }
     }
 
     /// Credentials that are good for a while. Should a refresh fail, those that have not expired yet serve on.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn credentials(&self, imds: &Imds) -> Result<Credentials, Error> {
+    pub async fn credentials(&self) -> Result<Credentials, Error> {
         let now = clock::epoch();
         let held =
             self.held.lock().unwrap_or_else(|e| e.into_inner()).as_ref().map(|h| (h.credentials.clone(), h.expires));
@@ -141,7 +142,7 @@ impl Provider {
         {
             return Ok(credentials.clone());
         }
-        match self.fetch(imds).await {
+        match self.fetch().await {
             Ok(fresh) => {
                 let credentials = fresh.credentials.clone();
                 *self.held.lock().unwrap_or_else(|e| e.into_inner()) = Some(fresh);
@@ -165,7 +166,7 @@ impl Provider {
         *self.held.lock().unwrap_or_else(|e| e.into_inner()) = None;
     }
 
-    async fn fetch(&self, imds: &Imds) -> Result<Held, Error> {
+    async fn fetch(&self) -> Result<Held, Error> {
         match &self.source {
             Source::Static(credentials) => Ok(Held { credentials: credentials.clone(), expires: None }),
             Source::Container { url, token, token_file } => {
@@ -181,8 +182,8 @@ impl Provider {
                 parse(&text, url)
             }
             Source::Role => {
-                let role = imds.fetch_role_name().await.map_err(Error::Imds)?.ok_or(Error::NoRole)?;
-                parse(&imds.fetch_role_credentials(&role).await.map_err(Error::Imds)?, &role)
+                let role = self.imds.fetch_role_name().await.map_err(Error::Imds)?.ok_or(Error::NoRole)?;
+                parse(&self.imds.fetch_role_credentials(&role).await.map_err(Error::Imds)?, &role)
             }
         }
     }

@@ -12,14 +12,13 @@ use hyper::{Request, StatusCode};
 
 use super::arriving::read_arriving;
 use super::caller::{self, Caller};
-use super::imds::Imds;
 use super::refusal::{ApiError, Outlook};
 use super::sigv4::Service;
 pub use super::xml::Described;
 use super::xml::{Page, read_page};
 use super::{FORM, form};
-use crate::cluster::types::InstanceId;
-use crate::words;
+use crate::core::types::InstanceId;
+use crate::util::words;
 
 const API_VERSION: &str = "2016-11-15";
 /// The API's greatest: one call per look for up to a thousand instances.
@@ -120,7 +119,6 @@ impl Ec2 {
     /// [`Error`]; a listing that stopped half-way is an error, never a short one.
     pub async fn describe_tagged(
         &self,
-        imds: &Imds,
         tags: &[(String, String)],
         mut each: impl FnMut(Described),
     ) -> Result<i64, Error> {
@@ -136,7 +134,7 @@ impl Ec2 {
             let mut query = filters.clone();
             query.push(("MaxResults".to_owned(), MAX_RESULTS.to_owned()));
             query.extend(token.map(|token| ("NextToken".to_owned(), token)));
-            let page = self.call(imds, "DescribeInstances", &query).await?;
+            let page = self.call("DescribeInstances", &query).await?;
             page.instances.into_iter().for_each(&mut each);
             match page.next_token {
                 None => return Ok(self.caller.now()),
@@ -151,9 +149,9 @@ impl Ec2 {
     ///
     /// # Errors
     /// [`Error`]; an answer that shows nothing under that id is one, for EC2 has a code for what is gone.
-    pub async fn describe_instance(&self, imds: &Imds, id: &InstanceId) -> Result<Option<Described>, Error> {
+    pub async fn describe_instance(&self, id: &InstanceId) -> Result<Option<Described>, Error> {
         let query = [("InstanceId.1".to_owned(), id.0.clone())];
-        match self.call(imds, "DescribeInstances", &query).await {
+        match self.call("DescribeInstances", &query).await {
             Ok(page) => {
                 let found = page.instances.into_iter().find(|d| d.instance.id == *id);
                 found.map(Some).ok_or_else(|| Error::Silence(id.clone()))
@@ -167,15 +165,15 @@ impl Ec2 {
     ///
     /// # Errors
     /// [`Error`]; without the right to ask it is an `UnauthorizedOperation`.
-    pub async fn is_impaired(&self, imds: &Imds, id: &InstanceId) -> Result<bool, Error> {
+    pub async fn is_impaired(&self, id: &InstanceId) -> Result<bool, Error> {
         let query = [("InstanceId.1".to_owned(), id.0.clone())];
-        Ok(self.call(imds, "DescribeInstanceStatus", &query).await?.impaired.contains(id))
+        Ok(self.call("DescribeInstanceStatus", &query).await?.impaired.contains(id))
     }
 
-    async fn call(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
+    async fn call(&self, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
         let mut attempts = self.caller.attempts(Service::Ec2);
         loop {
-            match self.attempt(imds, action, query).await {
+            match self.attempt(action, query).await {
                 Ok(page) => return Ok(page),
                 Err(error) => {
                     let outlook = error.outlook();
@@ -185,14 +183,13 @@ impl Ec2 {
         }
     }
 
-    async fn attempt(&self, imds: &Imds, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
+    async fn attempt(&self, action: &'static str, query: &[(String, String)]) -> Result<Page, Error> {
         let body = Bytes::from(form(action, API_VERSION, query));
         let request = Request::post(&self.endpoint)
             .header(CONTENT_TYPE, FORM)
             .body(Full::new(body.clone()))
             .map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
-        let answer =
-            self.caller.call(imds, Service::Ec2, request, &body, PAGE_TIMEOUT).await.map_err(Error::Unanswered)?;
+        let answer = self.caller.call(Service::Ec2, request, &body, PAGE_TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_PAGE_BYTES).map_err(std::io::Error::other);
         let page = tokio::time::timeout(PAGE_TIMEOUT, read_arriving(body, read_page)).await;

@@ -9,11 +9,11 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 
-use crate::clock;
-use crate::cluster::list::first_host_name;
-use crate::http::{self, Client, Failure, Outgoing};
-use crate::meter::{Api, Meters};
-use crate::words;
+use crate::core::initial_list::first_host_name;
+use crate::net::http::{self, Client, Failure, Outgoing};
+use crate::util::clock;
+use crate::util::meter::{Api, Meters};
+use crate::util::words;
 
 const TOKEN_TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";

@@ -14,7 +14,6 @@ use percent_encoding::utf8_percent_encode;
 
 use super::RESERVED;
 use super::caller::{self, Caller};
-use super::imds::Imds;
 use super::refusal::ApiError;
 use super::sigv4::Service;
 use super::xml::read_page;
@@ -144,12 +143,12 @@ impl S3 {
     ///
     /// # Errors
     /// [`Error`]. A bucket that doesn't exist is one: nothing is known of the object.
-    pub async fn get(&self, imds: &Imds, object: &Object) -> Result<Option<Stored>, Error> {
-        self.counted(self.get_once(imds, object).await)
+    pub async fn get(&self, object: &Object) -> Result<Option<Stored>, Error> {
+        self.counted(self.get_once(object).await)
     }
 
-    async fn get_once(&self, imds: &Imds, object: &Object) -> Result<Option<Stored>, Error> {
-        let answer = self.call(imds, Method::GET, object, &Bytes::new(), None).await?;
+    async fn get_once(&self, object: &Object) -> Result<Option<Stored>, Error> {
+        let answer = self.call(Method::GET, object, &Bytes::new(), None).await?;
         match answer {
             Answer { status: StatusCode::OK, version: Some(version), body, .. } => Ok(Some(Stored { body, version })),
             Answer { status: StatusCode::OK, .. } => Err(malformed(object, "it is served without an ETag")),
@@ -164,18 +163,12 @@ impl S3 {
     ///
     /// # Errors
     /// [`Error`]: the write may have taken place, or may do so yet.
-    pub async fn put(&self, imds: &Imds, object: &Object, body: Bytes, condition: Condition<'_>) -> Result<Put, Error> {
-        self.counted(self.put_once(imds, object, body, condition).await)
+    pub async fn put(&self, object: &Object, body: Bytes, condition: Condition<'_>) -> Result<Put, Error> {
+        self.counted(self.put_once(object, body, condition).await)
     }
 
-    async fn put_once(
-        &self,
-        imds: &Imds,
-        object: &Object,
-        body: Bytes,
-        condition: Condition<'_>,
-    ) -> Result<Put, Error> {
-        let answer = self.call(imds, Method::PUT, object, &body, Some(condition)).await?;
+    async fn put_once(&self, object: &Object, body: Bytes, condition: Condition<'_>) -> Result<Put, Error> {
+        let answer = self.call(Method::PUT, object, &body, Some(condition)).await?;
         match answer.status {
             StatusCode::OK => Ok(Put::Written),
             StatusCode::PRECONDITION_FAILED => Ok(Put::Refused),
@@ -209,7 +202,6 @@ impl S3 {
 
     async fn call(
         &self,
-        imds: &Imds,
         method: Method,
         object: &Object,
         body: &Bytes,
@@ -225,7 +217,7 @@ impl S3 {
         };
         let request = request.body(Full::new(body.clone()));
         let request = request.map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
-        let answer = self.caller.call(imds, Service::S3, request, body, TIMEOUT).await.map_err(Error::Unanswered)?;
+        let answer = self.caller.call(Service::S3, request, body, TIMEOUT).await.map_err(Error::Unanswered)?;
         let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let version = header(ETAG.as_str()).map(|tag| bare(&tag).to_owned());
         let (status, region) = (answer.status(), header("x-amz-bucket-region"));

@@ -9,9 +9,9 @@ use aws_sigv4::http_request::{
 };
 use aws_sigv4::sign::v4::SigningParams;
 
-use crate::clock;
-use crate::http::Outgoing;
-use crate::meter::Api;
+use crate::net::http::Outgoing;
+use crate::util::clock;
+use crate::util::meter::Api;
 
 /// The service a signature is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,11 +12,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::caller::{self, Caller};
-use super::imds::Imds;
 use super::partition;
 use super::refusal::{ApiError, Outlook};
 use super::sigv4::Service;
-use crate::words;
+use crate::util::words;
 
 const JSON: &str = "application/x-amz-json-1.1";
 const TARGET_HEADER: &str = "x-amz-target";
@@ -146,10 +145,10 @@ impl Ssm {
     ///
     /// # Errors
     /// [`Error`]; a parameter that isn't there is one.
-    pub async fn parameter(&self, imds: &Imds, name: &str) -> Result<Secret, Error> {
+    pub async fn parameter(&self, name: &str) -> Result<Secret, Error> {
         let mut attempts = self.caller.attempts(Service::Ssm);
         loop {
-            match self.attempt(imds, name).await {
+            match self.attempt(name).await {
                 Ok(value) => return Ok(value),
                 Err(error) => {
                     let outlook = error.outlook();
@@ -159,12 +158,12 @@ impl Ssm {
         }
     }
 
-    async fn attempt(&self, imds: &Imds, name: &str) -> Result<Secret, Error> {
+    async fn attempt(&self, name: &str) -> Result<Secret, Error> {
         let body = Bytes::from(json!({ "Name": name, "WithDecryption": true }).to_string());
         let request = Request::post(&self.endpoint).header(CONTENT_TYPE, JSON).header(TARGET_HEADER, TARGET);
         let request = request.body(Full::new(body.clone()));
         let request = request.map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
-        let answer = self.caller.call(imds, Service::Ssm, request, &body, TIMEOUT).await.map_err(Error::Unanswered)?;
+        let answer = self.caller.call(Service::Ssm, request, &body, TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
         let code = answer.headers().get(ERROR_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let malformed = |cause: String| Error::Malformed { endpoint: self.endpoint.clone(), cause };

@@ -11,9 +11,9 @@ use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesRef, Event};
 
 use super::refusal::ApiError;
-use crate::clock;
-use crate::cluster::list::first_host_name;
-use crate::cluster::types::{Instance, InstanceId, InstanceState};
+use crate::core::initial_list::first_host_name;
+use crate::core::types::{Instance, InstanceId, InstanceState};
+use crate::util::clock;
 
 /// One answer of EC2's Query API.
 #[derive(Debug, Default, PartialEq, Eq)]

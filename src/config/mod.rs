@@ -1,5 +1,7 @@
 //! The settings: the only reader of the environment. All that is wrong is reported together.
 
+pub mod hosts;
+
 mod security;
 mod variables;
 
@@ -15,15 +17,15 @@ use log::LevelFilter;
 
 use crate::aws::credentials::Source;
 use crate::aws::s3::Object;
-use crate::cluster::list;
-use crate::cluster::types::MemberId;
-use crate::cluster::view::{Clean, Policy};
+use crate::config::hosts::Written;
+use crate::core::initial_list;
+use crate::core::types::MemberId;
+use crate::core::view::{Clean, Policy};
 use crate::etcd::settings::{self, Kind};
-use crate::logger::Format;
-use crate::proxy::Proxy;
-use crate::roster::Written;
-use crate::tls::CaFile;
-use crate::words;
+use crate::net::proxy::Proxy;
+use crate::net::tls::CaFile;
+use crate::util::logger::Format;
+use crate::util::words;
 use security::is_secret;
 pub use security::{CaKey, Files, Minting, Origin, Security, shown};
 use variables::RETIRED;
@@ -170,7 +172,7 @@ impl Reader<'_> {
         self.refuse_misspelt();
         let tags = self.tags();
         let token_prefix = self.text("ETCD_INITIAL_CLUSTER_TOKEN").unwrap_or("etcd-muster").to_owned();
-        if let Some(why) = list::token_fault(&token_prefix) {
+        if let Some(why) = initial_list::token_fault(&token_prefix) {
             self.wrong("ETCD_INITIAL_CLUSTER_TOKEN", why);
         }
         let written = self.roster();
@@ -507,7 +509,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether they can be read shows when they are needed ([`crate::tls::Trust::public`]).
+    /// Whether they can be read shows when they are needed ([`crate::net::tls::Trust::public`]).
     fn ca_files(&self) -> Vec<CaFile> {
         let named = |variable| self.text(variable).map(|path| CaFile { variable, path: PathBuf::from(path) });
         ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().filter_map(named).collect()
@@ -629,9 +631,9 @@ fn unfit(name: &str, value: &str) -> Option<String> {
     if quoted('"') || quoted('\'') {
         return Some("has quotes around it, which docker's --env-file keeps; take them out".to_owned());
     }
-    let url = |url: &str| list::url_fault(url.trim()).map(|why| format!("{:?} {why}", url.trim()));
+    let url = |url: &str| initial_list::url_fault(url.trim()).map(|why| format!("{:?} {why}", url.trim()));
     match name {
-        "ETCD_NAME" => list::name_fault(value).map(str::to_owned),
+        "ETCD_NAME" => initial_list::name_fault(value).map(str::to_owned),
         "ETCD_INITIAL_ADVERTISE_PEER_URLS" => value.split(',').filter(|url| !url.trim().is_empty()).find_map(url),
         _ => None,
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::{Problem, Reader};
 use crate::etcd::data_dir::MUSTER_DIR;
-use crate::tls::{Demands, KeyFiles};
-use crate::words;
+use crate::net::tls::{Demands, KeyFiles};
+use crate::util::words;
 
 /// How one of etcd's ports is secured.
 #[derive(Clone, PartialEq, Eq, Debug)]

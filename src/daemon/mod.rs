@@ -1,43 +1,56 @@
 //! The only owner of state: observe, decide, act, and again; signals and child exits in between.
 
-mod deliberate;
-mod life;
+pub mod certificates;
+pub mod claim_store;
+mod dead_member_remover;
+mod decision_loop;
+mod departure;
+mod etcd_run;
+mod executor;
+pub mod lifecycle_hooks;
+mod member_monitor;
+pub mod observer;
+pub mod probes;
+pub mod services;
+mod startup;
 mod stop;
+pub mod termination_notice;
 
-use life::Outcome;
+use self::etcd_run::Outcome;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::act::Actor;
-use crate::claim::ClaimObject;
-use crate::clock;
-use crate::cluster::label::Label;
-use crate::cluster::step::Step;
-use crate::cluster::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
-use crate::cluster::view::{DataDir, View};
+use self::certificates::Keeper;
+use self::claim_store::ClaimObject;
+use self::executor::Actor;
+use self::lifecycle_hooks::Hooks;
+use self::observer::Observer;
+use self::services::Services;
+use self::startup::Startup;
+use self::termination_notice::Notices;
 use crate::config::Config;
+use crate::core::label::Label;
+use crate::core::step::Step;
+use crate::core::types::{ClusterId, InitialList, InstanceId, Known, MemberId};
+use crate::core::view::{DataDir, View};
+use crate::discovery::addresses;
 use crate::etcd::client::Client;
 use crate::etcd::command::{Release, Settings};
-use crate::exit::{Code, Failure};
-use crate::hook::Hooks;
-use crate::identity;
-use crate::keeper::Keeper;
-use crate::ledger::Identity;
-use crate::notice::Notices;
-use crate::observe::Observer;
+use crate::net::tls::Acceptor;
+use crate::peer::clients::{self, Reach};
+use crate::peer::server::{Desk, Serving, serve};
 use crate::process::last_resort::{self, Obeyed};
 use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
 use crate::process::spawn::{Child, Output};
-use crate::reach::{self, Reach};
-use crate::rollcall::server::{Desk, Serving, serve};
-use crate::startup::{self, Startup};
+use crate::state::store::Identity;
 use crate::status::journal::{Journal, gist};
-use crate::tls::Acceptor;
+use crate::util::clock;
+use crate::util::exit::{Code, Failure};
 
 /// The first pause between looks; it doubles up to `BOOTSTRAP_WAIT` while nothing moves.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -71,7 +84,7 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
         }
         found = startup::look_around(&config, &reaper, &journal) => found?,
     };
-    let acceptor = reach::acceptor(&config.peer).map_err(|cause| Failure::new(Code::System, cause))?;
+    let acceptor = clients::acceptor(&config.peer).map_err(|cause| Failure::new(Code::System, cause))?;
     let mut daemon = Daemon::new(config, found, acceptor, reaper, journal, obeyed);
     let ended = tokio::select! {
         biased;
@@ -121,7 +134,7 @@ struct Daemon {
     not_yet: u32,
     /// When EC2 was last asked anew because somebody wanted it.
     roster_forced: Option<Instant>,
-    stirs: deliberate::Stirs,
+    stirs: decision_loop::Stirs,
 }
 
 /// How the deliberation ended.
@@ -146,16 +159,16 @@ impl Daemon {
         journal: Journal,
         obeyed: Obeyed,
     ) -> Self {
-        let Startup { identity, program, version, desk, cloud } = found;
+        let Startup { identity, program, version, desk, services } = found;
         let me = InstanceId(identity.instance.clone());
         let reach = Reach::new(&config, Some(&identity));
-        let (claim, notices, hooks) = (cloud.claim(), cloud.notices(), cloud.hooks());
+        let Services { cloud, claim, notices, hooks, ssm } = services;
         claim.is_tried_as(me.clone());
         Self {
             acceptor,
-            keeper: Keeper::new(config.clone(), identity.clone(), cloud.parameters(), journal.clone()),
+            keeper: Keeper::new(config.clone(), identity.clone(), ssm, journal.clone()),
             actor: Actor::new(config.clone(), reach.clone(), desk.clone(), claim.clone(), me),
-            observer: Observer::new(config.clone(), reach.clone(), cloud, true),
+            observer: Observer::new(config.clone(), reach.clone(), cloud, claim.clone(), true),
             claim,
             notices,
             hooks,
@@ -179,7 +192,7 @@ impl Daemon {
             complained: String::new(),
             not_yet: 0,
             roster_forced: None,
-            stirs: deliberate::Stirs::default(),
+            stirs: decision_loop::Stirs::default(),
         }
     }
 
@@ -206,7 +219,7 @@ impl Daemon {
     }
 
     fn settings(&self) -> Settings {
-        identity::settings(&self.config, &self.identity)
+        addresses::settings(&self.config, &self.identity)
     }
 
     /// Listens for the roll call; a port in use is waited for, whoever holds it.
@@ -214,7 +227,7 @@ impl Daemon {
         // etcd may have run since the last look. What can't be read counts as data.
         let data = self.settings().paths.inspect();
         self.desk.has_data_is(data.map_or(true, |data| data != DataDir::Fresh));
-        let addresses = identity::roll_call_addresses(&self.settings());
+        let addresses = addresses::roll_call_addresses(&self.settings());
         let addresses = addresses.map_err(|error| Failure::new(Code::Config, error))?;
         let mut pause = FIRST_PAUSE;
         loop {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::Daemon;
-use crate::cluster::quorum::quorum;
-use crate::cluster::stopping::{Patience, Seen, may_be_cut_short};
-use crate::cluster::supervision::{Ended, stop_code};
-use crate::cluster::types::{InstanceId, Member, MemberId};
+use super::lifecycle_hooks::Transition;
+use crate::core::quorum::quorum;
+use crate::core::restart::{Ended, stop_code};
+use crate::core::stopping::{Patience, Seen, may_be_cut_short};
+use crate::core::types::{InstanceId, Member, MemberId};
+use crate::discovery::addresses;
 use crate::etcd::client::{self, Client};
 use crate::etcd::command::Release;
-use crate::hook::Transition;
-use crate::identity;
 use crate::process::spawn::Child;
 
 /// Moving leadership must not hold up a stop.
@@ -81,7 +81,7 @@ impl Daemon {
     /// Gives up leadership, and tells who can do without us.
     async fn hand_over(&self) -> Result<Others, Patience> {
         let settings = self.settings();
-        let (client_url, peer_url) = (identity::own_client_url(&settings), identity::own_peer_url(&settings));
+        let (client_url, peer_url) = (addresses::own_client_url(&settings), addresses::own_peer_url(&settings));
         let moving = tokio::time::timeout(MOVE_LEADER_TIMEOUT, move_leadership(&self.etcd, &client_url));
         // Best effort. An etcd that doesn't even answer isn't asked a second time.
         moving.await.map_err(|_| Patience::Unknown("it does not answer".to_owned()))?;

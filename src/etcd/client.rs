@@ -16,9 +16,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::login::Login;
-use crate::cluster::types::{ClusterId, Member, MemberId};
-use crate::http::{self, Failure};
-use crate::words;
+use crate::core::types::{ClusterId, Member, MemberId};
+use crate::net::http::{self, Failure};
+use crate::util::words;
 
 /// How much is shown of an answer that is no JSON.
 const LONGEST_WORDS: usize = 200;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::statvfs;
 
 use super::wal;
-use crate::cluster::types::{ClusterId, Known, MemberId};
-use crate::cluster::view::{DataDir, LogEnd};
-use crate::file::{self, sync_dir};
+use crate::core::types::{ClusterId, Known, MemberId};
+use crate::core::view::{DataDir, LogEnd};
+use crate::util::file::{self, sync_dir};
 
 /// Our own corner of the data directory.
 pub const MUSTER_DIR: &str = "muster";
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_volume_is_known_by_its_ledgers_mark_alone() {
-        let volume = std::env::temp_dir().join(format!("etcd-muster-mark-{}", crate::clock::random()));
+        let volume = std::env::temp_dir().join(format!("etcd-muster-mark-{}", crate::util::clock::random()));
         let paths = Paths::on_volumes(Path::new("/nowhere"), &volume, None);
         assert!(!paths.is_marked(1));
         paths.mark(1).unwrap();

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-use crate::cluster::types::{ClusterId, InitialList, MemberId};
+use crate::core::types::{ClusterId, InitialList, MemberId};
 
 /// A bootstrap member's id: the first eight bytes of SHA-1 over its sorted peer URLs and the token (etcd,
 /// `membership.NewMember`).
@@ -28,7 +28,7 @@ fn first_eight(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::types::{InstanceId, ListedMember};
+    use crate::core::types::{InstanceId, ListedMember};
 
     /// etcd's own documented example cluster ids come from a live etcd; the end-to-end tests compare with one. Here: the
     /// order of members never matters, the token always does.

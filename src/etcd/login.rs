@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::clock;
-use crate::file;
+use crate::util::clock;
+use crate::util::file;
 
 /// (etcd's api/v3rpc/rpctypes/error.go, ErrGRPCAuthFailed.)
 const WRONG: &str = "invalid user ID or password";

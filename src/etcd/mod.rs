@@ -1,5 +1,6 @@
 //! etcd: its settings, its HTTP interfaces, its data directory, its ids.
 
+pub mod alarm;
 pub mod client;
 pub mod command;
 pub mod data_dir;

@@ -3,8 +3,8 @@
 
 use std::io::{self, Read};
 
-use crate::cluster::types::{ClusterId, MemberId};
-use crate::cluster::view::LogEnd;
+use crate::core::types::{ClusterId, MemberId};
+use crate::core::view::LogEnd;
 
 /// A record longer than this is no head of a WAL.
 const MAX_HEAD_RECORD_BYTES: u64 = 4096;

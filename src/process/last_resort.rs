@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 
 use super::reaper::Reaper;
 use super::signals::take_stops;
-use crate::clock;
-use crate::exit::{Code, Failure, conclude};
+use crate::util::clock;
+use crate::util::exit::{Code, Failure, conclude};
 
 /// For the main thread to take up a stop, and to ask the child to end: leadership is handed over first, which is bounded by less.
 const OBEY_WITHIN: Duration = Duration::from_secs(10);

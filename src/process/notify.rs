@@ -6,12 +6,12 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use crate::clock;
+use crate::util::clock;
 
 /// A manager that hangs is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-use crate::words;
+use crate::util::words;
 
 /// Tells the service manager, if there is one.
 #[derive(Clone, Debug)]

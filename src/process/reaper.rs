@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tokio::sync::Notify;
 
 use super::signals::ChildExits;
-use crate::cluster::supervision::Ended;
+use crate::core::restart::Ended;
 
 /// So often it is looked even without a SIGCHLD: one that was lost must not leave an ended etcd unseen for ever.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

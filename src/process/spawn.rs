@@ -14,8 +14,8 @@ use nix::unistd::{Pid, getpid, getppid};
 use tokio::sync::oneshot;
 
 use super::reaper::Reaper;
-use crate::cluster::supervision::Ended;
-use crate::logger;
+use crate::core::restart::Ended;
+use crate::util::logger;
 
 /// What is kept of a child's output for the verdict on its end; etcd's last words before a fatal exit fit in it.
 const TAIL_BYTES: usize = 16 << 10;

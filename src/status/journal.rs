@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Listed, Members, Moment, Snapshot, Who};
-use crate::clock;
-use crate::cluster::label::Label;
-use crate::cluster::types::{ClusterId, Member, MemberId};
-use crate::logger;
-use crate::meter::{Api, Meters};
-use crate::words;
+use crate::core::label::Label;
+use crate::core::types::{ClusterId, Member, MemberId};
+use crate::util::clock;
+use crate::util::logger;
+use crate::util::meter::{Api, Meters};
+use crate::util::words;
 
 /// How many decisions are kept.
 const KEPT: usize = 50;

@@ -21,9 +21,9 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use super::journal::Journal;
 use super::metrics;
 use super::snapshot::Snapshot;
-use crate::clock;
-use crate::listen::{Answering, Listener, Room, answer};
-use crate::words;
+use crate::net::serve::{Answering, Listener, Room, answer};
+use crate::util::clock;
+use crate::util::words;
 
 /// The socket's name in the directory of our files.
 pub const SOCKET: &str = "status.sock";

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use etcd_muster::cluster::paxos::{Ballot, Call, Ledger, answer};
-use etcd_muster::cluster::quorum::quorum;
+use etcd_muster::core::paxos::{Ballot, Call, Ledger, answer};
+use etcd_muster::core::quorum::quorum;
 
-use etcd_muster::cluster::types::{InitialList, InstanceId, ListedMember};
-use etcd_muster::machine;
+use etcd_muster::core::types::{InitialList, InstanceId, ListedMember};
+use etcd_muster::util::machine;
 
 use crate::common::{id, listed};
 use crate::etcd::make_wal;

@@ -19,7 +19,7 @@ mod steps;
 mod view;
 mod world;
 
-use etcd_muster::cluster::view::Policy;
+use etcd_muster::core::view::Policy;
 use explore::{Outcome, Promise, explore, first, walk};
 use world::{Budget, Doing, LeftOut, Mask, Rules, Store, World};
 

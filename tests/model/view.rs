@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use etcd_muster::cluster::claim::Claimed;
-use etcd_muster::cluster::paxos::Standing;
-use etcd_muster::cluster::types::{Instance, InstanceState, Known, MemberId, Roster};
-use etcd_muster::cluster::view::{DataDir, DataSeen, Fate, FreshSeen, Me, Peer, Sighting, Silence, Twin, View};
+use etcd_muster::core::paxos::Standing;
+use etcd_muster::core::types::{Instance, InstanceState, Known, MemberId, Roster};
+use etcd_muster::core::view::Claimed;
+use etcd_muster::core::view::{DataDir, DataSeen, Fate, FreshSeen, Me, Peer, Sighting, Silence, Twin, View};
 
 use crate::common::{NOW, id, instance, listed};
 use crate::world::{Data, Doing, LONG, LeftOut, Life, NAMES, Rules, Store, Waited, World, bits, index_of};

@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use etcd_muster::cluster::paxos::{Accepted, Answer, Ledger, LeftBehind};
-use etcd_muster::cluster::step::Proposal;
-use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceId, ListedMember};
-use etcd_muster::cluster::view::Policy;
+use etcd_muster::core::paxos::{Accepted, Answer, Ledger, LeftBehind};
+use etcd_muster::core::step::Proposal;
+use etcd_muster::core::types::{ClusterId, InitialList, InstanceId, ListedMember};
+use etcd_muster::core::view::Policy;
 
 use crate::claim::Object;
 use crate::common::{id, listed};

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use etcd_muster::cluster::decide::{Attend, attend, decide};
-use etcd_muster::cluster::paxos::{Answer, answer};
-use etcd_muster::cluster::step::Step;
-use etcd_muster::cluster::supervision::{Life, Verdict, verdict};
-use etcd_muster::cluster::types::{ClusterId, InitialList, InstanceState, Known, ListedMember, Member};
-use etcd_muster::cluster::view::{DataDir, Fate, Sighting, View};
+use etcd_muster::core::decide::{Attend, attend, decide};
+use etcd_muster::core::paxos::{Answer, answer};
+use etcd_muster::core::restart::{Life, Verdict, verdict};
+use etcd_muster::core::step::Step;
+use etcd_muster::core::types::{ClusterId, InitialList, InstanceState, Known, ListedMember, Member};
+use etcd_muster::core::view::{DataDir, Fate, Sighting, View};
 
 use crate::common::{fate, id};
 use crate::story::{NOBODY, Question, Story};

@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use etcd_muster::cluster::claim::{Claim, Claimed};
-use etcd_muster::cluster::decide::{Running, YIELD_AFTER};
-use etcd_muster::cluster::paxos::{Accepted, Call, Joined, Ledger, LeftBehind};
-use etcd_muster::cluster::supervision::{Ended, Life};
-use etcd_muster::cluster::types::{
-    ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, MemberId, Roster,
-};
-use etcd_muster::cluster::view::{DataDir, DataSeen, Fate, Policy, Sighting, Silence, View};
 use etcd_muster::config;
+use etcd_muster::core::decide::{Running, YIELD_AFTER};
+use etcd_muster::core::paxos::{Accepted, Call, Joined, Ledger, LeftBehind};
+use etcd_muster::core::restart::{Ended, Life};
+use etcd_muster::core::types::{ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, MemberId, Roster};
+use etcd_muster::core::view::Claim;
+use etcd_muster::core::view::Claimed;
+use etcd_muster::core::view::{DataDir, DataSeen, Fate, Policy, Sighting, Silence, View};
 
 use crate::common::*;
 use crate::words::*;

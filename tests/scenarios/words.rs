@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use etcd_muster::cluster::paxos::Ballot;
-use etcd_muster::cluster::types::{ClusterId, Known, Member, MemberId};
-use etcd_muster::cluster::view::DataDir;
+use etcd_muster::core::paxos::Ballot;
+use etcd_muster::core::types::{ClusterId, Known, Member, MemberId};
+use etcd_muster::core::view::DataDir;
 
 use crate::common::{id, voter};
 

@@ -1,0 +1,84 @@
+//! `discover`: what EC2 says.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+
+use argh::FromArgs;
+use serde_json::json;
+
+use super::{find_self, terminal};
+use crate::aws::ec2::Described;
+use crate::config::Config;
+use crate::core::types::Instance;
+use crate::discovery::aws_clients::Aws;
+use crate::discovery::{self, Cloud, Fleet};
+use crate::util::exit::Failure;
+use crate::util::words;
+
+/// Show the tagged instances: a table by rank, oldest first; --json as EC2 lists them.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "discover")]
+pub(super) struct Discover {
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl Discover {
+    pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
+        // The region and the role come from the instance, unless both are given. A written list needs neither.
+        let cloud = match config.region.is_some() || config.written.is_some() {
+            true => Cloud::new(config, &Aws::new(config, discovery::metadata_service(config), None)),
+            false => {
+                let (own, imds) = find_self(config).await?;
+                Cloud::new(config, &Aws::new(config, imds, own.region.as_deref()))
+            }
+        };
+        match self.json {
+            true => print_json(&cloud).await?,
+            false => print_table(&cloud, &config.policy.filter).await?,
+        }
+        Ok(0)
+    }
+}
+
+/// In the order in which a founding would rank them.
+async fn print_table(cloud: &Cloud, filter: &str) -> Result<(), Failure> {
+    let Fleet { roster, names } = cloud.fleet().await?;
+    let row = |instance: &Instance| {
+        let address = instance.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
+        let age = roster.age(instance).map_or_else(|| "-".to_owned(), |age| format!("{} s", age.as_secs()));
+        let name = names.get(&instance.id).cloned().unwrap_or_else(|| "-".to_owned());
+        let zone = if instance.zone.is_empty() { "-" } else { &instance.zone };
+        vec![instance.id.0.clone(), instance.state.name().to_owned(), address, zone.to_owned(), age, name]
+    };
+    let rows: Vec<Vec<String>> = roster.all().iter().map(row).collect();
+    terminal::table(&["INSTANCE", "STATE", "ADDRESS", "ZONE", "AGE", "NAME"], &rows);
+    let (all, standing) = (roster.all().len(), roster.standing().count());
+    let calls = cloud.calls();
+    terminal::line(format_args!("{all} instances with {filter}, {standing} not terminated, {calls} API calls"));
+    Ok(())
+}
+
+/// As EC2 lists them, one object a line, none kept: ten thousand instances take no more memory than a page.
+async fn print_json(cloud: &Cloud) -> Result<(), Failure> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut separator = '[';
+    let write = |Described { instance, tags, .. }| {
+        let object = json!({
+            "instance": instance.id,
+            "state": instance.state.name(),
+            "address": instance.address,
+            "privateDns": instance.private_dns,
+            "zone": instance.zone,
+            "launched": instance.launched,
+            "tags": tags.into_iter().collect::<BTreeMap<_, _>>(),
+        });
+        // A closed pipe (`| head`) is the reader's choice.
+        let _closed = writeln!(out, "{separator}{}", words::escaped(&object.to_string()));
+        separator = ',';
+    };
+    cloud.each_instance(write).await?;
+    let _closed = writeln!(out, "{}", if separator == '[' { "[]" } else { "]" }).and_then(|()| out.flush());
+    Ok(())
+}

@@ -1,0 +1,450 @@
+//! `members`: etcd's own list, each member with what it says of itself and what EC2 says of its instance.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use argh::FromArgs;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::terminal;
+use crate::config::Config;
+use crate::core::types::{Instance, InstanceId, Known, Member, MemberId, Roster};
+use crate::discovery::addresses;
+use crate::discovery::aws_clients::Aws;
+use crate::discovery::member_owner::owner;
+use crate::discovery::{self, Cloud, Fleet};
+use crate::etcd::client::{self, Client, MemberList};
+use crate::peer::clients::Reach;
+use crate::state::store::{Identity, Store};
+use crate::util::exit::{Code, Failure};
+use crate::util::words;
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// etcd's part is shown without AWS's: neither is waited for longer.
+const IMDS_PATIENCE: Duration = Duration::from_secs(5);
+const EC2_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Show the cluster's members: each with its instance, role, health, how far behind the leader it is, its size and alarms;
+/// then what could not be seen.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "members")]
+pub(super) struct Members {
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+    /// ask at this client URL instead of this node's own
+    #[argh(option, arg_name = "URL")]
+    endpoint: Option<String>,
+}
+
+/// What a member says of itself; the trouble is why it doesn't, or why it isn't healthy.
+struct Answer {
+    status: Option<client::Status>,
+    trouble: Option<String>,
+}
+
+struct Row {
+    member: Member,
+    role: &'static str,
+    instance: Option<InstanceId>,
+    /// As EC2 lists it.
+    listed: Option<Instance>,
+    name_tag: Option<String>,
+    version: Option<String>,
+    /// `None`: there is no saying.
+    healthy: Option<bool>,
+    raft_index: Option<u64>,
+    raft_behind: Option<u64>,
+    db_size_bytes: Option<u64>,
+    alarms: Vec<String>,
+}
+
+impl Members {
+    pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
+        let mut notes = Vec::new();
+        let (own, region) = find_self(config, &mut notes).await;
+        let reach = Reach::new(config, own.as_ref());
+        let settings = own.map(|own| addresses::settings(config, &own));
+        let here = "127.0.0.1";
+        let own_client =
+            settings.as_ref().map_or_else(|| addresses::client_url(config, here), addresses::own_client_url);
+        let own_peer = settings.as_ref().map_or_else(|| addresses::peer_url(config, here), addresses::own_peer_url);
+        let first = self.endpoint.clone().unwrap_or(own_client);
+        let (fleet, list) = tokio::join!(ask_ec2(config, region), reach.etcd.member_list(&first, ANSWER_TIMEOUT));
+        if let Known::Known(fleet) = &fleet {
+            reach.learn(&fleet.roster);
+        }
+        let etcd = reach.etcd;
+        let mut tried = Vec::new();
+        let mut found = list.map(|list| (first.clone(), list)).map_err(|error| tried.push(error.to_string())).ok();
+        let no_fleet = Fleet::default();
+        let addresses = || fleet.known().unwrap_or(&no_fleet).roster.standing().filter_map(|i| i.address);
+        if found.is_none() {
+            // From any node: if not here, then at one of those EC2 shows.
+            let urls = addresses().map(|a| addresses::client_url(config, &a.to_string())).filter(|url| *url != first);
+            found = ask_all(&etcd, urls.collect(), false, &mut tried).await;
+        }
+        let mut failure = None;
+        if found.is_none() {
+            let why = ["no member lists the cluster:".to_owned()].into_iter().chain(tried.clone());
+            failure = Some(Failure::of_lines(Code::Unavailable, why));
+            let urls = addresses().map(|a| addresses::peer_url(config, &a.to_string())).chain([own_peer]);
+            found = ask_all(&etcd, urls.collect(), true, &mut tried).await;
+            if let Some((url, _)) = &found {
+                notes.push(format!(
+                    "no quorum: this is the list as {} has it, it may be out of date",
+                    words::without_secrets(url)
+                ));
+            }
+        }
+        let Some((url, list)) = found else {
+            let failure = failure.unwrap_or_else(|| Failure::new(Code::Unavailable, "no member lists the cluster"));
+            return Err(failure.and(notes.into_iter().chain(fleet_trouble(&fleet))));
+        };
+        let answers = ask_each(&etcd, &list.members).await;
+        let alarms = match failure.is_none() {
+            true => etcd.alarms(&url, ANSWER_TIMEOUT).await.map_err(|e| e.to_string()),
+            false => Err("without a quorum nobody can say".to_owned()),
+        };
+        let written = config.written.is_some();
+        let rows = join(&list, &answers, alarms.as_deref().unwrap_or_default(), fleet.known(), written);
+        notes.extend(fleet_trouble(&fleet));
+        notes.extend(alarms.err().map(|cause| format!("alarms are unknown: {cause}")));
+        notes.extend(unseen(&rows, &answers));
+        let how = if written { "listed" } else { "tagged" };
+        notes.extend(fleet.known().and_then(|fleet| strangers(&rows, &fleet.roster, how)));
+        self.print(&list.cluster.to_string(), &rows, &notes);
+        failure.map_or(Ok(0), Err)
+    }
+
+    fn print(&self, cluster: &str, rows: &[Row], notes: &[String]) {
+        if self.json {
+            let members: Vec<Value> = rows.iter().map(Row::json).collect();
+            terminal::json(&json!({"cluster": cluster, "members": members, "notes": notes}));
+            return;
+        }
+        terminal::line(format_args!("cluster {cluster}"));
+        let rows: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+        terminal::table(&Row::HEAD, &rows);
+        notes.iter().for_each(terminal::line);
+    }
+}
+
+/// Who we are, and the region to ask in. What the metadata service can't tell now, the last start may have left.
+async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity>, Result<String, String>) {
+    let imds = discovery::metadata_service(config);
+    let cause = match tokio::time::timeout(IMDS_PATIENCE, discovery::fetch_identity(config, &imds)).await {
+        Ok(Ok(own)) => {
+            let region = config.region.clone().or_else(|| own.region.clone()).unwrap_or_default();
+            return (Some(own), Ok(region));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the instance metadata service doesn't answer within {} s", IMDS_PATIENCE.as_secs()),
+    };
+    let kept = Store::peek_identity(&config.data).ok().flatten();
+    let region = config.region.clone().or_else(|| kept.as_ref().and_then(|own| own.region.clone()));
+    if region.is_some() {
+        notes.push(cause.clone());
+    }
+    (kept, region.ok_or(cause))
+}
+
+async fn ask_ec2(config: &Config, region: Result<String, String>) -> Known<Fleet> {
+    let unknown = |cause: String| Known::Unknown(discovery::unlisted(config, cause));
+    let region = match region {
+        Ok(region) => region,
+        Err(cause) if config.written.is_some() => return unknown(cause),
+        Err(cause) => return unknown(format!("the region is unknown: {cause}")),
+    };
+    let cloud = Cloud::new(config, &Aws::new(config, discovery::metadata_service(config), Some(&region)));
+    match tokio::time::timeout(EC2_PATIENCE, cloud.fleet()).await {
+        Ok(Ok(fleet)) => Known::Known(fleet),
+        Ok(Err(error)) => unknown(error.to_string()),
+        Err(_) => unknown(format!("no complete answer within {} s", EC2_PATIENCE.as_secs())),
+    }
+}
+
+fn fleet_trouble(fleet: &Known<Fleet>) -> Option<String> {
+    match fleet {
+        Known::Known(_) => None,
+        Known::Unknown(cause) => Some(cause.clone()),
+    }
+}
+
+/// The first list that any of them gives: through a quorum on client ports, or a peer port's own.
+async fn ask_all(
+    etcd: &Client,
+    urls: Vec<String>,
+    at_peer_ports: bool,
+    tried: &mut Vec<String>,
+) -> Option<(String, MemberList)> {
+    let mut asked = JoinSet::new();
+    for url in urls {
+        let etcd = etcd.clone();
+        asked.spawn(async move {
+            let list = match at_peer_ports {
+                true => etcd.peer_members(&url, ANSWER_TIMEOUT).await,
+                false => etcd.member_list(&url, ANSWER_TIMEOUT).await,
+            };
+            list.map(|list| (url, list))
+        });
+    }
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(Ok(found)) => return Some(found),
+            Ok(Err(error)) => tried.push(error.to_string()),
+            Err(error) => tried.push(error.to_string()),
+        }
+    }
+    None
+}
+
+/// All members at once: indexes that are compared must be of one moment.
+async fn ask_each(etcd: &Client, members: &[Member]) -> BTreeMap<MemberId, Answer> {
+    let mut asked = JoinSet::new();
+    for member in members {
+        let (etcd, id, urls) = (etcd.clone(), member.id, member.client_urls.clone());
+        asked.spawn(async move { (id, ask(&etcd, &urls).await) });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(answer) = asked.join_next().await {
+        answers.extend(answer.ok());
+    }
+    answers
+}
+
+async fn ask(etcd: &Client, urls: &[String]) -> Answer {
+    let mut trouble = "it has published no client URL yet".to_owned();
+    for url in urls {
+        let (status, health) = tokio::join!(etcd.status(url, ANSWER_TIMEOUT), etcd.health(url, ANSWER_TIMEOUT));
+        match status {
+            Ok(status) => {
+                let trouble = health.map_err(|e| e.to_string()).and_then(|health| health).err();
+                return Answer { status: Some(status), trouble };
+            }
+            Err(error) => trouble = error.to_string(),
+        }
+    }
+    Answer { status: None, trouble: Some(trouble) }
+}
+
+fn join(
+    list: &MemberList,
+    answers: &BTreeMap<MemberId, Answer>,
+    alarms: &[(MemberId, String)],
+    fleet: Option<&Fleet>,
+    written: bool,
+) -> Vec<Row> {
+    let status = |id: MemberId| answers.get(&id).and_then(|answer| answer.status.as_ref());
+    let leads = |id: MemberId| status(id).is_some_and(|s| s.leader == Some(id));
+    // Cut off from the others, a leader of yesterday may still call itself so: the one that is furthest leads.
+    let leader = list.members.iter().filter(|m| leads(m.id)).max_by_key(|m| status(m.id).map(|s| s.raft_index));
+    let leader_index = leader.and_then(|m| status(m.id)).map(|s| s.raft_index);
+    let no_roster = Roster::default();
+    let row = |member: &Member| {
+        let status = status(member.id);
+        let role = match status {
+            None if member.name.is_empty() => "unstarted",
+            None => "silent",
+            Some(_) if member.is_learner => "learner",
+            Some(_) if leader.is_some_and(|l| l.id == member.id) => "leader",
+            Some(_) => "voter",
+        };
+        let instance = owner(member, fleet.map_or(&no_roster, |fleet| &fleet.roster), written);
+        let raft_index = status.map(|s| s.raft_index);
+        Row {
+            role,
+            listed: instance.as_ref().and_then(|id| fleet?.roster.find(id).cloned()),
+            name_tag: instance.as_ref().and_then(|id| fleet?.names.get(id).cloned()),
+            instance,
+            version: status.map(|s| s.version.clone()),
+            healthy: status.map(|_| answers.get(&member.id).is_some_and(|answer| answer.trouble.is_none())),
+            raft_index,
+            raft_behind: leader_index.zip(raft_index).map(|(leader, own)| leader.saturating_sub(own)),
+            db_size_bytes: status.map(|s| s.db_size_bytes),
+            alarms: alarms.iter().filter(|(id, _)| *id == member.id).map(|(_, alarm)| alarm.clone()).collect(),
+            member: member.clone(),
+        }
+    };
+    list.members.iter().map(row).collect()
+}
+
+/// What the members did not tell.
+fn unseen(rows: &[Row], answers: &BTreeMap<MemberId, Answer>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for row in rows {
+        let trouble = answers.get(&row.member.id).and_then(|answer| answer.trouble.as_deref());
+        match trouble {
+            Some(why) if row.healthy == Some(false) => notes.push(format!("{} isn't healthy: {why}", row.who())),
+            Some(why) => notes.push(format!("{} doesn't answer: {why}", row.who())),
+            None => {}
+        }
+    }
+    if !rows.iter().any(|row| row.role == "leader") {
+        notes.push("no leader answers: how far the others are behind it is unknown".to_owned());
+    }
+    notes
+}
+
+/// Tagged instances that are no members: spares, newcomers, and those that hold.
+fn strangers(rows: &[Row], roster: &Roster, how: &str) -> Option<String> {
+    let is_member = |i: &&Instance| rows.iter().any(|row| row.instance.as_ref() == Some(&i.id));
+    let others: Vec<String> =
+        roster.standing().filter(|i| !is_member(i)).map(|i| format!("{} ({})", i.id, i.state.name())).collect();
+    (!others.is_empty()).then(|| format!("{how}, and no member: {}", others.join(", ")))
+}
+
+impl Row {
+    const HEAD: [&'static str; 11] =
+        ["INSTANCE", "STATE", "ZONE", "NAME", "MEMBER", "ROLE", "HEALTH", "VERSION", "BEHIND", "DB SIZE", "ALARMS"];
+
+    fn who(&self) -> String {
+        self.instance.as_ref().map_or_else(|| format!("member {}", self.member.id), ToString::to_string)
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let or_dash = |text: Option<String>| text.filter(|t| !t.is_empty()).unwrap_or_else(|| "-".to_owned());
+        let healthy = self.healthy.map(|healthy| if healthy { "healthy" } else { "unhealthy" }.to_owned());
+        vec![
+            or_dash(self.instance.as_ref().map(ToString::to_string)),
+            or_dash(self.listed.as_ref().map(|i| i.state.name().to_owned())),
+            or_dash(self.listed.as_ref().map(|i| i.zone.clone())),
+            or_dash(Some(self.member.name.clone())),
+            self.member.id.to_string(),
+            self.role.to_owned(),
+            or_dash(healthy),
+            or_dash(self.version.clone()),
+            or_dash(self.raft_behind.map(|behind| behind.to_string())),
+            or_dash(self.db_size_bytes.map(size)),
+            or_dash(Some(self.alarms.join(","))),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "id": self.member.id.to_string(),
+            "name": self.member.name,
+            "role": self.role,
+            "instance": self.instance,
+            "state": self.listed.as_ref().map(|i| i.state.name()),
+            "zone": self.listed.as_ref().map(|i| i.zone.as_str()),
+            "nameTag": self.name_tag,
+            "healthy": self.healthy,
+            "peerURLs": self.member.peer_urls,
+            "clientURLs": self.member.client_urls,
+            "version": self.version,
+            "raftIndex": self.raft_index,
+            "raftBehind": self.raft_behind,
+            "dbSizeBytes": self.db_size_bytes,
+            "alarms": self.alarms,
+        })
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::types::{ClusterId, InstanceState};
+
+    fn member(id: u64, name: &str) -> Member {
+        let urls = |port| vec![format!("http://10.0.0.{id}:{port}")];
+        Member {
+            id: MemberId(id),
+            name: name.to_owned(),
+            peer_urls: urls(2380),
+            client_urls: if name.is_empty() { Vec::new() } else { urls(2379) },
+            is_learner: false,
+        }
+    }
+
+    fn says(id: u64, leader: u64, raft_index: u64, trouble: Option<&str>) -> (MemberId, Answer) {
+        let status = client::Status {
+            cluster: ClusterId(1),
+            member: MemberId(id),
+            version: "3.5.1".to_owned(),
+            leader: Some(MemberId(leader)),
+            is_learner: false,
+            raft_index,
+            raft_term: 1,
+            db_size_bytes: 20_480,
+        };
+        (MemberId(id), Answer { status: Some(status), trouble: trouble.map(str::to_owned) })
+    }
+
+    fn fleet() -> Fleet {
+        let instance = |n: u8, state| Instance {
+            id: InstanceId(format!("i-{n}")),
+            state,
+            launched: Some(i64::from(n)),
+            attached: None,
+            changed: None,
+            address: Some(std::net::IpAddr::from([10, 0, 0, n])),
+            private_dns: None,
+            zone: "z".to_owned(),
+        };
+        let instances = vec![
+            instance(1, InstanceState::Running),
+            instance(2, InstanceState::Running),
+            instance(3, InstanceState::ShuttingDown),
+            instance(9, InstanceState::Pending),
+        ];
+        Fleet { roster: Roster::new(instances, 0), names: [(InstanceId("i-2".to_owned()), "blue".to_owned())].into() }
+    }
+
+    fn list() -> MemberList {
+        MemberList {
+            cluster: ClusterId(1),
+            members: vec![member(1, "i-1"), member(2, "db"), member(3, "i-3"), member(4, "")],
+        }
+    }
+
+    #[test]
+    fn a_member_is_joined_with_its_instance_and_measured_by_the_leader() {
+        // 2 leads; 1 was cut off and still calls itself leader; 3 is silent; 4 has not started.
+        let mut answers: BTreeMap<_, _> = [says(1, 1, 70, Some("no leader")), says(2, 2, 100, None)].into();
+        answers.insert(MemberId(3), Answer { status: None, trouble: Some("refused".to_owned()) });
+        let alarms = [(MemberId(2), "NOSPACE".to_owned())];
+        let rows = join(&list(), &answers, &alarms, Some(&fleet()), false);
+        let shown: Vec<String> = rows.iter().map(|row| row.cells().join("|")).collect();
+        assert_eq!(
+            shown,
+            [
+                "i-1|running|z|i-1|1|voter|unhealthy|3.5.1|30|20.0 KiB|-",
+                "i-2|running|z|db|2|leader|healthy|3.5.1|0|20.0 KiB|NOSPACE",
+                "i-3|shutting-down|z|i-3|3|silent|-|-|-|-|-",
+                "-|-|-|-|4|unstarted|-|-|-|-|-",
+            ]
+        );
+        assert_eq!(rows[1].json()["nameTag"], "blue");
+        assert_eq!(unseen(&rows, &answers), ["i-1 isn't healthy: no leader", "i-3 doesn't answer: refused"]);
+        assert_eq!(
+            strangers(&rows, &fleet().roster, "tagged").as_deref(),
+            Some("tagged, and no member: i-9 (pending)")
+        );
+    }
+
+    #[test]
+    fn without_ec2_and_leader_the_rest_is_still_shown() {
+        let answers = [says(1, 3, 70, None)].into();
+        let rows = join(&list(), &answers, &[], None, false);
+        assert_eq!(rows[0].cells()[..7], ["i-1", "-", "-", "i-1", "1", "voter", "healthy"]);
+        assert_eq!((rows[0].raft_behind, &rows[1].instance), (None, &None));
+        assert!(unseen(&rows, &answers).iter().any(|note| note.starts_with("no leader answers")));
+    }
+
+    #[test]
+    fn sizes() {
+        let of = [0, 20_480, 1_048_576, 2_254_857_830].map(size);
+        assert_eq!(of, ["0.0 KiB", "20.0 KiB", "1.0 MiB", "2.1 GiB"]);
+    }
+}

@@ -1,0 +1,153 @@
+//! `plan`: what `run` would do now, and why. Changes nothing, stirs nobody.
+
+use std::time::Duration;
+
+use argh::FromArgs;
+use serde_json::json;
+
+use super::terminal::line;
+use super::{find_self, terminal};
+use crate::config::Config;
+use crate::core::decide::decide;
+use crate::core::paxos::Ledger;
+use crate::core::types::Known;
+use crate::core::view::Claim;
+use crate::core::view::Claimed;
+use crate::core::view::{DataDir, Fate, View};
+use crate::daemon::observer::{Observer, Own};
+use crate::daemon::services::Services;
+use crate::discovery::addresses;
+use crate::peer::clients::Reach;
+use crate::state::store::{self, Belonging, Store};
+use crate::util::exit::{Code, Failure};
+
+/// Show every observation, and the step `run` would take now with its reason. Changes nothing.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "plan")]
+pub(super) struct Plan {
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl Plan {
+    pub(super) async fn run(&self, config: Config) -> Result<i32, Failure> {
+        let (own, imds) = find_self(&config).await?;
+        let Services { cloud, claim, notices, .. } = Services::new(&config, imds, own.region.as_deref());
+        let paths = addresses::settings(&config, &own).paths;
+        let data = paths.inspect().map_err(|e| Failure::new(Code::DataDirUnwritable, e))?;
+        let unreadable = |e| Failure::new(Code::StateUnreadable, e);
+        let ledger = Store::peek(&config.data).map_err(unreadable)?.unwrap_or_default();
+        let kept = Store::peek_identity(&config.data).map_err(unreadable)?;
+        let listed = addresses::own_listing(&config, &own);
+        let ledger = match store::belonging(&ledger, kept.as_ref(), &own, data != DataDir::Fresh) {
+            // As `run` would find it: that ledger would be moved aside, and this host start with one of its own.
+            Belonging::Stranger(_) => Ledger { instance: Some(listed.instance.clone()), ..Ledger::default() },
+            Belonging::Of(owner) => Ledger { instance: owner, ..ledger },
+        };
+        let looking = Own {
+            listed,
+            data,
+            yielded: false,
+            condemned: None,
+            ledger,
+            ending: notices.recent().await,
+            since_own_removal: None::<Duration>,
+            told: Store::peek_told(&config.data),
+        };
+        let reach = Reach::new(&config, Some(&own));
+        let mut observer = Observer::new(config, reach, cloud, claim, false);
+        let view = observer.look(&looking, |_| {}).await;
+        let step = decide(observer.policy(), &view).to_string();
+        match self.json {
+            true => print_json(&view, &step),
+            false => print_text(&view, &step),
+        }
+        Ok(0)
+    }
+}
+
+fn data_in_words(data: &DataDir) -> String {
+    match data {
+        DataDir::Fresh => "none".to_owned(),
+        DataDir::Whole { ids: Known::Known((cluster, member)) } => format!("member {member} of cluster {cluster}"),
+        DataDir::Whole { ids: Known::Unknown(cause) } => format!("present, ids unknown: {cause}"),
+        DataDir::Partial { what } => what.clone(),
+    }
+}
+
+fn claim_in_words(claim: &Claimed) -> String {
+    match claim {
+        Claimed::NotAsked => "not asked for".to_owned(),
+        Claimed::Unknown(cause) => format!("unknown: {cause}"),
+        Claimed::Absent => "none yet".to_owned(),
+        Claimed::Held { claim: Claim::Founding { list }, .. } => format!("founding {}", list.initial_cluster()),
+        Claimed::Held { claim: Claim::Established { cluster }, .. } => format!("cluster {cluster} is established"),
+    }
+}
+
+fn print_text(view: &View, step: &str) {
+    line(format_args!("this instance  {} listed as {}", view.me.instance, view.me.listed.peer_urls.join(",")));
+    line(format_args!("data           {}", data_in_words(&view.data)));
+    match &view.roster {
+        Known::Unknown(cause) => line(format_args!("roster         unknown: {cause}")),
+        Known::Known(roster) => {
+            line(format_args!(
+                "roster         {} instances, {} not terminated",
+                roster.all().len(),
+                roster.standing().count()
+            ));
+            let rows: Vec<Vec<String>> = roster
+                .all()
+                .iter()
+                .map(|instance| {
+                    let seen = match view.peers.get(&instance.id) {
+                        _ if instance.id == view.me.instance => "this instance".to_owned(),
+                        Some(peer) => peer.sighting.to_string(),
+                        None => "not asked".to_owned(),
+                    };
+                    let address = instance.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
+                    vec![instance.id.0.clone(), instance.state.name().to_owned(), address, seen]
+                })
+                .collect();
+            terminal::table(&["INSTANCE", "STATE", "ADDRESS", "SEEN"], &rows);
+        }
+    }
+    match &view.claim {
+        Claimed::NotAsked => {}
+        claim => line(format_args!("claim          {}", claim_in_words(claim))),
+    }
+    let silent = view.fates.iter().filter_map(|(member, fate)| match fate {
+        Fate::Silent(silence) => Some((member, silence)),
+        Fate::Answers | Fate::Unknown => None,
+    });
+    for (member, fate) in silent {
+        let gone = match &fate.gone {
+            Known::Known(true) => "its instance is gone".to_owned(),
+            Known::Known(false) => "its instance is shown in being".to_owned(),
+            Known::Unknown(cause) => format!("unknown: {cause}"),
+        };
+        line(format_args!("member {member} doesn't answer; {gone}"));
+    }
+    line(format_args!("run would now  {step}"));
+}
+
+fn print_json(view: &View, step: &str) {
+    let peers: serde_json::Map<String, serde_json::Value> =
+        view.peers.iter().map(|(id, peer)| (id.0.clone(), json!(peer.sighting.to_string()))).collect();
+    let roster = match &view.roster {
+        Known::Known(roster) => {
+            json!(roster.all().iter().map(|i| json!({"instance": i.id, "state": i.state.name()})).collect::<Vec<_>>())
+        }
+        Known::Unknown(cause) => json!({"unknown": cause}),
+    };
+    let plan = json!({
+        "instance": view.me.instance,
+        "data": data_in_words(&view.data),
+        "roster": roster,
+        "seen": peers,
+        "claim": claim_in_words(&view.claim),
+        "step": step,
+    });
+    terminal::json(&plan);
+}

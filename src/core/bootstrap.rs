@@ -1,0 +1,265 @@
+//! When a fresh node may run a founding round: rules R1 and R3 and the rule for two (section "Founding" of
+//! ARCHITECTURE.md). What a round does is in [`super::paxos`].
+
+use super::evidence::signs_of_a_cluster;
+use super::paxos::{Accepted, Ballot, Charter};
+use super::quorum::quorum;
+use super::step::{Absence, Alone, Hold, Proposal, Step};
+use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster};
+use super::view::{Peer, Policy, Sighting, View};
+
+/// Found, or say why not yet. Only for a fresh node that sees no sign of a cluster and knows of no chosen list.
+pub(super) fn found(policy: &Policy, view: &View) -> Step {
+    debug_assert!(signs_of_a_cluster(view).is_none());
+    match may_propose(policy, view) {
+        Ok(step) => step,
+        Err(hold) => Step::Hold(hold),
+    }
+}
+
+fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
+    let roster = match &view.roster {
+        Known::Known(roster) => roster,
+        Known::Unknown(cause) => return Err(Hold::RosterUnknown { cause: cause.clone() }),
+    };
+    let me = roster.standing().find(|i| i.id == view.me.instance).ok_or_else(|| not_in_roster(policy, view))?;
+    let charter = policy.charter(roster);
+    let have = roster.standing().count();
+    if policy.cluster_size == Some(2)
+        && let Some(other) = only_other_is_terminated(roster)
+        && have == 1
+    {
+        // Its whole life lay inside the founding window, and ours: it can't have been in a cluster that had time to be forgotten.
+        let young = || !policy.written && roster.all().iter().all(|i| roster.is_younger(i, policy.found_window));
+        if policy.found_absent || young() {
+            return alone(policy, view, roster, Alone::OtherTerminated(other));
+        }
+        return Err(Hold::Absent { absent: vec![other.clone()], why: Absence::Terminated(other) });
+    }
+    let need = if policy.cluster_size == Some(1) { 1 } else { policy.min_nodes };
+    if have < need {
+        return Err(Hold::TooFewInstances { have, need });
+    }
+    same_charter(view, &charter)?;
+    best_answering(view, roster, me)?;
+    let absent: Vec<&Instance> =
+        roster.standing().filter(|i| i.id != me.id && fresh_peer(view, &i.id).is_none()).collect();
+    if !absent.is_empty() || have < charter.size {
+        if let [other] = absent.as_slice()
+            && charter.size == 2
+            && have == 2
+        {
+            return one_of_two(policy, view, roster, me, other);
+        }
+        forgive_absence(policy, view, roster, &charter, &absent)?;
+    }
+    propose(view, charter)
+}
+
+/// R3: absence is forgiven after the grace time, to a young fleet in which nothing was terminated.
+fn forgive_absence(
+    policy: &Policy,
+    view: &View,
+    roster: &Roster,
+    charter: &Charter,
+    absent: &[&Instance],
+) -> Result<(), Hold> {
+    let hold = |why| Err(Hold::Absent { absent: absent.iter().map(|i| i.id.clone()).collect(), why });
+    let answering = charter.first.iter().filter(|(id, _)| !absent.iter().any(|i| i.id == *id)).count();
+    // A list of m < N is founded only by a quorum of N out of m that all answer (m members can't be outvoted by N - m).
+    let short = roster.standing().count() < charter.size;
+    let needed = quorum(charter.size);
+    if answering < needed || (short && !absent.is_empty()) {
+        let others = roster.standing().count() > charter.size;
+        return hold(Absence::TooFewAnswer {
+            answering,
+            needed: if short { answering + absent.len() } else { needed },
+            first: charter.first.iter().map(|(id, _)| id.clone()).filter(|_| others).collect(),
+        });
+    }
+    if policy.cluster_size.is_none() && (charter.size > 3 || view.roster_unchanged_for < policy.found_grace) {
+        return hold(Absence::SizeUnset);
+    }
+    let waited = absent
+        .iter()
+        .map(|i| view.peers.get(&i.id).map_or(view.roster_unchanged_for, |p| p.unanswered_for))
+        .min()
+        .unwrap_or(view.roster_unchanged_for);
+    if waited < policy.found_grace {
+        return hold(Absence::Grace { waited, grace: policy.found_grace });
+    }
+    young(policy, roster).or_else(hold)
+}
+
+/// R3 (a) and (b): neither a terminated instance nor an old one could have been in a cluster. The operator may vouch.
+fn young(policy: &Policy, roster: &Roster) -> Result<(), Absence> {
+    if policy.found_absent {
+        return Ok(());
+    }
+    if let Some(instance) = roster.terminated().next() {
+        return Err(Absence::Terminated(instance.id.clone()));
+    }
+    match roster.standing().find(|i| !roster.is_younger(i, policy.found_window)) {
+        Some(instance) if roster.age(instance).is_none() => Err(Absence::AgeUnknown(instance.id.clone())),
+        Some(instance) => Err(Absence::Aged(instance.id.clone())),
+        None => Ok(()),
+    }
+}
+
+/// N = 2 and the other doesn't answer: only proof that it is no cluster of its own lets us found alone.
+fn one_of_two(policy: &Policy, view: &View, roster: &Roster, me: &Instance, other: &Instance) -> Result<Step, Hold> {
+    let hold = |why| Err(Hold::Absent { absent: vec![other.id.clone()], why });
+    let peer = view.peers.get(&other.id);
+    let waited = peer.map_or(std::time::Duration::ZERO, |p| p.unanswered_for);
+    if waited < policy.found_grace {
+        return hold(Absence::Grace { waited, grace: policy.found_grace });
+    }
+    if policy.found_alone {
+        return alone(policy, view, roster, Alone::OperatorSaysSo);
+    }
+    if policy.claim.is_some() {
+        young(policy, roster).or_else(hold_with(other))?;
+        return alone(policy, view, roster, Alone::ClaimDecides);
+    }
+    // Two lists may call each of two the first, at an address that is wrong: nobody but their writers knows that they are one.
+    if policy.written {
+        return hold(Absence::OneOfTwo);
+    }
+    // Both could claim the same proof of each other; the older one may, the younger joins it.
+    let oldest = roster.ranks_before(&me.id, &other.id);
+    let why = match peer {
+        Some(Peer { refused_throughout: true, .. }) => Alone::OtherRefused(other.id.clone()),
+        Some(Peer { sighting: Sighting::Silent(_), impaired: Known::Known(true), .. }) => {
+            Alone::OtherImpaired(other.id.clone())
+        }
+        _ => return hold(Absence::OneOfTwo),
+    };
+    if !oldest {
+        return hold(Absence::OneOfTwo);
+    }
+    young(policy, roster).or_else(hold_with(other))?;
+    alone(policy, view, roster, why)
+}
+
+fn hold_with(other: &Instance) -> impl Fn(Absence) -> Result<(), Hold> + '_ {
+    |why| Err(Hold::Absent { absent: vec![other.id.clone()], why })
+}
+
+/// The one other instance of a fleet of two, if it is terminated.
+fn only_other_is_terminated(roster: &Roster) -> Option<InstanceId> {
+    let mut terminated = roster.terminated();
+    let other = terminated.next()?;
+    terminated.next().is_none().then(|| other.id.clone())
+}
+
+/// Found with ourselves as the only member, unless we accepted a list with the other: it may have been chosen.
+fn alone(policy: &Policy, view: &View, roster: &Roster, why: Alone) -> Result<Step, Hold> {
+    let accepted = view.ledger.accepted.as_ref().filter(|a| !view.losses().voids(&a.list));
+    let shared = accepted.and_then(|a| a.list.members.iter().find(|m| m.instance != view.me.instance));
+    if let Some(other) = shared
+        && why != Alone::OperatorSaysSo
+    {
+        return Err(Hold::Absent { absent: vec![other.instance.clone()], why: Absence::OneOfTwo });
+    }
+    let charter = policy.charter(roster);
+    let ballot = next_ballot(view)?;
+    let list = InitialList { members: vec![view.me.listed.clone()], token: token(&charter, &ballot) };
+    Ok(Step::FoundAlone { accepted: Accepted { ballot, list }, why })
+}
+
+/// R1: a round above any seen.
+fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
+    let members = charter.first.iter().map(|(id, _)| listed(view, id)).collect::<Result<Vec<_>, _>>()?;
+    // An etcd that can't resolve a name never finds that member, and the list is fixed once it is chosen.
+    let unresolved = charter.first.iter().find_map(|(id, _)| view.unresolved.get_key_value(id));
+    if let Some((instance, cause)) = unresolved {
+        return Err(Hold::Unresolved { instance: instance.clone(), cause: cause.clone() });
+    }
+    // etcd tells the members of an initial cluster apart by name.
+    for (i, member) in members.iter().enumerate() {
+        if let Some(twin) = members[..i].iter().find(|m| m.name == member.name) {
+            let instances = [twin.instance.clone(), member.instance.clone()];
+            return Err(Hold::SameName { name: member.name.clone(), instances });
+        }
+    }
+    let ballot = next_ballot(view)?;
+    let list = InitialList { members, token: token(&charter, &ballot) };
+    Ok(Step::Propose(Proposal { ballot, charter, list }))
+}
+
+/// How an instance is listed: by its own word where it gave one.
+fn listed(view: &View, id: &InstanceId) -> Result<ListedMember, Hold> {
+    if *id == view.me.instance {
+        return Ok(view.me.listed.clone());
+    }
+    let by_its_word = fresh_peer(view, id).and_then(|peer| match &peer.sighting {
+        Sighting::Fresh(fresh) => Some(fresh.listed.clone()),
+        _ => None,
+    });
+    by_its_word.or_else(|| view.peers.get(id)?.listed.clone()).ok_or_else(|| Hold::NoAddress { instance: id.clone() })
+}
+
+fn next_ballot(view: &View) -> Result<Ballot, Hold> {
+    let heard = view.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
+        Sighting::Fresh(fresh) => Some((fresh.promised.as_ref()?.round, id)),
+        _ => None,
+    });
+    let own = view.ledger.promised.as_ref().map(|ballot| (ballot.round, &view.me.instance));
+    let (highest, whose) = heard.chain(own).max().unwrap_or((0, &view.me.instance));
+    // No founding gets that far: a peer made it up. A ballot used twice would be worse than none.
+    let round = highest.checked_add(1).ok_or_else(|| Hold::PeerMismatch {
+        instance: whose.clone(),
+        cause: format!("it has promised round {highest}, above which there is none; move its data directory away"),
+    })?;
+    Ok(Ballot { round, proposer: view.me.instance.clone(), nonce: view.ledger.nonce })
+}
+
+/// The token's random part is the ballot's nonce: reused addresses never give equal cluster ids.
+fn token(charter: &Charter, ballot: &Ballot) -> String {
+    format!("{}-{:016x}-{}", charter.token_prefix, ballot.nonce, ballot.round)
+}
+
+fn fresh_peer<'a>(view: &'a View, id: &InstanceId) -> Option<&'a Peer> {
+    view.peers.get(id).filter(|peer| matches!(peer.sighting, Sighting::Fresh(_)))
+}
+
+fn same_charter(view: &View, charter: &Charter) -> Result<(), Hold> {
+    let other = view.peers.iter().find_map(|(id, peer)| match &peer.sighting {
+        Sighting::Fresh(fresh) if fresh.charter.as_ref() != Some(charter) => Some((id, fresh)),
+        _ => None,
+    });
+    match other {
+        Some((id, fresh)) => Err(Hold::DifferentRoster { instance: id.clone(), theirs: fresh.charter.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// R1: the best-ranked instance among those answering proposes.
+fn best_answering(view: &View, roster: &Roster, me: &Instance) -> Result<(), Hold> {
+    match roster.standing().find(|i| i.id == me.id || fresh_peer(view, &i.id).is_some()) {
+        Some(best) if best.id != me.id => Err(Hold::AwaitProposer { instance: best.id.clone() }),
+        _ => Ok(()),
+    }
+}
+
+fn not_in_roster(policy: &Policy, view: &View) -> Hold {
+    let tags = match &view.own_tags {
+        Known::Known(tags) => Known::Known(tags.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        Known::Unknown(cause) => Known::Unknown(cause.clone()),
+    };
+    Hold::NotInRoster { filter: policy.filter.clone(), tags }
+}
+
+/// etcd starts by a list only as the one that the list names (`--initial-advertise-peer-urls` must be its own entry of
+/// `--initial-cluster`). Where our settings have changed since it was agreed on, we record that we never will: when enough do, the
+/// list can't have a quorum any more, and a new one is agreed on.
+pub(super) fn start_by(view: &View, list: &InitialList, entry: &ListedMember) -> Step {
+    let ours = &view.me.listed;
+    if view.ledger.renounced.contains(&list.token) {
+        return Step::Hold(Hold::ListedOtherwise { listed: Box::new(entry.clone()), ours: Box::new(ours.clone()) });
+    }
+    match entry.is_same(ours) {
+        true => Step::StartNew(list.clone()),
+        false => Step::Renounce { list: list.clone(), ours: ours.clone() },
+    }
+}

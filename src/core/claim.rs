@@ -1,0 +1,84 @@
+//! The claim (`MUSTER_CLAIM`): one object outside of the fleet, written only on a condition, that says which list is the
+//! first, and later which cluster was founded. It takes the place of acceptance: whoever writes it has decided, and the
+//! listed obey it. So founding is at most once whatever EC2 shows.
+
+use super::bootstrap::{self, start_by};
+use super::evidence::{may_believe, signs_of_a_cluster};
+use super::step::{Claiming, Hold, Step};
+use super::types::{ClusterId, InitialList};
+use super::view::{Claim, Claimed, Policy, View};
+
+/// For a fresh node that sees no cluster with quorum.
+pub(super) fn obey(policy: &Policy, view: &View) -> Step {
+    let ledger = &view.ledger;
+    let replaces = match &view.claim {
+        Claimed::NotAsked => return Step::Hold(Hold::ClaimUnknown { cause: "it was not asked for".to_owned() }),
+        Claimed::Unknown(cause) => return Step::Hold(Hold::ClaimUnknown { cause: cause.clone() }),
+        _ if ledger.founded || ledger.joined.is_some() => return Step::Hold(Hold::DiskLost),
+        Claimed::Held { claim: Claim::Established { cluster }, .. } => {
+            return Step::Hold(Hold::Established { cluster: *cluster, claim: name(policy) });
+        }
+        Claimed::Held { claim: Claim::Founding { list }, version } => {
+            // It may be somebody's slip of the pen, or another program's: an operator must look.
+            if let Some(fault) = list.fault() {
+                return Step::Hold(Hold::ClaimUnknown { cause: format!("{}: {fault}", name(policy)) });
+            }
+            if !view.losses().voids(list) {
+                return started_by(policy, view, list);
+            }
+            Some(version.clone())
+        }
+        Claimed::Absent => None,
+    };
+    if let Some(hold) = signs_of_a_cluster(view) {
+        return Step::Hold(hold);
+    }
+    let claim = |ballot, list| Step::Claim(Claiming { ballot, list, replaces });
+    match bootstrap::found(policy, view) {
+        Step::Propose(proposal) => claim(proposal.ballot, proposal.list),
+        Step::FoundAlone { accepted, .. } => claim(accepted.ballot, accepted.list),
+        hold => hold,
+    }
+}
+
+fn started_by(policy: &Policy, view: &View, list: &InitialList) -> Step {
+    match (list.entry(&view.me.instance), may_believe(policy, view)) {
+        (Some(entry), true) => start_by(view, list, entry),
+        (Some(_), false) => Step::Hold(Hold::DiskLost),
+        (None, _) => Step::Hold(Hold::ClaimedByOthers { claim: name(policy), list: list.clone() }),
+    }
+}
+
+/// What a voter of a cluster with a leader has to do about the claim.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Establish {
+    /// Write that this cluster is established, in place of that version, or of nothing.
+    Write { replaces: Option<String> },
+    /// It is written, or not our business.
+    Done,
+    /// The claim is another's. It is never overwritten: an operator must say which of the two it is for.
+    Conflict(String),
+    /// It can't be read now.
+    Later(String),
+}
+
+/// A cluster that was founded before there was a claim gets one, too. `id_of` gives the cluster id that follows from a list.
+pub fn establish(claimed: &Claimed, cluster: ClusterId, id_of: impl Fn(&InitialList) -> ClusterId) -> Establish {
+    match claimed {
+        Claimed::NotAsked => Establish::Done,
+        Claimed::Unknown(cause) => Establish::Later(cause.clone()),
+        Claimed::Absent => Establish::Write { replaces: None },
+        Claimed::Held { claim: Claim::Established { cluster: theirs }, .. } if *theirs == cluster => Establish::Done,
+        Claimed::Held { claim: Claim::Founding { list }, version } if id_of(list) == cluster => {
+            Establish::Write { replaces: Some(version.clone()) }
+        }
+        Claimed::Held { claim, .. } => Establish::Conflict(match claim {
+            Claim::Established { cluster } => format!("cluster {cluster}"),
+            Claim::Founding { list } => format!("the founding of {}", list.initial_cluster()),
+        }),
+    }
+}
+
+fn name(policy: &Policy) -> String {
+    policy.claim.clone().unwrap_or_default()
+}

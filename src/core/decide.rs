@@ -1,0 +1,375 @@
+//! `decide`: from a view to one step, with its reason. No clock, no I/O, no randomness; input order is irrelevant.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::bootstrap::{self, start_by};
+use super::claim;
+use super::departure;
+use super::evidence::{may_believe, signs_of_a_cluster};
+use super::initial_list::same_urls;
+use super::owner;
+use super::quorum::quorum;
+use super::removal;
+use super::step::{Doubt, Halt, Hold, Kept, Quarantine, Removal, Step};
+use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, initial_cluster};
+use super::view::{DataDir, EtcdSeen, Fate, LogEnd, LogSeen, Policy, Sighting, View};
+
+/// etcd answers 404 "member not found" to an add that follows a removal of the same URL within a second (measured).
+pub const SETTLE_AFTER_REMOVAL: Duration = Duration::from_millis(1050);
+
+/// The one decision.
+pub fn decide(policy: &Policy, view: &View) -> Step {
+    let step = match &view.data {
+        DataDir::Whole { ids } => with_data(policy, view, ids),
+        DataDir::Partial { what } => with_partial_data(view, what),
+        DataDir::Fresh => fresh(policy, view),
+    };
+    departure::hold_back(view, step)
+}
+
+/// We have data (section "Decision" 1).
+fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -> Step {
+    let Known::Known((ours, member)) = *ids else { return unreadable_data(view) };
+    let living = view.living_clusters();
+    if let Some(etcd) = living.get(&ours) {
+        return match etcd.members.iter().find(|m| m.id == member) {
+            None => Step::Quarantine(Quarantine::RemovedWhileDown { cluster: ours, member }),
+            Some(m) => {
+                owner::may_run(policy, view, ours, member).map_or_else(Step::Hold, |()| with_quorum(view, etcd, m))
+            }
+        };
+    }
+    match living.keys().next() {
+        None => match owner::may_run(policy, view, ours, member).and_then(|()| is_up_to_date(policy, view, member)) {
+            Ok(()) => resume_or_give_up(view, ours),
+            Err(hold) => Step::Hold(hold),
+        },
+        Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
+        Some(&living) => Step::Halt(Halt::ForeignData { ours, living }),
+    }
+}
+
+/// A quorum lists us, and we are that member.
+fn with_quorum(view: &View, etcd: &EtcdSeen, member: &Member) -> Step {
+    if let Some(step) = give_up_damaged(view, etcd, member).or_else(|| give_up_older_copy(view, etcd, member)) {
+        return step;
+    }
+    match has_moved(member, &view.me.listed.peer_urls) {
+        true => Step::UpdateSelf { id: member.id },
+        false => Step::Resume,
+    }
+}
+
+/// The disk was put back from an older copy of itself, as somebody knows who saw it further on. Raft counts on what was
+/// acknowledged to be there, so it starts only by the operator's word.
+fn is_up_to_date(policy: &Policy, view: &View, member: MemberId) -> Result<(), Hold> {
+    match behind(view).filter(|_| policy.adopt != Some(member)) {
+        Some((here, seen)) => Err(Hold::OlderCopy { member, here, before: seen.before, by: seen.by.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// With a quorum beside it nothing is in that copy alone: it is had again whole.
+fn give_up_older_copy(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
+    let (here, seen) = behind(view)?;
+    let (before, by) = (seen.before, seen.by.clone());
+    can_do_without(view, etcd, member).then_some(Step::Quarantine(Quarantine::OlderCopy {
+        cluster: etcd.cluster,
+        member: member.id,
+        here,
+        before,
+        by,
+    }))
+}
+
+/// Where our log ends, if it was seen further on.
+fn behind(view: &View) -> Option<(LogEnd, &LogSeen)> {
+    let seen = view.log.as_ref()?;
+    let here = *seen.here.known()?;
+    // What was committed is never taken back, whatever the term.
+    (here.index < seen.before.index).then_some((here, seen))
+}
+
+/// Our member is listed where we no longer are, and can be told so. Not a learner: before 3.5.31/3.6.12 an update promotes it
+/// (etcd#21694).
+pub fn has_moved(member: &Member, peer_urls: &[String]) -> bool {
+    !member.is_learner && !same_urls(&member.peer_urls, peer_urls)
+}
+
+/// Data whose ids are lost with its WAL's head: whose it is, only our own record on the same disk can tell. If it is ours, etcd
+/// itself must judge its WAL; it refuses a bad one and touches nothing.
+fn unreadable_data(view: &View) -> Step {
+    let ledger = &view.ledger;
+    if let Some(owner) = ledger.instance.as_ref().filter(|owner| **owner != view.me.instance) {
+        let why = Doubt::OwnerUnknown("which member it is of can't be read".to_owned());
+        return Step::Hold(Hold::NotOurs { member: None, owner: Some(owner.clone()), why });
+    }
+    let ran = ledger.ran_as.map(|ran| ran.cluster);
+    let ours = ran.or(ledger.joined.map(|j| j.cluster)).or(view.chosen_cluster.filter(|_| ledger.founded));
+    let living = view.living_clusters();
+    let step = ours.and_then(|ours| living.get(&ours)).and_then(|etcd| {
+        let me = &view.me.listed;
+        let member = etcd.members.iter().find(|m| m.name == me.name && same_urls(&m.peer_urls, &me.peer_urls));
+        give_up_damaged(view, etcd, member?)
+    });
+    step.unwrap_or(Step::Resume)
+}
+
+/// What etcd ends over, life after life, is given up only for all of it: one cluster lives, it is ours, it lists us, and its
+/// other voters are a quorum, so that nothing is in our data alone.
+fn give_up_damaged(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
+    let said = view.condemned.clone()?;
+    can_do_without(view, etcd, member).then_some(Step::Quarantine(Quarantine::Damaged {
+        cluster: etcd.cluster,
+        member: member.id,
+        said,
+    }))
+}
+
+/// One cluster lives, and its other voters are a quorum.
+fn can_do_without(view: &View, etcd: &EtcdSeen, member: &Member) -> bool {
+    let voters = etcd.members.iter().filter(|m| !m.is_learner);
+    let others = voters.clone().filter(|m| m.id != member.id).count();
+    view.living_clusters().len() == 1 && others >= quorum(voters.count())
+}
+
+/// Data that never elected, by etcd's own word, under a list that can never have a quorum: nothing was ever written, and
+/// nothing ever could be. (Found by the model: without this a fleet with such a node stays down for ever.)
+fn resume_or_give_up(view: &View, ours: ClusterId) -> Step {
+    let robbed = || view.ledger.chosen.as_ref().is_some_and(|list| view.losses().robs_of_quorum(list));
+    match view.yielded && view.ledger.never_elected && view.chosen_cluster == Some(ours) && robbed() {
+        true => Step::Quarantine(Quarantine::Void { ours }),
+        false => Step::Resume,
+    }
+}
+
+/// All members have new addresses: the URLs under which the list that is seen has them, none of which is an instance's now. Each
+/// member looks for the others where they were, so that nothing comes of it by itself.
+pub fn scattered(view: &View) -> Option<Vec<String>> {
+    let DataDir::Whole { ids: Known::Known((ours, _)) } = view.data else { return None };
+    let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == ours);
+    let urls: Vec<String> = lists.flat_map(|etcd| &etcd.members).flat_map(|m| m.peer_urls.clone()).collect();
+    let now: Vec<ListedMember> = view.listings().into_values().flatten().collect();
+    let is_somebodys = |url: &String| now.iter().any(|listed| listed.peer_urls.contains(url));
+    (!urls.is_empty() && view.living_clusters().is_empty() && !urls.iter().any(is_somebodys))
+        .then(|| urls.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+/// Half of our data is there: moved aside only if the cluster it belonged to lives and can give us all of it again.
+fn with_partial_data(view: &View, what: &str) -> Step {
+    let what = what.to_owned();
+    let ours = [view.ledger.joined.map(|j| j.cluster), view.chosen_cluster, view.accepted_cluster];
+    let living = view.living_clusters();
+    if living.keys().any(|id| ours.contains(&Some(*id))) {
+        return Step::Quarantine(Quarantine::Partial { what });
+    }
+    Step::Hold(Hold::PartialData { what })
+}
+
+/// We hold no data (section "Decision" 2 to 5).
+fn fresh(policy: &Policy, view: &View) -> Step {
+    let living = view.living_clusters();
+    if living.len() > 1 {
+        return Step::Halt(Halt::TwoClusters { ids: living.into_keys().collect() });
+    }
+    if let Some(etcd) = living.into_values().next() {
+        return join(policy, view, etcd);
+    }
+    if policy.claim.is_some() {
+        return claim::obey(policy, view);
+    }
+    // A founder that joined its own cluster may have voted under the list's id too. (Found by the model.) So may one whose disk
+    // was put back from before that.
+    let has_run = view.ledger.founded || view.ledger.joined.is_some() || is_published(view);
+    if let Some(list) = chosen(policy, view) {
+        return match (list.entry(&view.me.instance), has_run) {
+            (Some(entry), false) => start_by(view, list, entry),
+            (Some(_), true) => Step::Hold(Hold::DiskLost),
+            (None, _) => Step::Hold(Hold::NotListed),
+        };
+    }
+    if has_run {
+        return Step::Hold(Hold::DiskLost);
+    }
+    if let Some(hold) = signs_of_a_cluster(view) {
+        return Step::Hold(hold);
+    }
+    give_up_acceptance(view).unwrap_or_else(|| bootstrap::found(policy, view))
+}
+
+/// What we accepted holds us otherwise than we can be started now: whoever adopts it must know that we never will, or nobody
+/// who knows us by our word could accept it again. (Found by the model.)
+fn give_up_acceptance(view: &View) -> Option<Step> {
+    let list = &view.ledger.accepted.as_ref()?.list;
+    let ours = &view.me.listed;
+    let entry = list.entry(&view.me.instance)?;
+    let stands = !view.ledger.renounced.contains(&list.token) && !view.losses().voids(list);
+    (stands && !entry.is_same(ours)).then(|| Step::Renounce { list: list.clone(), ours: ours.clone() })
+}
+
+/// An etcd of the founding that we took part in lists us as one that ran.
+fn is_published(view: &View) -> bool {
+    let ours = [view.accepted_cluster, view.chosen_cluster];
+    let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| ours.contains(&Some(etcd.cluster)));
+    lists.flat_map(|etcd| &etcd.members).any(|m| m.name == view.me.listed.name && !m.client_urls.is_empty())
+}
+
+/// The list that a quorum has accepted, as far as we can know (R4): by a peer's word, now or before, or because an etcd runs
+/// under the cluster id that follows from the list we accepted.
+fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
+    let told = view.peers.values().filter_map(|peer| match &peer.sighting {
+        Sighting::Fresh(fresh) => fresh.chosen.as_ref(),
+        Sighting::HasData(data) => data.chosen.as_ref(),
+        _ => None,
+    });
+    let told = view.ledger.chosen.as_ref().into_iter().chain(told).filter(|_| may_believe(policy, view));
+    let ours = view.ledger.accepted.as_ref().map(|accepted| &accepted.list);
+    let shown = ours.filter(|_| view.etcds().any(|(_, etcd)| Some(etcd.cluster) == view.accepted_cluster));
+    told.chain(shown).find(|list| !view.losses().voids(list))
+}
+
+/// We are fresh and a cluster with quorum answers (section "Decision" 2).
+fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
+    let me = &view.me.listed;
+    let at_our_urls = etcd.members.iter().find(|m| m.peer_urls.iter().any(|url| me.peer_urls.contains(url)));
+    let by_our_name = etcd.members.iter().find(|m| m.name == me.name);
+    // Of a place that we took and never ran in, under another address than we have now, only our own record tells. (Found by the
+    // model.)
+    let recorded = view.ledger.joined.filter(|joined| joined.cluster == etcd.cluster).map(|joined| joined.member);
+    let by_our_record = etcd.members.iter().find(|m| removal::never_ran(m) && Some(m.id) == recorded);
+    if let Some(member) = by_our_name.or(at_our_urls).or(by_our_record) {
+        return listed(policy, view, etcd, member);
+    }
+    if let Some(step) = clean(policy, view, etcd) {
+        return step;
+    }
+    // etcd 3.4 and 3.5 take one learner at a time; on all, one change at a time (G3).
+    if let Some(learner) = etcd.members.iter().find(|m| m.is_learner) {
+        let kept = removal::verdict(policy, view, etcd, learner).err().unwrap_or(Kept::Alive);
+        let silent_for = view.fate(learner.id).silent_for();
+        return Step::Hold(Hold::AnotherJoins {
+            member: learner.id,
+            urls: learner.peer_urls.clone(),
+            kept,
+            silent_for,
+        });
+    }
+    let voters = etcd.members.len();
+    if policy.cluster_size.is_some_and(|size| voters >= size) {
+        let kept = etcd.members.iter().filter_map(|m| Some((m.id, removal::verdict(policy, view, etcd, m).err()?)));
+        return Step::Hold(Hold::Spare { cluster: etcd.cluster, voters, kept: kept.collect() });
+    }
+    if view.since_own_removal.is_some_and(|since| since < SETTLE_AFTER_REMOVAL) {
+        return Step::Hold(Hold::Settling);
+    }
+    Step::AddSelf
+}
+
+/// A living cluster lists our name or our address, and we are fresh.
+fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Step {
+    let me = &view.me.listed;
+    let named = member.name == me.name;
+    let at_our_urls = member.peer_urls.iter().any(|url| me.peer_urls.contains(url));
+    if named && !at_our_urls && me.name != view.me.instance.0 && held_by_another(view, member) {
+        let (name, urls) = (member.name.clone(), member.peer_urls.clone());
+        return Step::Halt(Halt::NameInUse { name, member: member.id, urls });
+    }
+    // A name that an operator wrote is no proof as an instance id is: another host may bear it still, by another list.
+    if named
+        && !at_our_urls
+        && policy.written
+        && let Err(kept) = removal::has_fallen_silent(policy, view, etcd, member)
+    {
+        return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
+    }
+    if !named && !member.name.is_empty() {
+        // Another instance's member at our address: its owner may have moved and still hold its data.
+        return match removal::verdict(policy, view, etcd, member) {
+            Ok(_) => clean(policy, view, etcd).unwrap_or(Step::Hold(Hold::Settling)),
+            Err(kept) => Step::Hold(Hold::AddressTaken { member: member.id, kept }),
+        };
+    }
+    // An instance id is its own only as long as no copy of our disk goes by it.
+    if !at_our_urls && !matches!(view.fate(member.id), Fate::Silent(_)) {
+        let kept = if *view.fate(member.id) == Fate::Answers { Kept::Alive } else { Kept::Unasked };
+        return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
+    }
+    // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
+    let ledger = &view.ledger;
+    let added = ledger.joined.is_some_and(|j| j.cluster == etcd.cluster && j.member == member.id && !j.spawned);
+    // Our acceptance shows that our disk is the founding's, and so does to have seen the claim absent. To have been told the
+    // list shows nothing: a wiped node is told too.
+    let accepted = view.accepted_cluster == Some(etcd.cluster);
+    let claimed = ledger.saw_unclaimed && view.chosen_cluster == Some(etcd.cluster);
+    let renounced = ledger.lists().into_iter().flatten().any(|list| ledger.renounced.contains(&list.token));
+    let founder = !ledger.founded && ledger.joined.is_none() && !renounced && (accepted || claimed);
+    let as_we_are = same_urls(&member.peer_urls, &me.peer_urls);
+    if member.client_urls.is_empty() && as_we_are && (added || founder) {
+        return Step::StartExisting {
+            cluster: etcd.cluster,
+            member: member.id,
+            initial_cluster: existing_cluster(etcd, member.id, me),
+        };
+    }
+    Step::RemoveMember { id: member.id, why: Removal::OwnOldId }
+}
+
+fn held_by_another(view: &View, member: &Member) -> bool {
+    view.peers
+        .values()
+        .any(|peer| peer.listed.as_ref().is_some_and(|l| l.peer_urls.iter().any(|u| member.peer_urls.contains(u))))
+}
+
+fn clean(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Option<Step> {
+    removal::removable(policy, view, etcd).map(|(id, why)| Step::RemoveMember { id, why })
+}
+
+/// etcd wants exactly all members' URLs; the names of others, unstarted ones above all, may be placeholders.
+fn existing_cluster(etcd: &EtcdSeen, own: MemberId, me: &ListedMember) -> String {
+    let names: Vec<(String, &[String])> = etcd
+        .members
+        .iter()
+        .map(|m| match m.id == own {
+            true => (me.name.clone(), me.peer_urls.as_slice()),
+            false if m.name.is_empty() => (m.id.to_string(), m.peer_urls.as_slice()),
+            false => (m.name.clone(), m.peer_urls.as_slice()),
+        })
+        .collect();
+    initial_cluster(names.iter().map(|(name, urls)| (name.as_str(), *urls)))
+}
+
+/// A running member's next step, beside keeping it running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attend {
+    Keep,
+    /// Promote our learner.
+    Promote(MemberId),
+    /// Stop an etcd that never elected and serve the roll call for a while (R5).
+    Yield,
+}
+
+/// What our own running etcd shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Running {
+    pub member: MemberId,
+    pub is_learner: bool,
+    pub has_leader: bool,
+    /// This WAL has never elected, by etcd's own word and by our record.
+    pub never_elected: bool,
+    pub without_leader_for: Duration,
+    /// `YIELD_AFTER` with jitter.
+    pub yield_after: Duration,
+}
+
+/// R5: how long an etcd that never elected may be without a leader.
+pub const YIELD_AFTER: Duration = Duration::from_secs(15);
+
+/// Never yields after a first election.
+pub fn attend(running: &Running) -> Attend {
+    match running {
+        r if r.is_learner && r.has_leader => Attend::Promote(r.member),
+        r if r.never_elected && !r.has_leader && r.without_leader_for >= r.yield_after => Attend::Yield,
+        _ => Attend::Keep,
+    }
+}

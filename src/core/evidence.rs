@@ -1,0 +1,27 @@
+//! What a view proves: of a cluster, and of our own disk.
+
+use super::step::Hold;
+use super::types::Roster;
+use super::view::{Policy, Sighting, View};
+
+/// A word is enough to start by for one who took part, by its own ledger, or who is too young to have been wiped since. Any
+/// other may have run before, and voted. (Found by the tests, and again by the model for a list that was pushed.)
+pub fn may_believe(policy: &Policy, view: &View) -> bool {
+    let took_part = view.ledger.promised.is_some() || view.ledger.saw_unclaimed;
+    let young =
+        |roster: &Roster| roster.find(&view.me.instance).is_some_and(|me| roster.is_younger(me, policy.found_window));
+    took_part || policy.found_absent || view.roster.known().is_some_and(young)
+}
+
+/// An etcd, data, or anything unreadable: never propose beside it (G2).
+pub fn signs_of_a_cluster(view: &View) -> Option<Hold> {
+    view.peers.iter().find_map(|(id, peer)| {
+        let instance = id.clone();
+        match &peer.sighting {
+            Sighting::Etcd(etcd) => Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster }),
+            Sighting::HasData(_) => Some(Hold::PeerHasData { instance }),
+            Sighting::Mismatch(cause) => Some(Hold::PeerMismatch { instance, cause: cause.clone() }),
+            Sighting::Fresh(_) | Sighting::Refused | Sighting::Silent(_) => None,
+        }
+    })
+}

@@ -1,0 +1,199 @@
+//! What can be an initial list at all: what etcd would refuse is refused where it comes in, before anything is agreed on, for a
+//! list that was chosen and can't be started would keep a fleet down for good.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::types::{InitialList, ListedMember};
+
+/// A DNS name is at most so long (RFC 1035); etcd takes any length.
+const LONGEST_NAME: usize = 253;
+/// What we make is far shorter: the prefix, the nonce, the round.
+const LONGEST_TOKEN: usize = 512;
+
+impl ListedMember {
+    /// Whether both name the same member at the same URLs, in whatever order.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && same_urls(&self.peer_urls, &other.peer_urls)
+    }
+
+    /// What is wrong with it, if anything is.
+    pub fn fault(&self) -> Option<String> {
+        let name = || name_fault(&self.name).map(|why| format!("the name {:?} of {} {why}", self.name, self.instance));
+        let url = |url: &String| url_fault(url).map(|why| format!("the peer URL {url:?} of {} {why}", self.instance));
+        let none = || self.peer_urls.is_empty().then(|| format!("{} has no peer URL", self.instance));
+        name().or_else(|| self.peer_urls.iter().find_map(url)).or_else(none)
+    }
+}
+
+impl InitialList {
+    /// Why no etcd can be started by it, if none can. It depends on nothing but the list, so that all nodes agree on it.
+    pub fn fault(&self) -> Option<String> {
+        if self.members.is_empty() {
+            return Some("the list is empty".to_owned());
+        }
+        if let Some(why) = token_fault(&self.token) {
+            return Some(format!("the token {:?} {why}", self.token));
+        }
+        let (mut instances, mut names, mut urls) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        self.members.iter().find_map(|member| {
+            let twice = |what: &str| Some(format!("{what} of {} is there twice", member.instance));
+            member.fault().or_else(|| match () {
+                () if !instances.insert(&member.instance) => twice("the entry"),
+                () if !names.insert(&member.name) => twice("the name"),
+                () if !member.peer_urls.iter().all(|url| urls.insert(url)) => twice("a peer URL"),
+                () => None,
+            })
+        })
+    }
+}
+
+/// Whether two lists of URLs hold the same, in whatever order.
+pub fn same_urls(a: &[String], b: &[String]) -> bool {
+    a.len() == b.len() && a.iter().all(|url| b.contains(url))
+}
+
+/// The first of the names that a DHCP option set with several domain names makes of one ("ip-10-0-0-1.ec2.internal example.com",
+/// as the metadata service and EC2 hand it on); `None`: there is none that could be a host's.
+pub fn first_host_name(text: &str) -> Option<String> {
+    let first = text.split_whitespace().next()?.trim_end_matches('.');
+    is_host(first).then(|| first.to_owned())
+}
+
+fn is_host(host: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !host.is_empty() && host.len() <= LONGEST_NAME && host.chars().all(fits)
+}
+
+/// Why that is no name of a member. etcd's `--initial-cluster` is `name=url,name=url`; quotes are what `docker --env-file` leaves.
+pub fn name_fault(name: &str) -> Option<&'static str> {
+    let odd = |c: char| c.is_control() || c.is_whitespace() || "=,\"'".contains(c);
+    match name {
+        "" => Some("is empty; unset ETCD_NAME, or write a name"),
+        name if name.len() > LONGEST_NAME => Some("is longer than 253 bytes"),
+        name if name.contains(odd) => {
+            Some("has a quote, a blank, a comma, an equals sign or a control character in it")
+        }
+        _ => None,
+    }
+}
+
+/// Why that is no token of a cluster.
+pub fn token_fault(token: &str) -> Option<&'static str> {
+    match token {
+        "" => Some("is empty"),
+        token if token.len() > LONGEST_TOKEN => Some("is longer than 512 bytes"),
+        token if token.contains(|c: char| c.is_control() || c.is_whitespace()) => {
+            Some("has a blank or a control character in it")
+        }
+        _ => None,
+    }
+}
+
+/// Why etcd would not take that as a peer URL (`types.NewURLs`: scheme://host:port, and nothing after it).
+pub fn url_fault(url: &str) -> Option<&'static str> {
+    let Some(rest) = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme)) else {
+        return Some("has no scheme; write http://HOST:PORT or https://HOST:PORT");
+    };
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(inner) => match inner.split_once("]:") {
+            Some((address, port)) if address.parse().is_ok_and(|a: IpAddr| a.is_ipv6()) => (None, port),
+            _ => return Some("has no IPv6 address and port; write http://[fd00::1]:2380"),
+        },
+        None => match rest.split_once(':') {
+            Some((host, port)) => (Some(host), port),
+            None => return Some("has no port; write http://HOST:PORT"),
+        },
+    };
+    if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().ok().is_none_or(|port| port == 0) {
+        return Some("has no port between 1 and 65535, or something after it; write http://HOST:PORT");
+    }
+    match host {
+        Some(host) if !is_host(host) => Some("has no host name or address that could be one; write http://HOST:PORT"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::types::InstanceId;
+
+    #[test]
+    fn what_etcd_takes_is_taken() {
+        for url in [
+            "http://10.0.0.1:2380",
+            "https://ip-10-0-0-1.ec2.internal:2380",
+            "http://[fd00::1]:2380",
+            "http://db_1:1",
+            "http://10.0.0.1:65535",
+        ] {
+            assert_eq!(url_fault(url), None, "{url}");
+        }
+        for name in ["i-0a", "node_1", "10.0.0.1", "\u{e9}t\u{e9}"] {
+            assert_eq!(name_fault(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_it_refuses_is_refused() {
+        for url in [
+            "",
+            "10.0.0.1:2380",
+            "ftp://10.0.0.1:2380",
+            "http://10.0.0.1",
+            "http://10.0.0.1:",
+            "http://10.0.0.1:0",
+            "http://10.0.0.1:65536",
+            "http://10.0.0.1:+1",
+            "http://10.0.0.1:2380/",
+            "http://10.0.0.1:2380/x",
+            "http://a b:2380",
+            "http://ip-10-0-0-1.ec2.internal other.example:2380",
+            "http://u@h:2380",
+            "http://[fd00::1]",
+            "http://[db-1]:2380",
+            "http://fd00::1:2380",
+            "http://:2380",
+            "http://x\0:2380",
+            "http://a,b:2380",
+        ] {
+            assert!(url_fault(url).is_some(), "{url:?}");
+        }
+        for name in
+            ["", "x=http://192.0.2.1:2380,db-3", "\"node-1\"", "'node-1'", "a b", "a\0", "a\n", &"n".repeat(254)]
+        {
+            assert!(name_fault(name).is_some(), "{name:?}");
+        }
+        for token in ["", "a b", "a\nb", &"t".repeat(513)] {
+            assert!(token_fault(token).is_some(), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_names_the_first_is_a_hosts() {
+        let two = "ip-10-0-0-1.ec2.internal other.example";
+        assert_eq!(first_host_name(two).as_deref(), Some("ip-10-0-0-1.ec2.internal"));
+        assert_eq!(first_host_name(" db-1. ").as_deref(), Some("db-1"));
+        for none in ["", " ", ".", "a=b", "\u{e9}"] {
+            assert_eq!(first_host_name(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_listed_twice() {
+        let member = |id: &str, name: &str, url: &str| ListedMember {
+            instance: InstanceId(id.to_owned()),
+            name: name.to_owned(),
+            peer_urls: vec![format!("http://{url}:2380")],
+        };
+        let fault = |members: &[ListedMember]| InitialList { members: members.to_vec(), token: "t".to_owned() }.fault();
+        let a = member("i-a", "a", "a");
+        assert_eq!(fault(&[a.clone(), member("i-b", "b", "b")]), None);
+        for twin in [member("i-a", "b", "b"), member("i-b", "a", "b"), member("i-b", "b", "a")] {
+            assert!(fault(&[a.clone(), twin]).is_some_and(|why| why.contains("twice")));
+        }
+        assert!(fault(&[]).is_some());
+        assert!(fault(&[ListedMember { peer_urls: Vec::new(), ..a }]).is_some());
+    }
+}

@@ -1,0 +1,115 @@
+//! Which member may be removed (section "Cleaning" of ARCHITECTURE.md): only the provably dead, one at a time.
+
+use std::time::Duration;
+
+use super::quorum::quorum;
+use super::step::{Kept, Removal};
+use super::types::{ClusterId, Known, Member, MemberId};
+use super::view::{Clean, EtcdSeen, Fate, Policy, Silence, View};
+
+/// `MUSTER_CLEAN=unhealthy`: how long a member must not have answered to be removed without EC2's word.
+pub const UNHEALTHY_AFTER: Duration = Duration::from_secs(300);
+
+/// The first member (by id) that may go, if any. Whoever asks is fresh: a replacement is waiting.
+pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<(MemberId, Removal)> {
+    let may_go = cluster.members.iter().filter_map(|m| Some((m.id, verdict(policy, view, cluster, m).ok()?)));
+    may_go.min_by_key(|(id, _)| *id)
+}
+
+/// The same for the leader's supervisor (`MUSTER_RECONCILE`), where nobody waits to take the place.
+///
+/// # Errors
+/// Why each member that doesn't answer is kept.
+pub fn reconcile(policy: &Policy, view: &View, ours: ClusterId) -> Result<(MemberId, Removal), Vec<(MemberId, Kept)>> {
+    let living = view.living_clusters();
+    let (Some(cluster), 1, Known::Known(roster)) = (living.get(&ours), living.len(), &view.roster) else {
+        return Err(Vec::new());
+    };
+    let size = policy.size(roster);
+    let voters = cluster.members.iter().filter(|m| !m.is_learner).count();
+    let verdict = |m: &Member| match verdict(policy, view, cluster, m) {
+        Ok(_) if !m.is_learner && quorum(voters - 1) < quorum(size) => Err(Kept::WouldShrink { voters, size }),
+        verdict => verdict,
+    };
+    let mut kept = Vec::new();
+    for member in &cluster.members {
+        match verdict(member) {
+            Ok(why) => return Ok((member.id, why)),
+            Err(Kept::Alive) => {}
+            Err(why) => kept.push((member.id, why)),
+        }
+    }
+    Err(kept)
+}
+
+/// All proofs for one member, or the first that is missing.
+///
+/// # Errors
+/// Why it is kept.
+pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<Removal, Kept> {
+    let fate = silence(view, member)?;
+    if policy.clean == Clean::Off {
+        return Err(Kept::Off);
+    }
+    let gone = match (&fate.instance, &fate.gone) {
+        // It never ran, so it never voted, and nobody of the whole roster is where it would run. EC2 forgets a terminated
+        // instance's address at once, and the instance within the hour: nothing else could ever tell whose it was.
+        (None, _) if never_ran(member) && fate.silent_for >= policy.clean_dwell => {
+            return may_go(view, cluster, member).map(|()| Removal::NeverStarted);
+        }
+        (None, _) if never_ran(member) => return Err(Kept::Dwell),
+        (None, _) => Err(Kept::NoInstance),
+        (Some(instance), Known::Known(true)) => Ok(instance),
+        (Some(instance), Known::Known(false)) => Err(Kept::Standing(instance.clone())),
+        (Some(instance), Known::Unknown(cause)) => Err(Kept::Unknown(instance.clone(), cause.clone())),
+    };
+    let why = match gone {
+        Ok(instance) if fate.silent_for >= policy.clean_dwell => Removal::Gone(instance.clone()),
+        Ok(_) => return Err(Kept::Dwell),
+        Err(_) if policy.clean == Clean::Unhealthy && fate.silent_for >= UNHEALTHY_AFTER => Removal::Unhealthy,
+        Err(kept) => return Err(kept),
+    };
+    may_go(view, cluster, member).map(|()| why)
+}
+
+/// For a member that bears our name in a written roster and isn't where we are.
+///
+/// # Errors
+/// Why it is kept.
+pub fn has_fallen_silent(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+    match silence(view, member)?.silent_for >= policy.clean_dwell {
+        true => may_go(view, cluster, member),
+        false => Err(Kept::Dwell),
+    }
+}
+
+/// Nobody answers as that member. Where that is unknown, it is kept.
+fn silence<'a>(view: &'a View, member: &Member) -> Result<&'a Silence, Kept> {
+    match view.fate(member.id) {
+        Fate::Silent(silence) => Ok(silence),
+        Fate::Answers => Err(Kept::Alive),
+        Fate::Unknown => Err(Kept::Unasked),
+    }
+}
+
+/// A learner that was added and never published itself. (A voter without a name counts in quorums all the same.)
+pub fn never_ran(member: &Member) -> bool {
+    member.is_learner && member.name.is_empty() && member.client_urls.is_empty()
+}
+
+/// The cluster can do without it now.
+fn may_go(view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+    // One change at a time (G3): a learner is one, unless it is known to be silent.
+    let is_silent = |m: &Member| matches!(view.fate(m.id), Fate::Silent(_));
+    let on_its_way = |m: &&Member| m.is_learner && m.id != member.id && !is_silent(m);
+    if let Some(learner) = cluster.members.iter().find(on_its_way) {
+        return Err(Kept::ChangeInFlight(learner.id));
+    }
+    let rest: Vec<&Member> = cluster.members.iter().filter(|m| !m.is_learner && m.id != member.id).collect();
+    let answering = rest.iter().filter(|m| *view.fate(m.id) == Fate::Answers).count();
+    let needed = quorum(rest.len());
+    if answering < needed {
+        return Err(Kept::QuorumAfter { answering, needed });
+    }
+    Ok(())
+}

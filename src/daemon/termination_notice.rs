@@ -1,0 +1,120 @@
+//! What the metadata service says about this instance's end.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::aws::imds::Imds;
+use crate::core::types::Known;
+use crate::core::view::Ending;
+use crate::util::clock;
+
+/// EC2 gives two minutes for a Spot instance; of these a poll may take some seconds (EC2 User Guide recommends five).
+pub const POLL: Duration = Duration::from_secs(5);
+/// No look waits longer: with data, etcd must come up whatever the metadata service does.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// `Known(None)`: nothing says that this instance is about to end.
+pub type Reading = Known<Option<Ending>>;
+
+/// Reads the notices; with `MUSTER_LEAVE=no` nothing is ever asked for.
+#[derive(Debug)]
+pub struct Notices {
+    imds: Arc<Imds>,
+    wanted: bool,
+    last: Mutex<Option<Last>>,
+}
+
+#[derive(Debug)]
+struct Last {
+    reading: Reading,
+    at: Instant,
+    /// When the end was first proven, if it was and nothing called it off.
+    proven_since: Option<Instant>,
+}
+
+impl Notices {
+    /// The notices of that metadata service.
+    pub fn new(imds: Arc<Imds>, wanted: bool) -> Self {
+        Self { imds, wanted, last: Mutex::default() }
+    }
+
+    /// Whether this instance is to leave when it ends (`MUSTER_LEAVE`).
+    pub fn are_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// What is said now.
+    pub async fn read(&self) -> Reading {
+        if !self.wanted {
+            return Known::Known(None);
+        }
+        let reading = self.ask().await;
+        self.remember(&reading);
+        reading
+    }
+
+    /// What was said a moment ago; soon answered.
+    pub async fn recent(&self) -> Reading {
+        if let Some(last) = &*self.last.lock().unwrap_or_else(|e| e.into_inner())
+            && clock::now() - last.at < POLL
+        {
+            return last.reading.clone();
+        }
+        match tokio::time::timeout(PATIENCE, self.read()).await {
+            Ok(reading) => reading,
+            Err(_) => {
+                let reading = Known::Unknown("the metadata service doesn't answer".to_owned());
+                self.remember(&reading);
+                reading
+            }
+        }
+    }
+
+    /// Since when it is known that this instance is about to end, over any number of etcd's lives.
+    pub fn proven_since(&self) -> Option<Instant> {
+        self.last.lock().unwrap_or_else(|e| e.into_inner()).as_ref().and_then(|last| last.proven_since)
+    }
+
+    fn remember(&self, reading: &Reading) {
+        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+        let before = last.as_ref().and_then(|last| last.proven_since);
+        let at = clock::now();
+        let proven_since = match reading {
+            Known::Known(Some(_)) => before.or(Some(at)),
+            Known::Known(None) => None,
+            Known::Unknown(_) => before,
+        };
+        *last = Some(Last { reading: reading.clone(), at, proven_since });
+    }
+
+    /// Asks, wanted or not. Either notice is enough; that there is none takes both.
+    pub async fn ask(&self) -> Reading {
+        let group = self.by_group().await;
+        match group {
+            Ok(Some(ending)) => Known::Known(Some(ending)),
+            other => match (self.by_spot().await, other) {
+                (Ok(Some(ending)), _) => Known::Known(Some(ending)),
+                (Ok(None), Ok(_)) => Known::Known(None),
+                (Err(cause), _) | (_, Err(cause)) => Known::Unknown(cause),
+            },
+        }
+    }
+
+    async fn by_group(&self) -> Result<Option<Ending>, String> {
+        let state = self.imds.fetch_target_lifecycle_state().await.map_err(|e| e.to_string())?;
+        Ok(state.and_then(|state| Ending::by_target_state(state.trim())))
+    }
+
+    async fn by_spot(&self) -> Result<Option<Ending>, String> {
+        #[derive(Deserialize)]
+        struct Notice {
+            action: String,
+        }
+        let Some(text) = self.imds.fetch_spot_action().await.map_err(|e| e.to_string())? else { return Ok(None) };
+        let notice: Notice =
+            serde_json::from_str(&text).map_err(|e| format!("spot/instance-action can't be read: {e}"))?;
+        Ok(Ending::by_spot_action(&notice.action))
+    }
+}

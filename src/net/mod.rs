@@ -1,0 +1,7 @@
+//! Transport: HTTP, TLS, certificates, the way through a proxy, callers taken within bounds. It knows no meaning.
+
+pub mod http;
+pub mod pki;
+pub mod proxy;
+pub mod serve;
+pub mod tls;

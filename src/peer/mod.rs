@@ -1,0 +1,59 @@
+//! The exchange between supervisors, on the peer port, before any etcd runs.
+//!
+//! `GET /muster/v1/hello` says what this node is; `POST /muster/v1/call` is a step of the founding. To all else the port
+//! answers 404 at once: silence holds up other etcds, 403 and 410 stop live ones (measured).
+
+pub mod clients;
+
+pub mod client;
+pub mod server;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::paxos::{Ballot, Call, Charter};
+use crate::core::types::{ClusterId, InitialList, InstanceId, ListedMember, MemberId};
+use crate::core::view::{DataSeen, FreshSeen, LogEnd, Sighting};
+
+const HELLO_PATH: &str = "/muster/v1/hello";
+const CALL_PATH: &str = "/muster/v1/call";
+/// Names the caller, so that a node that is waited for is noticed when it calls. Without it (as from `plan`) nobody stirs.
+const FROM_HEADER: &str = "x-muster-from";
+
+/// What a supervisor says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    pub listed: ListedMember,
+    pub has_data: bool,
+    /// The cluster of that data, where known.
+    pub cluster: Option<ClusterId>,
+    pub charter: Option<Charter>,
+    pub promised: Option<Ballot>,
+    pub chosen: Option<InitialList>,
+    /// Tokens of the lists that it will never start by.
+    #[serde(default)]
+    pub renounced: BTreeSet<String>,
+    /// The member of its data, where known.
+    #[serde(default)]
+    pub member: Option<MemberId>,
+    /// How far it saw the logs of that cluster's other members go.
+    #[serde(default)]
+    pub logs: Vec<(MemberId, LogEnd)>,
+}
+
+impl From<Hello> for Sighting {
+    fn from(hello: Hello) -> Self {
+        let Hello { listed, has_data, cluster, charter, promised, chosen, renounced, member, logs } = hello;
+        match has_data {
+            true => Self::HasData(DataSeen { cluster, member, chosen, renounced, logs: logs.into_iter().collect() }),
+            false => Self::Fresh(FreshSeen { charter, promised, chosen, renounced, listed }),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Envelope {
+    from: InstanceId,
+    call: Call,
+}

@@ -1,0 +1,3 @@
+//! What must never be forgotten, on disk.
+
+pub mod store;

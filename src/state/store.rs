@@ -1,0 +1,570 @@
+//! The ledger's file, and the identity kept beside it: written whole, synced, renamed into place.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::core::paxos::{Ledger, LeftBehind};
+use crate::core::types::{ClusterId, InstanceId, MemberId};
+use crate::core::view::{LogEnd, Told};
+use crate::etcd::data_dir::{MUSTER_DIR, move_entry};
+use crate::util::clock;
+use crate::util::file::{self, sync_dir};
+
+const LEDGER: &str = "ledger.json";
+const IDENTITY: &str = "identity.json";
+const QUARANTINE: &str = "quarantine";
+const LOGS: &str = "logs.json";
+/// Of the ledger's file. A program that doesn't know a format leaves the file as it is.
+const FORMAT: u32 = 1;
+
+/// What went wrong with our own files.
+#[derive(Debug)]
+pub enum Error {
+    Unwritable {
+        path: PathBuf,
+        cause: io::Error,
+    },
+    Unreadable {
+        path: PathBuf,
+        cause: io::Error,
+    },
+    /// It is there, and says nothing that could be gone by.
+    Damaged {
+        path: PathBuf,
+        cause: String,
+    },
+    /// A newer program wrote it: what it promised there may be more than this one could keep.
+    Newer {
+        path: PathBuf,
+        what: String,
+    },
+    /// Another supervisor works with it.
+    Busy {
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// Time, or an operator, mends it without a restart.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::Newer { .. } => true,
+            Self::Unwritable { cause, .. } | Self::Unreadable { cause, .. } => file::may_pass(cause),
+            Self::Damaged { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy { path } => write!(
+                f,
+                "another etcd-muster works with {}; nothing is touched; stop it, or give this one an ED_DATA of its own",
+                path.display()
+            ),
+            Self::Newer { path, what } => write!(
+                f,
+                "{} was written by a newer etcd-muster ({what}); nothing is touched; run that version again, or move the whole data \
+                 directory away to start this node as new",
+                path.display()
+            ),
+            Self::Unwritable { path, cause } => {
+                let uid = nix::unistd::geteuid();
+                let directory = || format!("make it a directory that uid {uid} may write");
+                let way_out = file::way_out(cause, path).unwrap_or_else(directory);
+                write!(f, "{} can't be written: {cause}; {way_out} (ED_DATA)", path.display())
+            }
+            Self::Unreadable { path, cause } => {
+                let promises = || "it holds promises made to other nodes: put back what was there".to_owned();
+                let way_out = file::way_out(cause, path).unwrap_or_else(promises);
+                write!(f, "{} can't be read: {cause}; {way_out}", path.display())
+            }
+            Self::Damaged { path, cause } => write!(
+                f,
+                "{} can't be read: {cause}; it holds promises made to other nodes: restore it, or move the whole data \
+                 directory away to start this node as new",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Who we are, kept for a start at which the metadata service is out of sight, or a written roster can't be read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    pub instance: String,
+    /// `None`: by a written roster.
+    pub region: Option<String>,
+    pub address: IpAddr,
+    pub hostname: Option<String>,
+}
+
+/// Whose a ledger is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Belonging {
+    /// That instance's; `None`: no record says whose.
+    Of(Option<InstanceId>),
+    /// Another instance's, and there is no data that it could be the record of: a machine image, or a volume emptied of its data.
+    Stranger(InstanceId),
+}
+
+/// Whose that ledger is, read by an instance with data or without. `kept`: the identity kept beside it, by which a ledger from
+/// before it named its instance is told.
+pub fn belonging(ledger: &Ledger, kept: Option<&Identity>, me: &Identity, has_data: bool) -> Belonging {
+    let id = |instance: &str| InstanceId(instance.to_owned());
+    let owner = ledger.instance.clone().or_else(|| kept.map(|kept| id(&kept.instance)));
+    // By a written list an address is one host's: that it has another name now, or had an instance id, makes it no other host.
+    let by_address = |kept: &Identity| {
+        let was_named_here = owner.as_ref().is_some_and(|owner| owner.0 == kept.instance);
+        was_named_here && kept.address == me.address && (me.region.is_none() || kept.region.is_none())
+    };
+    match owner {
+        Some(_) if kept.is_some_and(by_address) => Belonging::Of(Some(id(&me.instance))),
+        Some(owner) if owner.0 != me.instance && !has_data => Belonging::Stranger(owner),
+        None if !has_data => Belonging::Of(Some(id(&me.instance))),
+        owner => Belonging::Of(owner),
+    }
+}
+
+/// How far the logs of a cluster's members were seen to go.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Logs {
+    cluster: Option<ClusterId>,
+    logs: Vec<(MemberId, LogEnd)>,
+    #[serde(default)]
+    told: Option<Told>,
+}
+
+/// A quarantine under way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moving {
+    /// Names the directory the data is moved to.
+    pub stamp: String,
+    /// What the ledger has to know of it.
+    #[serde(default)]
+    pub why: LeftBehind,
+}
+
+/// Our files in `ED_DATA/muster`.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    ledger: Ledger,
+    logs: Logs,
+    /// Two that write one ledger would break each other's promises. `None`: this file system knows no locks.
+    _lock: Option<Flock<File>>,
+}
+
+impl Store {
+    /// Opens, and makes on the first start, the files in that data directory.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open(data: &Path) -> Result<Self, Error> {
+        let dir = data.join(MUSTER_DIR);
+        let unwritable = |cause| Error::Unwritable { path: dir.clone(), cause };
+        let is_new = !data.exists();
+        file::make_dir(&dir).map_err(unwritable)?;
+        if is_new {
+            use std::os::unix::fs::PermissionsExt;
+            // etcd warns of anything wider.
+            fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(unwritable)?;
+        }
+        // The directory itself is locked: on a full volume no file more can be made.
+        let lock = Flock::lock(File::open(&dir).map_err(unwritable)?, FlockArg::LockExclusiveNonblock);
+        let lock = alone(lock.map_err(|(_, errno)| errno), data)?;
+        // Without it nobody knows less of himself: an unreadable one is none.
+        let logs = read(&dir.join(LOGS)).ok().flatten().unwrap_or_default();
+        let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), logs, _lock: lock };
+        match read_ledger(&dir.join(LEDGER))? {
+            Some(ledger) => {
+                store.ledger = Ledger { format: FORMAT, ..ledger };
+                // A rewrite shows now, not in the middle of a founding, that the directory can't be written.
+                match store.save(store.ledger.clone()) {
+                    // What was promised is there. A member with data runs on without another promise.
+                    Err(error) if error.may_pass() => log::warn!("{error}"),
+                    other => other?,
+                }
+            }
+            None => store.save(new_ledger(None))?,
+        }
+        Ok(store)
+    }
+
+    /// Settles whose this ledger is, before anything is promised by it. A stranger's without data is moved aside, and a new one is
+    /// made: two that were made from one image would use the same ballots.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn bind(&mut self, me: &Identity, has_data: bool) -> Result<(), Error> {
+        let kept = self.identity()?;
+        match belonging(&self.ledger, kept.as_ref(), me, has_data) {
+            Belonging::Of(owner) if owner == self.ledger.instance => Ok(()),
+            Belonging::Of(owner) => self.save(Ledger { instance: owner, ..self.ledger.clone() }),
+            Belonging::Stranger(owner) => {
+                let aside = self.dir.join(format!("{QUARANTINE}-{}", clock::file_stamp()));
+                let moved = move_entry(&self.dir.join(LEDGER), &aside);
+                moved.map_err(|error| Error::Unwritable { path: error.path, cause: error.cause })?;
+                log::warn!(
+                    "the ledger here was {owner}'s, without data; it now lies in {}, and {} starts with a new one",
+                    aside.display(),
+                    me.instance
+                );
+                self.logs = Logs::default();
+                self.save(new_ledger(Some(InstanceId(me.instance.clone()))))
+            }
+        }
+    }
+
+    /// How far the members of that cluster were seen to go.
+    pub fn logs_of(&self, cluster: ClusterId) -> Vec<(MemberId, LogEnd)> {
+        if self.logs.cluster == Some(cluster) { self.logs.logs.clone() } else { Vec::new() }
+    }
+
+    /// Keeps what was seen, never less than before. `Some`: what is to be done, beside the main thread, for the file to have it too.
+    /// Nothing depends on that: a disk that can't take it is said, no more.
+    pub fn note_logs(
+        &mut self,
+        cluster: ClusterId,
+        seen: &BTreeMap<MemberId, LogEnd>,
+    ) -> Option<impl FnOnce() + Send + use<>> {
+        let mut logs: BTreeMap<_, _> = self.logs_of(cluster).into_iter().collect();
+        for (member, end) in seen {
+            let known = logs.entry(*member).or_insert(*end);
+            *known = (*known).max(*end);
+        }
+        // We run in that cluster: what was told of our log is had again, or was given up by the operator's word.
+        self.keep_logs(Logs { cluster: Some(cluster), logs: logs.into_iter().collect(), told: None })
+    }
+
+    /// What we were told of our own log at the last look, or at any before that.
+    pub fn told(&self) -> Option<Told> {
+        self.logs.told.clone()
+    }
+
+    /// Keeps what we were told. `Some`: as of [`note_logs`](Self::note_logs).
+    pub fn note_told(&mut self, told: Told) -> Option<impl FnOnce() + Send + use<>> {
+        self.keep_logs(Logs { told: Some(told), ..self.logs.clone() })
+    }
+
+    fn keep_logs(&mut self, next: Logs) -> Option<impl FnOnce() + Send + use<>> {
+        if next == self.logs {
+            return None;
+        }
+        self.logs = next.clone();
+        let dir = self.dir.clone();
+        Some(move || {
+            if let Err(cause) = write_durably(&dir, LOGS, &next) {
+                log::debug!("{}: {cause}", dir.join(LOGS).display());
+            }
+        })
+    }
+
+    /// Where our files are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Reads the ledger of a data directory without making anything; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn peek(data: &Path) -> Result<Option<Ledger>, Error> {
+        read_ledger(&data.join(MUSTER_DIR).join(LEDGER))
+    }
+
+    /// What `run` was told of our own log; `None`: nothing, or it can't be read.
+    pub fn peek_told(data: &Path) -> Option<Told> {
+        let logs: Option<Logs> = read(&data.join(MUSTER_DIR).join(LOGS)).ok()?;
+        logs?.told
+    }
+
+    /// Reads the identity `run` left in a data directory; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn peek_identity(data: &Path) -> Result<Option<Identity>, Error> {
+        read(&data.join(MUSTER_DIR).join(IDENTITY))
+    }
+
+    /// The ledger as it is on disk.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Replaces the ledger, durably; on an error the old one stands.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn save(&mut self, ledger: Ledger) -> Result<(), Error> {
+        self.write(LEDGER, &ledger)?;
+        self.ledger = ledger;
+        Ok(())
+    }
+
+    /// The identity of the last start.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn identity(&self) -> Result<Option<Identity>, Error> {
+        read(&self.dir.join(IDENTITY))
+    }
+
+    /// Keeps the identity.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn keep_identity(&self, identity: &Identity) -> Result<(), Error> {
+        self.write(IDENTITY, identity)
+    }
+
+    /// The quarantine that was begun and not finished.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn unfinished_quarantine(&self) -> Result<Option<Moving>, Error> {
+        read(&self.dir.join(QUARANTINE))
+    }
+
+    /// Marks a quarantine as begun, so that a crash in the middle is resumed.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn begin_quarantine(&self, moving: &Moving) -> Result<(), Error> {
+        self.write(QUARANTINE, moving)
+    }
+
+    /// Marks it as finished.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_quarantine(&self) -> Result<(), Error> {
+        let path = self.dir.join(QUARANTINE);
+        let removed = fs::remove_file(&path).and_then(|()| sync_dir(&self.dir));
+        removed.map_err(|cause| Error::Unwritable { path, cause })
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        write_durably(&self.dir, name, value).map_err(|cause| Error::Unwritable { path, cause })
+    }
+}
+
+fn new_ledger(instance: Option<InstanceId>) -> Ledger {
+    Ledger { format: FORMAT, nonce: clock::random(), instance, ..Ledger::default() }
+}
+
+/// A ledger of a later format, or with a field that this program doesn't know, is a newer program's.
+fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        format: u32,
+    }
+    let newer = |what: String| Error::Newer { path: path.to_owned(), what };
+    match read::<Head>(path)? {
+        None => return Ok(None),
+        Some(Head { format }) if format > FORMAT => {
+            return Err(newer(format!("its format is {format}, this version knows {FORMAT}")));
+        }
+        Some(_) => {}
+    }
+    match read(path) {
+        Err(Error::Damaged { cause, .. }) if cause.starts_with("unknown field") => Err(newer(cause)),
+        read => read,
+    }
+}
+
+/// `None`: that can't be made sure of.
+fn alone<T>(lock: Result<T, Errno>, data: &Path) -> Result<Option<T>, Error> {
+    match lock {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Errno::EWOULDBLOCK) => Err(Error::Busy { path: data.to_owned() }),
+        Err(errno) => {
+            log::warn!(
+                "{} can't be locked ({errno}), as on some network file systems: let no other etcd-muster work with it, for two \
+                 would break each other's promises",
+                data.display()
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let damaged = |error: serde_json::Error| Error::Damaged { path: path.to_owned(), cause: error.to_string() };
+    match file::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(damaged),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::Unreadable { path: path.to_owned(), cause }),
+    }
+}
+
+/// The file is either the old or the new one, whenever the power goes.
+fn write_durably(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let draft = dir.join(format!("{name}.new"));
+    let mut file = File::create(&draft)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()?;
+    fs::rename(&draft, dir.join(name))?;
+    sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_locks_is_used_and_a_lock_of_another_is_not() {
+        let data = Path::new("/data");
+        assert_eq!(alone(Ok(1), data).unwrap(), Some(1));
+        for without in [Errno::EOPNOTSUPP, Errno::ENOLCK, Errno::EBADF, Errno::ENOSYS] {
+            assert_eq!(alone::<u8>(Err(without), data).unwrap(), None, "{without}");
+        }
+        assert!(matches!(alone::<u8>(Err(Errno::EWOULDBLOCK), data), Err(Error::Busy { .. })));
+    }
+
+    #[test]
+    fn each_cause_has_its_own_way_out() {
+        let path = PathBuf::from("/nonexistent/muster/ledger.json");
+        let unreadable = |errno: Errno| Error::Unreadable { path: path.clone(), cause: errno.into() };
+        for passes in [Errno::EMFILE, Errno::ENFILE, Errno::EIO, Errno::ENOMEM] {
+            assert!(unreadable(passes).may_pass());
+            assert!(!unreadable(passes).to_string().contains("move"), "{}", unreadable(passes));
+        }
+        let denied = unreadable(Errno::EACCES);
+        assert!(!denied.may_pass() && denied.to_string().contains("chown -R") && !denied.to_string().contains("move"));
+        let damaged = Error::Damaged { path, cause: "EOF".to_owned() };
+        assert!(!damaged.may_pass() && damaged.to_string().contains("move the whole data directory away"));
+    }
+
+    fn identity(instance: &str, region: Option<&str>, host: u8) -> Identity {
+        let (instance, region) = (instance.to_owned(), region.map(str::to_owned));
+        Identity { instance, region, address: [10, 0, 0, host].into(), hostname: None }
+    }
+
+    #[test]
+    fn a_ledger_is_its_instances_and_no_other_s() {
+        let me = identity("i-me", Some("eu-west-1"), 1);
+        let of =
+            |owner: Option<&str>| Ledger { instance: owner.map(|id| InstanceId(id.to_owned())), ..Ledger::default() };
+        let is = |owner: Option<&str>| Belonging::Of(owner.map(|id| InstanceId(id.to_owned())));
+        let stranger = |id: &str| Belonging::Stranger(InstanceId(id.to_owned()));
+        assert_eq!(belonging(&of(Some("i-me")), None, &me, true), is(Some("i-me")));
+        assert_eq!(belonging(&of(Some("i-a")), None, &me, true), is(Some("i-a")), "with data, for the core to judge");
+        assert_eq!(belonging(&of(Some("i-a")), None, &me, false), stranger("i-a"), "a machine image");
+        assert_eq!(belonging(&of(None), None, &me, false), is(Some("i-me")), "a new one");
+        assert_eq!(belonging(&of(None), None, &me, true), is(None), "data that nobody recorded");
+        // A ledger from before it named its instance goes by the identity beside it.
+        let kept = identity("i-a", Some("eu-west-1"), 1);
+        assert_eq!(belonging(&of(None), Some(&kept), &me, true), is(Some("i-a")));
+        assert_eq!(belonging(&of(None), Some(&kept), &me, false), stranger("i-a"));
+    }
+
+    /// By a written list an address is one host's, whatever it is called; by EC2 an address is handed on.
+    #[test]
+    fn a_host_that_got_another_name_is_the_same_host() {
+        let ledger = Ledger { instance: Some(InstanceId("db-1".to_owned())), ..Ledger::default() };
+        let (was, is) = (identity("db-1", None, 1), identity("node-1", None, 1));
+        assert_eq!(belonging(&ledger, Some(&was), &is, true), Belonging::Of(Some(InstanceId("node-1".to_owned()))));
+        let elsewhere = identity("node-1", None, 2);
+        assert_eq!(belonging(&ledger, Some(&was), &elsewhere, true), Belonging::Of(ledger.instance.clone()));
+        let by_ec2 = |id: &str| identity(id, Some("eu-west-1"), 1);
+        let ledger = Ledger { instance: Some(InstanceId("i-a".to_owned())), ..Ledger::default() };
+        assert_eq!(
+            belonging(&ledger, Some(&by_ec2("i-a")), &by_ec2("i-b"), true),
+            Belonging::Of(ledger.instance.clone())
+        );
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "made by this test")]
+    fn in_a_directory(test: impl FnOnce(&Path)) {
+        let dir = std::env::temp_dir().join(format!("etcd-muster-ledger-{:016x}", clock::random()));
+        test(&dir);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_newer_program_wrote_is_left_as_it_is() {
+        in_a_directory(|data| {
+            drop(Store::open(data).unwrap());
+            let file = data.join(MUSTER_DIR).join(LEDGER);
+            for newer in [r#"{"format": 2, "nonce": 1}"#, r#"{"format": 1, "nonce": 1, "vow": true}"#] {
+                fs::write(&file, newer).unwrap();
+                let error = Store::open(data).unwrap_err();
+                assert!(matches!(error, Error::Newer { .. }) && error.may_pass(), "{error}");
+                assert!(error.to_string().contains("newer etcd-muster"), "{error}");
+                assert_eq!(fs::read_to_string(&file).unwrap(), newer);
+            }
+            // One from before there were formats is taken up.
+            fs::write(&file, r#"{"nonce": 7, "promised": null, "accepted": null, "chosen": null, "founded": true}"#)
+                .unwrap();
+            let ledger = Store::open(data).unwrap().ledger().clone();
+            assert!((ledger.format, ledger.nonce, ledger.founded) == (FORMAT, 7, true));
+        });
+    }
+
+    /// Two machines made from one image would use the same ballots, and so found clusters of the same id.
+    #[test]
+    fn another_instances_ledger_without_data_is_moved_aside_and_a_new_one_begun() {
+        in_a_directory(|data| {
+            let mut store = Store::open(data).unwrap();
+            store.bind(&identity("i-a", Some("eu-west-1"), 1), false).unwrap();
+            let was = store.ledger().clone();
+            assert_eq!(was.instance.as_ref().map(|id| id.0.as_str()), Some("i-a"));
+            store.bind(&identity("i-b", Some("eu-west-1"), 2), true).unwrap();
+            assert_eq!(*store.ledger(), was, "beside data it is the record of whose it is");
+            store.bind(&identity("i-b", Some("eu-west-1"), 2), false).unwrap();
+            let now = store.ledger();
+            assert!(now.nonce != was.nonce && now.instance.as_ref().is_some_and(|id| id.0 == "i-b"));
+            let moved = fs::read_dir(data.join(MUSTER_DIR)).unwrap().map(|entry| entry.unwrap().path());
+            let moved = moved.filter(|path| path.is_dir()).map(|dir| dir.join(LEDGER)).collect::<Vec<_>>();
+            assert!(moved.len() == 1 && fs::read_to_string(&moved[0]).unwrap().contains("i-a"), "moved, not deleted");
+        });
+    }
+
+    #[test]
+    fn how_far_logs_went_is_kept_and_never_less_than_before() {
+        in_a_directory(|data| {
+            let (cluster, end) = (ClusterId(1), |index| LogEnd { term: 2, index });
+            let mut store = Store::open(data).unwrap();
+            for seen in [vec![(MemberId(7), end(9))], vec![(MemberId(7), end(5)), (MemberId(8), end(3))]] {
+                store.note_logs(cluster, &seen.into_iter().collect()).unwrap()();
+            }
+            assert!(store.note_logs(cluster, &[(MemberId(8), end(3))].into()).is_none(), "nothing new");
+            drop(store);
+            let store = Store::open(data).unwrap();
+            assert_eq!(store.logs_of(cluster), [(MemberId(7), end(9)), (MemberId(8), end(3))]);
+            assert!(store.logs_of(ClusterId(2)).is_empty(), "another cluster's");
+        });
+    }
+
+    #[test]
+    fn what_was_told_of_our_own_log_outlives_a_restart_until_we_run() {
+        in_a_directory(|data| {
+            let (cluster, by) = (ClusterId(1), InstanceId("i-b".to_owned()));
+            let told = Told { cluster, member: MemberId(7), before: LogEnd { term: 2, index: 9 }, by };
+            let mut store = Store::open(data).unwrap();
+            store.note_told(told.clone()).unwrap()();
+            assert!(store.note_told(told.clone()).is_none(), "nothing new");
+            drop(store);
+            assert_eq!(Store::peek_told(data).as_ref(), Some(&told));
+            let mut store = Store::open(data).unwrap();
+            assert_eq!(store.told().as_ref(), Some(&told));
+            store.note_logs(cluster, &BTreeMap::new()).unwrap()();
+            assert_eq!(Store::peek_told(data), None);
+        });
+    }
+}
