@@ -3,10 +3,11 @@
 //! The program is `main.rs`; this is everything under it, as a library so that tests, benches and fuzz targets reach it.
 #![deny(clippy::print_stdout, reason = "cli/terminal.rs alone prints")]
 
+pub use muster_core as core;
+
 pub mod aws;
 pub mod cli;
 pub mod config;
-pub mod core;
 pub mod daemon;
 pub mod discovery;
 pub mod etcd;

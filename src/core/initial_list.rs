@@ -117,7 +117,7 @@ pub fn url_fault(url: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::types::InstanceId;
+    use crate::types::InstanceId;
 
     #[test]
     fn what_etcd_takes_is_taken() {
