@@ -5,19 +5,17 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use etcd_muster::core::claim::{Establish, establish};
-use etcd_muster::core::decide::{Attend, Running, attend};
-use etcd_muster::core::paxos::{
-    Accepted, Answer, Ballot, Call, FirstStart, Joined, Ledger, LeftBehind, Standing, answer,
-};
-use etcd_muster::core::removal::{UNHEALTHY_AFTER, reconcile};
-use etcd_muster::core::step::Kept;
-use etcd_muster::core::step::{Absence, Alone, Doubt, Halt, Hold, Quarantine, Removal, Step};
-use etcd_muster::core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::core::view::Claim;
-use etcd_muster::core::view::Claimed;
-use etcd_muster::core::view::Ending;
-use etcd_muster::core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
+use muster_core::claim::{Establish, establish};
+use muster_core::decide::{Attend, Running, attend};
+use muster_core::paxos::{Accepted, Answer, Ballot, Call, FirstStart, Joined, Ledger, LeftBehind, Standing, answer};
+use muster_core::removal::{UNHEALTHY_AFTER, reconcile};
+use muster_core::step::Kept;
+use muster_core::step::{Absence, Alone, Doubt, Halt, Hold, Quarantine, Removal, Step};
+use muster_core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
+use muster_core::view::Claim;
+use muster_core::view::Claimed;
+use muster_core::view::Ending;
+use muster_core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(61);
 const NO_TIME: Duration = Duration::ZERO;
@@ -26,7 +24,7 @@ const NO_TIME: Duration = Duration::ZERO;
 fn decide(policy: &Policy, view: &View) -> Step {
     let mut view = view.clone();
     others_answer(&mut view);
-    etcd_muster::core::decide::decide(policy, &view)
+    muster_core::decide::decide(policy, &view)
 }
 
 fn absence(step: &Step) -> &Absence {
@@ -157,7 +155,7 @@ fn a_promise_for_the_greatest_round_holds() {
     assert!(matches!(&step, Step::Hold(Hold::PeerMismatch { instance, .. }) if *instance == id('b')), "{step}");
 }
 
-fn policy_charter(names: &str) -> etcd_muster::core::paxos::Charter {
+fn policy_charter(names: &str) -> muster_core::paxos::Charter {
     policy(Some(3)).charter(&roster(names))
 }
 
@@ -338,7 +336,7 @@ fn the_member_that_bears_our_name_elsewhere_is_replaced_only_once_it_is_silent()
     assert_eq!(kept(decide(&policy, &v)), Kept::Alive);
     v.roster = Known::Unknown("half a file".into());
     v.fates.clear();
-    let unasked = etcd_muster::core::decide::decide(&policy, &v);
+    let unasked = muster_core::decide::decide(&policy, &v);
     assert_eq!(kept(unasked), Kept::Unasked, "nor while the list can't be read");
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(29)));
     assert_eq!(kept(decide(&policy, &v)), Kept::Dwell);
@@ -567,7 +565,7 @@ fn a_claim_is_established_by_its_own_cluster_only() {
 
 // ---- data
 
-fn with_data(cluster: ClusterId) -> etcd_muster::core::view::View {
+fn with_data(cluster: ClusterId) -> muster_core::view::View {
     let mut v = view('a', "abc");
     v.data = DataDir::Whole { ids: Known::Known((cluster, member_id('a'))) };
     v

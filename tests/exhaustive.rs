@@ -8,14 +8,14 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use etcd_muster::core::decide::decide;
-use etcd_muster::core::paxos::{Accepted, Ballot, Joined, Ledger};
-use etcd_muster::core::step::{Hold, Quarantine, Removal, Step};
-use etcd_muster::core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
-use etcd_muster::core::view::Claim;
-use etcd_muster::core::view::Claimed;
-use etcd_muster::core::view::Ending;
-use etcd_muster::core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
+use muster_core::decide::decide;
+use muster_core::paxos::{Accepted, Ballot, Joined, Ledger};
+use muster_core::step::{Hold, Quarantine, Removal, Step};
+use muster_core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
+use muster_core::view::Claim;
+use muster_core::view::Claimed;
+use muster_core::view::Ending;
+use muster_core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(3600);
 const OTHER: ClusterId = ClusterId(0xc2);

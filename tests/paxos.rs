@@ -8,11 +8,11 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{id, listed, policy, roster};
-use etcd_muster::core::paxos::{
+use muster_core::paxos::{
     Accepted, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Standing, Tally, answer, learn,
     tally_accepts, tally_promises,
 };
-use etcd_muster::core::types::{ClusterId, InitialList, InstanceId, MemberId};
+use muster_core::types::{ClusterId, InitialList, InstanceId, MemberId};
 use proptest::prelude::*;
 
 const NAMES: &str = "abcde";

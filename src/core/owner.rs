@@ -53,3 +53,28 @@ fn is_at_home(view: &View, cluster: ClusterId, member: MemberId) -> bool {
 fn is_silent(view: &View, cluster: ClusterId, member: MemberId) -> bool {
     !view.living_clusters().contains_key(&cluster) || matches!(view.fate(member), Fate::Silent(_))
 }
+
+/// Whether a host is that instance, told without the metadata service: by the firmware's asset tag where that is an instance id,
+/// else because the instance's address is its own. Behind a container's bridge neither may show: then it is unknown, which is no.
+pub fn is_this_machine(tag: &str, instance: &str, is_local: impl Fn() -> bool) -> bool {
+    match tag.starts_with("i-") {
+        true => tag == instance,
+        false => is_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_firmwares_word_goes_before_the_address() {
+        assert!(is_this_machine("i-0a", "i-0a", || false));
+        assert!(
+            !is_this_machine("i-0b", "i-0a", || true),
+            "a machine made from its image, at an address that was handed on"
+        );
+        assert!(is_this_machine("", "i-0a", || true) && is_this_machine("Not Specified", "i-0a", || true));
+        assert!(!is_this_machine("", "i-0a", || false));
+    }
+}

@@ -9,6 +9,7 @@ use super::services::Services;
 use crate::aws::imds::Imds;
 use crate::config::Config;
 use crate::core::label::Label;
+use crate::core::owner::is_this_machine;
 use crate::core::view::DataDir;
 use crate::discovery;
 use crate::discovery::addresses;
@@ -162,7 +163,9 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
     let kept = kept.filter(|kept| kept.region.is_none() == config.written.is_some());
     // A disk says who it was with, not where it is now.
     let (kept, elsewhere) = match kept {
-        Some(kept) if machine::is(&kept.instance, kept.address) => (Some(kept), None),
+        Some(kept) if is_this_machine(&machine::asset_tag(), &kept.instance, || machine::is_local(kept.address)) => {
+            (Some(kept), None)
+        }
         kept => (None, kept),
     };
     let mut pause = FIRST_PAUSE;

@@ -7,19 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 /// readable by everyone).
 const ASSET_TAG: &str = "/sys/devices/virtual/dmi/id/board_asset_tag";
 
-/// Whether this is that instance: by the firmware's word where it has one, else because the instance's address is ours. Behind a
-/// container's bridge neither may show: then it is unknown, which is no.
-pub fn is(instance: &str, address: IpAddr) -> bool {
-    let tag = fs::read_to_string(ASSET_TAG).unwrap_or_default();
-    judge(tag.trim(), instance, || is_local(address))
-}
-
-/// The rule: `tag` is the firmware's asset tag, `is_local` whether the instance's address is ours.
-pub fn judge(tag: &str, instance: &str, is_local: impl Fn() -> bool) -> bool {
-    match tag.starts_with("i-") {
-        true => tag == instance,
-        false => is_local(),
-    }
+/// The firmware's word; empty where it has none.
+pub fn asset_tag() -> String {
+    fs::read_to_string(ASSET_TAG).unwrap_or_default().trim().to_owned()
 }
 
 /// Whether an address is this host's own: to talk to itself is all that it would be used for. (To bind it proves less: with
@@ -45,14 +35,6 @@ pub fn has_interface(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_firmwares_word_goes_before_the_address() {
-        assert!(judge("i-0a", "i-0a", || false));
-        assert!(!judge("i-0b", "i-0a", || true), "a machine made from its image, at an address that was handed on");
-        assert!(judge("", "i-0a", || true) && judge("Not Specified", "i-0a", || true));
-        assert!(!judge("", "i-0a", || false));
-    }
 
     #[test]
     fn an_address_is_ours_if_an_interface_has_it() {

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
-use etcd_muster::core::paxos::{Charter, Ledger};
-use etcd_muster::core::types::{
+use muster_core::paxos::{Charter, Ledger};
+use muster_core::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
-use etcd_muster::core::view::Claimed;
-use etcd_muster::core::view::{
+use muster_core::view::Claimed;
+use muster_core::view::{
     Clean, DataDir, DataSeen, EtcdSeen, Fate, FreshSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Twin, View,
 };
 

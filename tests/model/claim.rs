@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use etcd_muster::core::claim::{Establish, establish};
-use etcd_muster::core::step::Claiming;
-use etcd_muster::core::view::Claim;
-use etcd_muster::core::view::Claimed;
+use muster_core::claim::{Establish, establish};
+use muster_core::step::Claiming;
+use muster_core::view::Claim;
+use muster_core::view::Claimed;
 use serde::{Deserialize, Serialize};
 
 use crate::world::{NAMES, Rules, Store, World};

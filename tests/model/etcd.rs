@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use etcd_muster::core::quorum::quorum;
-use etcd_muster::core::types::{ClusterId, InitialList, Member, MemberId};
-use etcd_muster::core::view::{EtcdSeen, Quorum, View};
+use muster_core::quorum::quorum;
+use muster_core::types::{ClusterId, InitialList, Member, MemberId};
+use muster_core::view::{EtcdSeen, Quorum, View};
 
 use crate::world::{Cluster, Data, Launch, Life, NAMES, Place, World, bits, node_of};
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use etcd_muster::core::paxos::{Ballot, Call, Ledger, answer};
-use etcd_muster::core::quorum::quorum;
+use muster_core::paxos::{Ballot, Call, Ledger, answer};
+use muster_core::quorum::quorum;
 
-use etcd_muster::core::types::{InitialList, InstanceId, ListedMember};
-use etcd_muster::util::machine;
+use muster_core::owner;
+use muster_core::types::{InitialList, InstanceId, ListedMember};
 
 use crate::common::{id, listed};
 use crate::etcd::make_wal;
@@ -160,7 +160,7 @@ fn boot_from_image(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(
     // Its metadata service is mute: who it is only its disk says, and the machine. It waits, as if it were down, or goes on.
     if let Some(owner) = image.ledger.instance.as_ref().map(index_of) {
         let mut mute = after.clone();
-        let is_owner = machine::judge("", &id(NAMES[owner]).0, || owner == n);
+        let is_owner = owner::is_this_machine("", &id(NAMES[owner]).0, || owner == n);
         match is_owner || rules.left_out == Some(LeftOut::Machine) {
             true => {
                 mute.nodes[n].ledger = image.ledger.clone();

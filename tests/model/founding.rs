@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use etcd_muster::core::decide::decide;
-use etcd_muster::core::paxos::{self, Call, Charter, Tally, answer, tally_accepts, tally_promises};
-use etcd_muster::core::step::Step;
-use etcd_muster::core::types::InitialList;
-use etcd_muster::core::view::{Sighting, View};
+use muster_core::decide::decide;
+use muster_core::paxos::{self, Call, Charter, Tally, answer, tally_accepts, tally_promises};
+use muster_core::step::Step;
+use muster_core::types::InitialList;
+use muster_core::view::{Sighting, View};
 
 use crate::mail::{Letter, post};
 use crate::world::{Doing, Round, Rules, Waited, World, index_of};

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use etcd_muster::core::paxos::{Answer, Ballot, Call, answer};
+use muster_core::paxos::{Answer, Ballot, Call, answer};
 use serde::Serialize;
 
 use crate::common::id;

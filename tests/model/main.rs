@@ -1,7 +1,7 @@
 //! The founding under every disturbance a small world allows: see `world.rs` for what may happen.
 //!
 //! Breadth first, so that a counterexample is a shortest one. Where the whole space is too big, the bound is printed.
-//! `cargo test --profile model --test model -- --nocapture` shows the counts; MODEL_STATES and
+//! `cargo test --profile model -p muster-core --test model -- --nocapture` shows the counts; MODEL_STATES and
 //! MODEL_WALKS raise the bounds, MODEL_SEED replays one walk.
 
 #![allow(clippy::unwrap_used, reason = "a test may end so")]
@@ -19,8 +19,8 @@ mod steps;
 mod view;
 mod world;
 
-use etcd_muster::core::view::Policy;
 use explore::{Outcome, Promise, explore, first, walk};
+use muster_core::view::Policy;
 use world::{Budget, Doing, LeftOut, Mask, Rules, Store, World};
 
 fn rules(size: usize, slots: usize) -> Rules {

@@ -1,10 +1,10 @@
 //! What may happen next; and a node's own part of it: one look, and the step that follows.
 
-use etcd_muster::core::decide::decide;
-use etcd_muster::core::paxos::{Call, Joined, LeftBehind};
-use etcd_muster::core::step::{Removal, Step};
-use etcd_muster::core::types::{InitialList, MemberId};
-use etcd_muster::core::view::{DataDir, Sighting, View};
+use muster_core::decide::decide;
+use muster_core::paxos::{Call, Joined, LeftBehind};
+use muster_core::step::{Removal, Step};
+use muster_core::types::{InitialList, MemberId};
+use muster_core::view::{DataDir, Sighting, View};
 
 use crate::claim::{claim, settle_claim};
 use crate::etcd::{is_removed, living_cluster, make_wal, promote, removal_keeps_quorum};

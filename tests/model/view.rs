@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use etcd_muster::core::paxos::Standing;
-use etcd_muster::core::types::{Instance, InstanceState, Known, MemberId, Roster};
-use etcd_muster::core::view::Claimed;
-use etcd_muster::core::view::{DataDir, DataSeen, Fate, FreshSeen, Me, Peer, Sighting, Silence, Twin, View};
+use muster_core::paxos::Standing;
+use muster_core::types::{Instance, InstanceState, Known, MemberId, Roster};
+use muster_core::view::Claimed;
+use muster_core::view::{DataDir, DataSeen, Fate, FreshSeen, Me, Peer, Sighting, Silence, Twin, View};
 
 use crate::common::{NOW, id, instance, listed};
 use crate::world::{Data, Doing, LONG, LeftOut, Life, NAMES, Rules, Store, Waited, World, bits, index_of};

@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use etcd_muster::core::paxos::{Accepted, Answer, Ledger, LeftBehind};
-use etcd_muster::core::step::Proposal;
-use etcd_muster::core::types::{ClusterId, InitialList, InstanceId, ListedMember};
-use etcd_muster::core::view::Policy;
+use muster_core::paxos::{Accepted, Answer, Ledger, LeftBehind};
+use muster_core::step::Proposal;
+use muster_core::types::{ClusterId, InitialList, InstanceId, ListedMember};
+use muster_core::view::Policy;
 
 use crate::claim::Object;
 use crate::common::{id, listed};
@@ -239,7 +239,7 @@ pub enum Store {
 pub enum LeftOut {
     /// The store is used as it is (`ClaimObject::prove`).
     Trial,
-    /// Whoever can't ask who he is, is whom his disk was with (`machine::judge`).
+    /// Whoever can't ask who he is, is whom his disk was with (`owner::is_this_machine`).
     Machine,
 }
 
