@@ -52,7 +52,7 @@ class Row:
     rate: bool = False  # more is better
     note: str = ""  # what the samples don't say
     quick: bool = False  # stable enough to be compared with the last full run's
-    headline: bool = False  # in the README
+    headline: bool = False  # in docs/evidence.md
     failed: int = 0  # how often the other failed its job: such a run has no sample
     date: str = ""
     machine: str = ""

@@ -1,4 +1,4 @@
-"""What is made of the figures: a table on the screen, docs/figures.md, the plot, and the README's block."""
+"""What is made of the figures: a table on the screen, docs/figures.md, the plot, and the block in docs/evidence.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from bench_parts import plot
 from bench_parts.figures import ROOT, Figures, Row, short, spread
 
-TABLE, PLOT, README = ROOT / "docs" / "figures.md", ROOT / "docs" / "figures.svg", ROOT / "README.md"
+TABLE, PLOT, EVIDENCE = (ROOT / "docs" / name for name in ("figures.md", "figures.svg", "evidence.md"))
 BEGIN, END = "<!-- figures: scripts/bench writes this block -->", "<!-- end of figures -->"
 
 INTRODUCTION = """\
@@ -61,9 +61,9 @@ def write(figures: Figures) -> None:
 def made_of(figures: Figures) -> dict[Path, str]:
     """What each file is to hold."""
     rows = figures.in_order()
-    head, _, rest = README.read_text().partition(BEGIN)
-    readme = f"{head}{BEGIN}\n{_block(rows)}{END}{rest.partition(END)[2]}"
-    return {TABLE: _page(rows, figures), PLOT: plot.svg(rows, list(figures.curves.values())), README: readme}
+    head, _, rest = EVIDENCE.read_text().partition(BEGIN)
+    evidence = f"{head}{BEGIN}\n{_block(rows)}{END}{rest.partition(END)[2]}"
+    return {TABLE: _page(rows, figures), PLOT: plot.svg(rows, list(figures.curves.values())), EVIDENCE: evidence}
 
 
 def _page(rows: list[Row], figures: Figures) -> str:
@@ -113,8 +113,8 @@ def _block(rows: list[Row]) -> str:
         f"Measured {when} on {'; '.join(dict.fromkeys(row.machine for row in shown))}. Ours and the other in turn, in one run; medians of",
         f"at least {fewest} pairs, where there is more than one number to be had. The ratio is how many times as much ours costs, with the 95 %",
         "interval of the median; *undecided* where that holds the bound. Discovery is from a local server without TLS that answers from memory;",
-        "whole clusters share these cores. More: [docs/figures.md](docs/figures.md).\n",
-        "![Ratios with their bounds, and how it grows](docs/figures.svg)\n",
+        "whole clusters share these cores. More: [figures.md](figures.md).\n",
+        "![Ratios with their bounds, and how it grows](figures.svg)\n",
         "| figure | ours | against | theirs | ratio | bound |\n|---|---|---|---|---|---|",
     ]
     for row in shown:

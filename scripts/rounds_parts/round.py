@@ -21,7 +21,7 @@ from rounds_parts.plan import Plan
 CONVERGE_BOUND = 180
 POLL_SECONDS = 0.02
 RESTART_SECONDS = 1.0  # what restarts a supervisor that ended by itself waits so long
-FOR_GOOD = {64, 65, 72, 73, 77, 78}  # exit codes after which nobody restarts it: the README's unit
+FOR_GOOD = {64, 65, 72, 73, 77, 78}  # exit codes after which nobody restarts it: the units'
 
 # The product's own waits, shorter than what they wait for may last.
 ENVIRONMENT = {"MUSTER_LOG": "debug", "BOOTSTRAP_WAIT": "2", "MUSTER_PROBE_TIMEOUT": "1"}

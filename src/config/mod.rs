@@ -282,7 +282,7 @@ impl Reader<'_> {
         };
         let overheard = overheard.filter(|_| self.text("MUSTER_ETCD_USER").is_some());
         let overheard =
-            overheard.map(|how| format!("MUSTER_ETCD_USER: its password goes over the network {how}; see README, TLS"));
+            overheard.map(|how| format!("MUSTER_ETCD_USER: its password goes over the network {how}; see docs/tls.md"));
         let danger =
             |(name, value): (&String, &String)| Some(format!("{name}={value}: {}", settings::danger(name, value)?));
         let dangerous = self.given.iter().filter_map(danger);

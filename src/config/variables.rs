@@ -1,6 +1,6 @@
 //! The names that are read.
 
-/// A variable of ours (the original's names included): what `etcd-muster env` prints and the README's table holds.
+/// A variable of ours (the original's names included): what `etcd-muster env` prints and the table in docs/variables.md holds.
 #[derive(Debug)]
 pub struct Variable {
     pub name: &'static str,

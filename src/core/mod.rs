@@ -8,6 +8,7 @@ pub mod claim;
 pub mod decide;
 pub mod departure;
 pub mod evidence;
+pub mod holds;
 pub mod initial_list;
 pub mod label;
 mod messages;

@@ -83,7 +83,7 @@ impl fmt::Display for Lost {
             f,
             "the quorum is lost: {there} of {all} voters answer, {needed} are needed; missing: {}; nothing is written or read through \
              the quorum until {more} of them {}; bring back their hosts with their disks, or mend what is between; if they are lost for \
-             good, see \"Without a quorum\" in the README",
+             good, see \"Without a quorum\" in docs/operations.md",
             named.join("; "),
             if more == 1 { "is back" } else { "are back" },
         )
@@ -111,7 +111,7 @@ mod tests {
             "the quorum is lost: 1 of 3 voters answer, 2 are needed; missing: i-2 (member 2, http://10.0.0.2:2380) answers, but runs \
              no etcd: see its supervisor's log; one that never started (member 3, http://10.0.0.3:2380) does not answer; nothing is \
              written or read through the quorum until 1 of them is back; bring back their hosts with their disks, or mend what is \
-             between; if they are lost for good, see \"Without a quorum\" in the README"
+             between; if they are lost for good, see \"Without a quorum\" in docs/operations.md"
         );
         assert_eq!(lost.missing(), [MemberId(2), MemberId(3)].into(), "a learner takes no vote along");
         // By a learner: it is no voter itself.

@@ -174,7 +174,7 @@ impl Daemon {
         if let (Step::Resume, Some(urls)) = (step, scattered(view)) {
             log::warn!(
                 "none of the addresses in the member list is an instance's now: {}; the members look for each other there, and elect \
-                 nobody; give the instances those addresses again, or see README, Addresses that all changed",
+                 nobody; give the instances those addresses again, or see docs/operations.md, Addresses that all changed",
                 urls.join(", ")
             );
         }

@@ -222,12 +222,12 @@ variable "container_network" {
 # What is run. A file here is put into a bucket of its own, from which the members fetch it: no registry, no internet.
 
 variable "binaries_file" {
-  description = "A .tar.gz with etcd, etcdctl and etcd-muster, for runtime = binary; README says how to make it."
+  description = "A .tar.gz with etcd, etcdctl and etcd-muster, for runtime = binary; docs/terraform.md says how to make it."
   type        = string
   default     = "private/etcd.tar.gz"
   validation {
     condition     = var.runtime != "binary" || length(var.binaries) > 0 || fileexists("${path.module}/${var.binaries_file}")
-    error_message = "There is no terraform/init/${var.binaries_file}: make it as README says (\"On AWS with Terraform\"), or give binaries."
+    error_message = "There is no terraform/init/${var.binaries_file}: make it as docs/terraform.md says, or give binaries."
   }
 }
 

@@ -21,7 +21,7 @@ locals {
 }
 
 resource "aws_instance" "node" {
-  #checkov:skip=CKV_AWS_126:One-minute metrics cost extra; etcd-muster's own say more (README, "Watching it")
+  #checkov:skip=CKV_AWS_126:One-minute metrics cost extra; etcd-muster's own say more (docs/metrics.md)
   #checkov:skip=CKV_AWS_88:There is no public address: associate_public_ip_address is false
   for_each                    = local.nodes
   ami                         = local.ami

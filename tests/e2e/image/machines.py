@@ -16,7 +16,7 @@ from lab.imds import Imds
 from lab.instance import Instance
 from lab.node import FIRST_HOST, LOG_TAIL_LINES, Lab
 
-# As README.md has it: nothing that etcd or its supervisor would need is taken away.
+# As docs/deploy-ec2.md has it: nothing that etcd or its supervisor would need is taken away.
 WITHOUT_RIGHTS = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 NETWORK_TRIES = 20  # of 65,536 networks; some are taken
 

@@ -33,17 +33,16 @@ def test_all_of_it_is_listed_and_the_image_in_it_is_the_image(unpacked, image):
     assert "@" not in (unpacked / "INSTALL").read_text()
 
 
-def readme_commands(title: str) -> list[list[str]]:
-    """Of each block of commands in that section, without the comments; for this machine."""
-    text = (REPOSITORY / "README.md").read_text().replace("x86_64", platform.machine())
-    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    blocks = [block.splitlines() for block in section.split("\n\n") if block.startswith("    ")]
+def page_commands() -> list[list[str]]:
+    """Of each block of commands in docs/offline.md, without the comments; for this machine."""
+    text = (REPOSITORY / "docs/offline.md").read_text().replace("x86_64", platform.machine())
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("    ")]
     return [[line.partition("  #")[0].strip() for line in block] for block in blocks]
 
 
-def test_readme_and_install_tell_the_same_steps(unpacked):
+def test_page_and_install_tell_the_same_steps(unpacked):
     """Word for word, in that order. INSTALL's own are carried out by test_units.py."""
-    _, (_, *told) = readme_commands("Without internet")
+    _, (_, *told) = page_commands()
     lines = (line.strip() for line in (unpacked / "INSTALL").read_text().replace("ENGINE", "docker").splitlines())
     steps = [line.partition("  #")[0].strip() for line in lines]
     assert [line for line in steps if line in told] == told
@@ -51,8 +50,8 @@ def test_readme_and_install_tell_the_same_steps(unpacked):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
 def test_without_a_network_it_is_verified_and_runs(bundle, tmp_path):
-    """Nothing but the file, an empty directory, and no interface that is up. README's words, then those of the programs."""
-    _, (unpack, verify, *_) = readme_commands("Without internet")
+    """Nothing but the file, an empty directory, and no interface that is up. The page's words, then those of the programs."""
+    _, (unpack, verify, *_) = page_commands()
     (tmp_path / bundle.name).symlink_to(bundle)
     commands = f"""
         set -e

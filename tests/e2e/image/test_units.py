@@ -86,7 +86,7 @@ def test_how_exposed_they_are():
 
 
 def test_they_agree_with_each_other_and_with_the_program(image):
-    stop_timeout = int(re.search(r"^\| `MUSTER_STOP_TIMEOUT` \| (\d+) \|", (REPOSITORY / "README.md").read_text(), re.M)[1])
+    stop_timeout = int(re.search(r"^\| `MUSTER_STOP_TIMEOUT` \| (\d+) \|", (REPOSITORY / "docs/variables.md").read_text(), re.M)[1])
     version = image.config["Labels"]["org.opencontainers.image.version"]
     for unit in SERVICES:
         text = (UNITS / unit).read_text()

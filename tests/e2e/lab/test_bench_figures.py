@@ -128,15 +128,15 @@ def test_the_plot_is_well_formed_and_holds_every_bounded_row():
     assert said.count("a row") == 2 and "<a> & b, by n (s)" in said
 
 
-def test_table_plot_and_readme_are_what_the_kept_figures_make():
+def test_table_plot_and_evidence_are_what_the_kept_figures_make():
     for path, text in report.made_of(Figures()).items():
         assert path.read_text() == text, f"{path.name}: run scripts/bench --table"
 
 
 def test_what_is_written_is_what_is_made_of_the_kept_figures(tmp_path, monkeypatch):
-    for name in ("TABLE", "PLOT", "README"):
+    for name in ("TABLE", "PLOT", "EVIDENCE"):
         monkeypatch.setattr(report, name, tmp_path / name)
-    report.README.write_text(f"{report.BEGIN}\n{report.END}\n")
+    report.EVIDENCE.write_text(f"{report.BEGIN}\n{report.END}\n")
     figures = Figures(tmp_path / "figures.json")
     figures.replace([], [row(key="size/binary", ours=(123456.7,), others=(1.0,), headline=True)])
     report.write(figures)

@@ -17,20 +17,19 @@ from lab.security import AUTO, FILES, SIDES
 
 NAME = "etcd-dev"
 LAUNCH, TERMINATE = "etcd-launch", "etcd-terminate"
-README = tools.REPOSITORY / "README.md"
+PAGE = tools.REPOSITORY / "docs" / "terraform.md"
 
 
-def readme_commands() -> list[str]:
-    """The first block of commands under "On AWS with Terraform"."""
-    section = README.read_text().partition("\n## On AWS with Terraform\n")[2]
-    block = re.search(r"\n\n((?:    \S.*\n)+)", section)[1]
+def page_commands() -> list[str]:
+    """The first block of commands in docs/terraform.md."""
+    block = re.search(r"\n\n((?:    \S.*\n)+)", PAGE.read_text())[1]
     return [line.strip() for line in block.splitlines()]
 
 
-def test_the_readmes_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_nothing(lab, account):
+def test_the_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_nothing(lab, account):
     """Word for word, in a fresh copy: pack, credentials, scripts/run.sh, and etcdctl through Session Manager."""
     user = account()
-    pack, credentials, run, health = readme_commands()
+    pack, credentials, run, health = page_commands()
     user.finish(pack.replace("scripts/bundle ", f"scripts/bundle --binary {user.binary} "))  # built already, by a step of its own
     user.finish(credentials)
     machines = user.form(run, answer="yes\n")
@@ -159,7 +158,7 @@ def test_a_group_forms_replaces_and_goes(lab, account):
         lab.wait(lambda: not hooked.waiting, 60, "launch hooks completed")
         assert script.wait(tools.BOUND) == 0, user.said()[-3000:]
         around.session_manager(user.tools, list(first.values()))
-        assert "is healthy" in user.finish(readme_commands()[-1])
+        assert "is healthy" in user.finish(page_commands()[-1])
 
         # An instance refresh ends one; its hook holds it until it has left.
         old = nodes[0]

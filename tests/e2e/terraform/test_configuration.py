@@ -16,7 +16,7 @@ def test_it_is_formatted():
 
 
 def test_the_entry_is_valid_with_the_example_of_credentials(copied):
-    """The first two steps that the README tells to do."""
+    """The first two steps that docs/terraform.md tells to do."""
     entry = copied / "init"
     (entry / "aws_credentials.tf").write_text((entry / "aws_credentials.tf.example").read_text())
     tools.init(entry)

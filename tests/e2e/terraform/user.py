@@ -52,7 +52,7 @@ class Account:
         self.deployment.set(**self.variables)
 
     def pack(self) -> None:
-        """What the members run; the README's way to it takes longer, and is taken once."""
+        """What the members run; the documented way to it takes longer, and is taken once."""
         with tarfile.open(self.deployment.private / "etcd.tar.gz", "w:gz", compresslevel=1) as archive:
             archive.add(self.binary, "etcd-muster")
             for program in ("etcd", "etcdctl"):

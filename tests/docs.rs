@@ -1,0 +1,61 @@
+//! What the documents say of variables and holds is the program's own.
+
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use etcd_muster::config::VARIABLES;
+use muster_core::holds::{Explained, HALTS, HOLDS};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn table(explained: &[Explained]) -> String {
+    let mut text = String::new();
+    for row in explained {
+        writeln!(text, "| `{}` | {} | {} |", row.kind, row.meaning, row.ends).unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_documents_hold_every_variable_as_the_program_has_it() {
+    let mut table = String::new();
+    for v in VARIABLES {
+        writeln!(table, "| `{}` | {} | {} |", v.name, v.default, v.meaning).unwrap();
+    }
+    let page = fs::read_to_string(root().join("docs/variables.md")).unwrap();
+    assert!(page.contains(&table), "the table in docs/variables.md should be:\n{table}");
+}
+
+#[test]
+fn the_documents_explain_every_hold_and_halt() {
+    let page = fs::read_to_string(root().join("docs/holds.md")).unwrap();
+    for table in [table(HOLDS), table(HALTS)] {
+        assert!(page.contains(&table), "a table in docs/holds.md should be:\n{table}");
+    }
+}
+
+/// The kinds in the code: what label.rs gives each hold and halt, and what the daemon holds for by itself.
+#[test]
+fn every_hold_and_halt_is_explained() {
+    let quoted = |text: &str| text.split('"').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+    let labels = fs::read_to_string(root().join("src/core/label.rs")).unwrap();
+    let of = |owner: &str| {
+        let body = labels.split(&format!("impl {owner} {{")).nth(1).unwrap();
+        quoted(body.split("\n}\n").next().unwrap())
+    };
+    let mut holds = of("Hold");
+    for file in fs::read_dir(root().join("src/daemon")).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let own = text.split("Label::hold(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        holds.extend(own);
+    }
+    let explained = |rows: &[Explained]| rows.iter().map(|row| row.kind.to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(holds, explained(HOLDS));
+    assert_eq!(of("Halt"), explained(HALTS));
+}
