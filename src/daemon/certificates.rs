@@ -15,10 +15,11 @@ use crate::discovery::addresses;
 use crate::etcd::command::Settings;
 use crate::net::pki::{self, Ca, Fault, Issuer, Minted, Pair, Standing, Want};
 use crate::state::store::Identity;
-use crate::status::journal::{Journal, gist};
+use crate::status::journal::Journal;
 use crate::status::snapshot::Certificate;
 use crate::util::clock::{self, rfc3339};
 use crate::util::file;
+use crate::util::log_once::without_numbers;
 
 /// Between two looks at what is on disk.
 const ROUND: Duration = Duration::from_secs(60);
@@ -358,7 +359,7 @@ impl Keeper {
 
     /// Once a day, as long as it lasts.
     fn say_once(&mut self, line: String) {
-        let gist = gist(&line);
+        let gist = without_numbers(&line);
         self.round.insert(gist.clone());
         if self.said.get(&gist).is_none_or(|at| clock::now() - *at >= REMINDER) {
             log::warn!("{line}");

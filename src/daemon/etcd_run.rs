@@ -15,7 +15,6 @@ use crate::discovery::addresses;
 use crate::etcd::command::{Start, environment};
 use crate::etcd::data_dir::Paths;
 use crate::process::spawn::Child;
-use crate::status::journal::gist;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure, Trouble};
 
@@ -150,9 +149,8 @@ impl Daemon {
         self.journal.now(Label::hold("files_unusable"), &line);
         self.notify.tell(&format!("STATUS={line}"));
         // The step that comes to nothing is said in between.
-        if self.complained != gist(&line) {
+        if self.complained.is_news_but_for_numbers(&line) {
             log::warn!("{line}");
-            self.complained = gist(&line);
         }
         let pause = FIRST_HOLD.saturating_mul(1 << self.not_yet.min(5)).min(self.config.bootstrap_wait);
         self.not_yet += 1;

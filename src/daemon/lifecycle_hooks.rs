@@ -9,7 +9,9 @@ use super::termination_notice::Notices;
 use crate::aws::autoscaling::{Answer, AutoScaling};
 use crate::aws::ec2::Ec2;
 use crate::core::types::{InstanceId, Known};
+use crate::util::backoff::Backoff;
 use crate::util::clock;
+use crate::util::log_once::LogOnce;
 
 /// Where EC2 shows which group an instance is of.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
@@ -77,7 +79,7 @@ impl Hooks {
 
     async fn until_completed(&self, transition: Transition, me: &InstanceId) {
         let began = clock::now();
-        let (mut pause, mut complained) = (FIRST_PAUSE, String::new());
+        let (mut backoff, mut complained) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), LogOnce::default());
         loop {
             let answer = self.attempt(transition, me).await;
             let trouble = match &answer {
@@ -87,18 +89,16 @@ impl Hooks {
             };
             match trouble {
                 None => log::debug!("no lifecycle hook waits for {me}"),
-                Some(trouble) if *trouble == complained => {}
-                Some(trouble) => {
+                Some(trouble) if complained.is_news(trouble) => {
                     log::warn!("the lifecycle hook could not be completed: {trouble}");
-                    complained.clone_from(trouble);
                 }
+                Some(_) => {}
             }
             // A hook waits once in an instance's life; this may be a later start.
             if answer.is_ok() && clock::now() - began >= LAG {
                 return;
             }
-            clock::pause(clock::jittered(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            clock::pause(backoff.jittered()).await;
         }
     }
 

@@ -25,6 +25,7 @@ use crate::process::notify::Notify;
 use crate::process::spawn::Child;
 use crate::status::journal::Journal;
 use crate::util::clock;
+use crate::util::log_once::LogOnce;
 
 /// While something is awaited: soon, then slower.
 const FIRST_POLL: Duration = Duration::from_millis(2);
@@ -104,12 +105,12 @@ pub struct Progress {
     /// The others have our address.
     address_is_settled: bool,
     /// Why they haven't, as it was last said.
-    untold: String,
-    complained: String,
+    untold: LogOnce,
+    complained: LogOnce,
     /// Asked at rest.
     questions: u32,
     /// Why it is not healthy, as it was last said.
-    ailment: String,
+    ailment: LogOnce,
 }
 
 #[derive(Debug)]
@@ -209,9 +210,8 @@ impl Attendant<'_> {
                 own.id,
                 own.peer_urls.join(",")
             );
-            if progress.untold != trouble {
+            if progress.untold.is_news(&trouble) {
                 log::error!("{trouble}");
-                progress.untold = trouble;
             }
             return;
         }
@@ -222,9 +222,8 @@ impl Attendant<'_> {
             }
             Err(error) => {
                 let trouble = format!("{step}: {error}; the others can't reach it, and are told again");
-                if progress.untold != trouble {
+                if progress.untold.is_news(&trouble) {
                     log::warn!("{trouble}");
-                    progress.untold = trouble;
                 }
             }
         }
@@ -450,7 +449,7 @@ impl Attendant<'_> {
                     }
                 }
                 progress.ready = true;
-                progress.ailment.clear();
+                progress.ailment.forget();
             }
             Some(why) => self.note_ailment(progress, "unhealthy", format!("member {member} is not healthy: {why}")),
         }
@@ -460,9 +459,8 @@ impl Attendant<'_> {
     fn note_ailment(&self, progress: &mut Progress, kind: &'static str, ailment: String) {
         progress.ready = false;
         self.is_not_ready(kind, &ailment);
-        if progress.ailment != ailment {
+        if progress.ailment.is_news(&ailment) {
             log::warn!("{ailment}");
-            progress.ailment = ailment;
         }
     }
 
@@ -474,9 +472,8 @@ impl Attendant<'_> {
         if !(progress.ready && healthy.await) {
             return self.note_ailment(progress, "refused", line);
         }
-        if progress.ailment != line {
+        if progress.ailment.is_news(&line) {
             log::warn!("{line}");
-            progress.ailment = line;
         }
     }
 
@@ -534,10 +531,9 @@ impl Attendant<'_> {
         progress.claim_pause = (progress.claim_pause * 2).clamp(REST, LONGEST_CLAIM_PAUSE);
         progress.claim_due = Some(clock::now() + progress.claim_pause);
         if let Some(trouble) = trouble
-            && progress.complained != trouble
+            && progress.complained.is_news(&trouble)
         {
             log::warn!("{trouble}");
-            progress.complained = trouble;
         }
     }
 

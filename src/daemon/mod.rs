@@ -48,9 +48,11 @@ use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
 use crate::process::spawn::{Child, Output};
 use crate::state::store::Identity;
-use crate::status::journal::{Journal, gist};
+use crate::status::journal::Journal;
+use crate::util::backoff::Backoff;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
+use crate::util::log_once::LogOnce;
 
 /// The first pause between looks; it doubles up to `BOOTSTRAP_WAIT` while nothing moves.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -129,7 +131,7 @@ struct Daemon {
     own_removed_at: Option<Instant>,
     /// The last life of etcd ended by a yield (R5): it said itself that its data never elected.
     yielded: bool,
-    complained: String,
+    complained: LogOnce,
     /// How often on end etcd couldn't be started, over what passes.
     not_yet: u32,
     /// When EC2 was last asked anew because somebody wanted it.
@@ -189,7 +191,7 @@ impl Daemon {
             condemned: None,
             own_removed_at: None,
             yielded: false,
-            complained: String::new(),
+            complained: LogOnce::default(),
             not_yet: 0,
             roster_forced: None,
             stirs: decision_loop::Stirs::default(),
@@ -229,7 +231,7 @@ impl Daemon {
         self.desk.has_data_is(data.map_or(true, |data| data != DataDir::Fresh));
         let addresses = addresses::roll_call_addresses(&self.settings());
         let addresses = addresses.map_err(|error| Failure::new(Code::Config, error))?;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, self.config.bootstrap_wait);
         loop {
             match serve(&self.desk, &addresses, self.acceptor.as_ref()).await {
                 Ok(serving) => return Ok(serving),
@@ -240,19 +242,17 @@ impl Daemon {
                     ),
                 ),
             }
-            clock::pause(pause).await;
-            pause = (pause * 2).min(self.config.bootstrap_wait);
+            clock::pause(backoff.pause()).await;
         }
     }
 
     /// Waits until what etcd is to be started with is fit. The roll call is served meanwhile: a node in need of a certificate must
     /// not look like one on which nothing runs.
     async fn secure(&mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, self.config.bootstrap_wait);
         while let Err(cause) = self.keeper.prepare().await {
             self.say(Label::hold("certificates"), &format!("hold: {cause}"));
-            clock::pause(pause).await;
-            pause = (pause * 2).min(self.config.bootstrap_wait);
+            clock::pause(backoff.pause()).await;
         }
     }
 
@@ -282,9 +282,8 @@ impl Daemon {
     /// The same for a step that failed: the step itself is said in between.
     fn complain(&mut self, label: Label, line: String) {
         self.journal.failed(label, &line);
-        if self.complained != gist(&line) {
+        if self.complained.is_news_but_for_numbers(&line) {
             log::warn!("{line}");
-            self.complained = gist(&line);
         }
     }
 }

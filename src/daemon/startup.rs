@@ -21,6 +21,7 @@ use crate::process::spawn::Output;
 use crate::state::store::{self, Identity, Store};
 use crate::status::journal::Journal;
 use crate::status::server::{Place, SOCKET, serve};
+use crate::util::backoff::Backoff;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure, Trouble};
 use crate::util::file;
@@ -168,7 +169,7 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
         }
         kept => (None, kept),
     };
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, config.bootstrap_wait);
     loop {
         let fetched = discovery::fetch_identity(config, imds);
         let outcome = match &kept {
@@ -193,7 +194,6 @@ async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Jo
         if journal.now(Label::hold("identity_unknown"), &cause) {
             log::warn!("hold: {cause}");
         }
-        clock::pause(clock::jittered(pause)).await;
-        pause = (pause * 2).min(config.bootstrap_wait);
+        clock::pause(backoff.jittered()).await;
     }
 }

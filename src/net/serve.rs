@@ -24,6 +24,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::net::http::Stream;
 use crate::net::tls::Acceptor;
+use crate::util::backoff::Backoff;
 use crate::util::clock;
 
 /// A caller that has connected has its request at hand. The same for a TLS handshake before it.
@@ -73,7 +74,7 @@ impl Listener {
 pub async fn answer(listener: Listener, room: Room, tls: Option<Acceptor>, answering: Answering) -> Infallible {
     let mut connections = JoinSet::new();
     let mut held = Held { room, open: Vec::new() };
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -85,7 +86,7 @@ pub async fn answer(listener: Listener, room: Room, tls: Option<Acceptor>, answe
         };
         match accepted {
             Ok((stream, from)) => {
-                pause = FIRST_PAUSE;
+                backoff.reset();
                 held.make_room(from);
                 let handle = connections.spawn(converse(stream, tls.clone(), answering.clone()));
                 held.open.push(Open { id: handle.id(), from, handle });
@@ -95,13 +96,12 @@ pub async fn answer(listener: Listener, room: Room, tls: Option<Acceptor>, answe
             // It was gone before it was taken.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if pause == FIRST_PAUSE {
+                if backoff.is_fresh() {
                     log::warn!("no caller can be taken: {error}; it is tried again, for as long as it lasts");
                 }
                 // A descriptor is what is most likely wanted.
                 held.drop_oldest(|_| true);
-                clock::pause(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                clock::pause(backoff.pause()).await;
             }
         }
     }

@@ -8,6 +8,7 @@ use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Listed, Members, Mo
 use crate::core::label::Label;
 use crate::core::types::{ClusterId, Member, MemberId};
 use crate::util::clock;
+use crate::util::log_once::without_numbers;
 use crate::util::logger;
 use crate::util::meter::{Api, Meters};
 use crate::util::words;
@@ -118,7 +119,7 @@ impl Journal {
         let reason = reason(label, line);
         let mut state = self.state();
         state.beat = clock::now();
-        let news = state.label != label || gist(&state.reason) != gist(&reason);
+        let news = state.label != label || without_numbers(&state.reason) != without_numbers(&reason);
         if news {
             (state.label, state.since) = (label, (clock::now(), clock::wall()));
             state.remember(label, reason.clone());
@@ -133,7 +134,13 @@ impl Journal {
         state.failures += 1;
         let label = Label { kind: "failed", ..label };
         let reason = reason(label, line);
-        if state.past.iter().rev().find(|p| p.label == label).is_none_or(|p| gist(&p.reason) != gist(&reason)) {
+        if state
+            .past
+            .iter()
+            .rev()
+            .find(|p| p.label == label)
+            .is_none_or(|p| without_numbers(&p.reason) != without_numbers(&reason))
+        {
             state.remember(label, reason);
         }
     }
@@ -285,11 +292,6 @@ fn reason(label: Label, line: &str) -> String {
         Some((cut, _)) => format!("{}…", words::on_one_line(&rest[..cut])),
         None => words::on_one_line(rest).into_owned(),
     }
-}
-
-/// A line without the numbers that merely count on.
-pub fn gist(line: &str) -> String {
-    line.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@ use super::journal::Journal;
 use super::metrics;
 use super::snapshot::Snapshot;
 use crate::net::serve::{Answering, Listener, Room, answer};
+use crate::util::backoff::Backoff;
 use crate::util::clock;
+use crate::util::log_once::LogOnce;
 use crate::util::words;
 
 /// The socket's name in the directory of our files.
@@ -60,20 +62,18 @@ pub fn serve(journal: &Journal, place: Place) {
         Box::pin(async move { response })
     });
     tokio::spawn(async move {
-        let mut pause = FIRST_PAUSE;
-        let mut complained = String::new();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut complained = LogOnce::default();
         let listener = loop {
             let trouble = match listen_at(&place).await {
                 Ok(listener) => break listener,
                 Err(error) => error,
             };
             let line = format!("status can't be served at {place}: {trouble}; trying again");
-            if complained != line {
+            if complained.is_news(&line) {
                 log::warn!("{line}");
-                complained = line;
             }
-            clock::pause(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            clock::pause(backoff.pause()).await;
         };
         log::info!("status is served at {place}");
         match answer(listener, ROOM, None, answering).await {}
