@@ -1,5 +1,7 @@
 //! PEM (RFC 7468): certificates, keys and revocation lists out of a file, and back. The one reader of them, whoever they are for.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::path::Path;
 
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
@@ -98,20 +100,8 @@ pub(super) fn write(label: &str, der: &[u8]) -> String {
     let mut text = format!("-----BEGIN {label}-----\n");
     // 48 octets fill a line of 64 characters.
     for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let octet = |n: usize| u32::from(group.get(n).copied().unwrap_or(0));
-            let bits = octet(0) << 16 | octet(1) << 8 | octet(2);
-            for n in 0..4 {
-                text.push(if n > group.len() { '=' } else { sextet(bits >> (18 - 6 * n) & 0x3f) });
-            }
-        }
+        text.push_str(&STANDARD.encode(line));
         text.push('\n');
     }
     text + "-----END " + label + "-----\n"
-}
-
-/// RFC 4648, table 1.
-fn sextet(bits: u32) -> char {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char::from(ALPHABET[bits as usize])
 }
