@@ -265,3 +265,78 @@ fn not_found(path: &str) -> Error {
 fn malformed(path: &str, cause: &dyn fmt::Display) -> Error {
     Error::Malformed { path: path.to_owned(), cause: cause.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::scripted::{Reply, Scripted};
+    use crate::net::tls::Trust;
+
+    const PUT: &str = "PUT /latest/api/token";
+    const ITEM: &str = "GET /latest/meta-data/local-hostname";
+
+    async fn service(script: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> (Scripted, Imds) {
+        let server = Scripted::start(script).await;
+        let imds = Imds::new(Client::new(Trust::public(None)), &server.url);
+        (server, imds)
+    }
+
+    fn named(line: &str, _: usize) -> Reply {
+        Reply::ok(if line == PUT { "token" } else { "ip-10-0-0-1.ec2.internal" })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_token_serves_for_most_of_its_life() {
+        let (server, imds) = service(named).await;
+        for _ in 0..3 {
+            assert_eq!(imds.fetch_local_hostname().await.unwrap().as_deref(), Some("ip-10-0-0-1.ec2.internal"));
+        }
+        assert_eq!((server.count(PUT), server.count(ITEM)), (1, 3));
+        tokio::time::advance(Duration::from_secs(TOKEN_TTL_SECONDS * 8 / 10)).await;
+        imds.fetch_local_hostname().await.unwrap();
+        assert_eq!(server.count(PUT), 1);
+        tokio::time::advance(Duration::from_secs(TOKEN_TTL_SECONDS / 10)).await;
+        imds.fetch_local_hostname().await.unwrap();
+        assert_eq!(server.count(PUT), 2, "a tenth of it is left unused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_token_is_asked_for_anew_and_a_missing_item_is_none() {
+        let (server, imds) = service(|line, before| match line {
+            ITEM if before == 0 => Reply::status(401),
+            "GET /latest/meta-data/spot/instance-action" => Reply::status(404),
+            other => named(other, before),
+        })
+        .await;
+        assert!(imds.fetch_local_hostname().await.unwrap().is_some());
+        assert_eq!((server.count(PUT), server.count(ITEM)), (2, 2));
+        assert_eq!(imds.fetch_spot_action().await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_tried_four_times_and_what_is_off_once() {
+        let (server, imds) =
+            service(|line, before| if line == ITEM { Reply::status(500) } else { named(line, before) }).await;
+        let began = clock::now();
+        let error = imds.fetch_local_hostname().await.unwrap_err();
+        assert!(matches!(&error, Error::Status { status, .. } if status.as_u16() == 500), "{error}");
+        assert_eq!(server.count(ITEM), 4);
+        assert!(clock::now() - began >= Duration::from_millis(350), "half of 100, 200 and 400 ms at the least");
+        let (server, imds) = service(|_, _| Reply::status(403)).await;
+        assert!(matches!(imds.fetch_local_hostname().await.unwrap_err(), Error::Disabled { .. }));
+        assert_eq!(server.asked(), [PUT]);
+    }
+
+    /// A container too many hops away sees its PUT answered by nothing.
+    #[tokio::test(start_paused = true)]
+    async fn a_mute_put_is_the_hop_limit_and_a_mute_get_is_not() {
+        let (server, imds) = service(|_, _| Reply::Silence).await;
+        let began = clock::now();
+        let error = imds.fetch_local_hostname().await.unwrap_err();
+        assert!(matches!(error, Error::HopLimit { .. }), "{error}");
+        assert_eq!(server.count(PUT), 4);
+        assert!(clock::now() - began >= ATTEMPT * ATTEMPTS);
+        let (_, imds) = service(|line, before| if line == PUT { named(line, before) } else { Reply::Silence }).await;
+        assert!(matches!(imds.fetch_local_hostname().await.unwrap_err(), Error::Unreachable(_)));
+    }
+}

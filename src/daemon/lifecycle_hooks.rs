@@ -135,3 +135,92 @@ impl Hooks {
         Ok(outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+
+    use super::*;
+    use crate::aws::caller::Caller;
+    use crate::aws::credentials::{Provider, Source};
+    use crate::aws::imds::Imds;
+    use crate::net::http::Client;
+    use crate::net::scripted::{Reply, Scripted};
+    use crate::net::tls::Trust;
+
+    const WITH_GROUP: &str = "<DescribeInstancesResponse><reservationSet><item><instancesSet><item><instanceId>i-a</instanceId>\
+        <instanceState><name>running</name></instanceState><launchTime>2026-01-01T00:00:00.000Z</launchTime><tagSet><item><key>aws:autoscaling:groupName</key><value>g</value></item>\
+        </tagSet></item></instancesSet></item></reservationSet></DescribeInstancesResponse>";
+    const DONE: &str =
+        "<CompleteLifecycleActionResponse><CompleteLifecycleActionResult/></CompleteLifecycleActionResponse>";
+
+    fn refusal(message: &str) -> Reply {
+        let text = format!(
+            "<ErrorResponse><Error><Code>ValidationError</Code><Message>{message}</Message></Error></ErrorResponse>"
+        );
+        Reply::Answer(400, text)
+    }
+
+    /// `complete`: what Auto Scaling says to the n-th call.
+    async fn hooks(complete: impl Fn(usize) -> Reply + Send + Sync + 'static) -> (Scripted, Hooks) {
+        let server = Scripted::start(move |line, before| match line {
+            "PUT /latest/api/token" => Reply::ok("token"),
+            _ if line.starts_with("GET") => Reply::status(404),
+            _ if line.contains("Action=DescribeInstances") => Reply::ok(WITH_GROUP),
+            _ => complete(before),
+        })
+        .await;
+        let http = Client::new(Trust::public(None));
+        let imds = Arc::new(Imds::new(http.clone(), &server.url));
+        let source = Source::Static(Credentials::new("key", "secret", None, None, "test"));
+        let provider = Provider::new(source, imds.clone(), http.clone());
+        let caller = Arc::new(Caller::new(http, "eu-west-1".to_owned(), provider, imds.meters().clone()));
+        let ec2 = Arc::new(Ec2::new(caller.clone(), server.url.clone()));
+        let autoscaling = AutoScaling::new(caller, server.url.clone());
+        let notices = Arc::new(Notices::new(imds, true));
+        (server, Hooks::new(ec2, autoscaling, notices, vec!["launch".to_owned()]))
+    }
+
+    fn completions(server: &Scripted) -> usize {
+        server.asked().iter().filter(|line| line.contains("Action=CompleteLifecycleAction")).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hook_is_tried_until_it_is_completed_with_pauses_that_double() {
+        let (server, hooks) = hooks(|n| if n < 3 { Reply::status(500) } else { Reply::ok(DONE) }).await;
+        let began = clock::now();
+        let me = InstanceId("i-a".to_owned());
+        let completed = hooks.until_completed(Transition::Launch, &me);
+        tokio::time::timeout(LAG * 10, completed).await.unwrap();
+        assert_eq!(completions(&server), 4);
+        let took = clock::now() - began;
+        assert!(
+            (Duration::from_millis(3_500)..Duration::from_secs(8)).contains(&took),
+            "half to whole of 1, 2 and 4 s: {took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hook_that_does_not_wait_is_asked_for_a_minute_and_no_longer() {
+        let (server, hooks) = hooks(|_| refusal("No active Lifecycle Action found with instance ID i-a")).await;
+        let began = clock::now();
+        let me = InstanceId("i-a".to_owned());
+        let completed = hooks.until_completed(Transition::Launch, &me);
+        tokio::time::timeout(LAG * 10, completed).await.unwrap();
+        let took = clock::now() - began;
+        assert!(took >= LAG && took < LAG * 2, "{took:?}");
+        assert!(completions(&server) > 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_launch_hook_is_left_to_an_instance_that_is_about_to_end() {
+        let (server, hooks) = hooks(|_| Reply::ok(DONE)).await;
+        let ending =
+            Scripted::start(|line, _| Reply::ok(if line.starts_with("PUT") { "token" } else { "Terminated" })).await;
+        let imds = Imds::new(Client::new(Trust::public(None)), &ending.url);
+        let hooks = Hooks { notices: Arc::new(Notices::new(Arc::new(imds), true)), ..hooks };
+        assert_eq!(hooks.attempt(Transition::Launch, &InstanceId("i-a".to_owned())).await, Ok(Answer::NotWaiting));
+        assert_eq!(completions(&server), 0);
+        assert_eq!(hooks.attempt(Transition::Terminate, &InstanceId("i-a".to_owned())).await, Ok(Answer::Completed));
+    }
+}

@@ -118,3 +118,67 @@ impl Notices {
         Ok(Ending::by_spot_action(&notice.action))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::net::http::Client;
+    use crate::net::scripted::{Reply, Scripted};
+    use crate::net::tls::Trust;
+
+    const GROUP: &str = "GET /latest/meta-data/autoscaling/target-lifecycle-state";
+
+    /// What the group's state is at each moment, of this script, is for the test to say.
+    async fn notices(states: &'static [&'static str], now: Arc<AtomicUsize>) -> (Scripted, Notices) {
+        let server = Scripted::start(move |line, _| match line {
+            "PUT /latest/api/token" => Reply::ok("token"),
+            GROUP => match states[now.load(Ordering::Relaxed)] {
+                "mute" => Reply::Silence,
+                state => Reply::ok(state),
+            },
+            _ => Reply::status(404),
+        })
+        .await;
+        let imds = Imds::new(Client::new(Trust::public(None)), &server.url);
+        (server, Notices::new(Arc::new(imds), true))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_serves_for_five_seconds() {
+        let (server, notices) = notices(&["InService"], Arc::default()).await;
+        assert_eq!(notices.recent().await, Known::Known(None));
+        assert_eq!(notices.recent().await, Known::Known(None));
+        assert_eq!(server.count(GROUP), 1);
+        tokio::time::advance(POLL).await;
+        notices.recent().await;
+        assert_eq!(server.count(GROUP), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proven_end_stands_through_silence_until_it_is_called_off() {
+        let now = Arc::<AtomicUsize>::default();
+        let (_, notices) = notices(&["Terminated", "mute", "InService"], now.clone()).await;
+        assert_eq!(notices.recent().await, Known::Known(Some(Ending::Group("Terminated".to_owned()))));
+        let since = notices.proven_since().unwrap();
+        now.store(1, Ordering::Relaxed);
+        tokio::time::advance(POLL).await;
+        let began = clock::now();
+        assert!(matches!(notices.recent().await, Known::Unknown(_)));
+        assert_eq!(clock::now() - began, PATIENCE, "no look waits longer");
+        assert_eq!(notices.proven_since(), Some(since));
+        now.store(2, Ordering::Relaxed);
+        tokio::time::advance(POLL).await;
+        assert_eq!(notices.recent().await, Known::Known(None));
+        assert_eq!(notices.proven_since(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_not_to_leave_asks_nothing() {
+        let (server, notices) = notices(&["Terminated"], Arc::default()).await;
+        let notices = Notices { wanted: false, ..notices };
+        assert_eq!(notices.read().await, Known::Known(None));
+        assert!(server.asked().is_empty());
+    }
+}

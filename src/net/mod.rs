@@ -3,5 +3,7 @@
 pub mod http;
 pub mod pki;
 pub mod proxy;
+#[cfg(test)]
+pub mod scripted;
 pub mod serve;
 pub mod tls;

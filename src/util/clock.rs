@@ -5,10 +5,10 @@ use std::time::{Duration, Instant, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::{Rfc2822, Rfc3339};
 
-/// The monotonic clock.
+/// The monotonic clock: tokio's, which tests can hold and put forward.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the monotonic clock")]
 pub fn now() -> Instant {
-    Instant::now()
+    tokio::time::Instant::now().into_std()
 }
 
 /// The wall clock.
