@@ -7,15 +7,17 @@ use std::time::Duration;
 use common::*;
 use muster_core::claim::{Establish, establish};
 use muster_core::decide::{Attend, Running, attend};
-use muster_core::paxos::{Accepted, Answer, Ballot, Call, FirstStart, Joined, Ledger, LeftBehind, Standing, answer};
+use muster_core::paxos::{
+    Accepted, AcceptorContext, Answer, Ballot, Call, FirstStart, Joined, Ledger, LeftBehind, answer,
+};
 use muster_core::removal::{UNHEALTHY_AFTER, reconcile};
-use muster_core::step::Kept;
-use muster_core::step::{Absence, Alone, Doubt, Halt, Hold, Quarantine, Removal, Step};
+use muster_core::step::KeepReason;
+use muster_core::step::{AbsenceReason, AloneReason, Doubt, Halt, Hold, Quarantine, RemovalReason, Step};
 use muster_core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
 use muster_core::view::Claim;
-use muster_core::view::Claimed;
+use muster_core::view::ClaimState;
 use muster_core::view::Ending;
-use muster_core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
+use muster_core::view::{Clean, DataDir, Liveness, LogEnd, LogSeen, PeerState, Policy, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(61);
 const NO_TIME: Duration = Duration::ZERO;
@@ -27,7 +29,7 @@ fn decide(policy: &Policy, view: &View) -> Step {
     muster_core::decide::decide(policy, &view)
 }
 
-fn absence(step: &Step) -> &Absence {
+fn absence(step: &Step) -> &AbsenceReason {
     match step {
         Step::Hold(Hold::Absent { why, .. }) => why,
         other => panic!("not held for absence: {other}"),
@@ -57,9 +59,9 @@ fn the_ballot_is_above_any_seen() {
     let policy = policy(Some(3));
     let mut v = view('a', "abc");
     all_fresh(&policy, &mut v, "bc");
-    let Sighting::Fresh(mut seen) = v.peers[&id('b')].sighting.clone() else { panic!() };
+    let PeerState::Fresh(mut seen) = v.peers[&id('b')].sighting.clone() else { panic!() };
     seen.promised = Some(Ballot { round: 7, proposer: id('c'), nonce: 1 });
-    says(&mut v, 'b', Sighting::Fresh(seen), NO_TIME);
+    says(&mut v, 'b', PeerState::Fresh(seen), NO_TIME);
     let Step::Propose(proposal) = decide(&policy, &v) else { panic!("no proposal") };
     assert_eq!(proposal.ballot.round, 8);
     assert!(proposal.list.token.starts_with("t-"), "{}", proposal.list.token);
@@ -68,11 +70,11 @@ fn the_ballot_is_above_any_seen() {
 #[test]
 fn silence_and_refusal_are_no_consent() {
     let policy = policy(Some(3));
-    for absent in [Sighting::Refused, Sighting::Silent("timeout".into())] {
+    for absent in [PeerState::Refused, PeerState::Silent("timeout".into())] {
         let mut v = view('a', "abc");
         all_fresh(&policy, &mut v, "b");
         says(&mut v, 'c', absent.clone(), NO_TIME);
-        assert!(matches!(absence(&decide(&policy, &v)), Absence::Grace { .. }), "{absent}");
+        assert!(matches!(absence(&decide(&policy, &v)), AbsenceReason::Grace { .. }), "{absent}");
         says(&mut v, 'c', absent, LONG);
         assert!(matches!(decide(&policy, &v), Step::Propose(_)), "the grace time is over and two of three answer");
     }
@@ -83,16 +85,16 @@ fn absence_is_not_forgiven_beside_a_terminated_or_an_old_instance() {
     let mut policy = policy(Some(3));
     let mut v = view('a', "abc");
     all_fresh(&policy, &mut v, "b");
-    says(&mut v, 'c', Sighting::Refused, LONG);
+    says(&mut v, 'c', PeerState::Refused, LONG);
     let Known::Known(young) = v.roster.clone() else { panic!() };
 
     let mut with_terminated = young.all().to_vec();
     with_terminated.push(instance('d', InstanceState::Terminated));
     v.roster = Known::Known(Roster::new(with_terminated, NOW));
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::Terminated(id('d')));
+    assert_eq!(*absence(&decide(&policy, &v)), AbsenceReason::Terminated(id('d')));
 
     v.roster = Known::Known(Roster::new(young.all().to_vec(), NOW + 3600));
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::Aged(id('a')));
+    assert_eq!(*absence(&decide(&policy, &v)), AbsenceReason::Aged(id('a')));
     policy.found_absent = true;
     assert!(matches!(decide(&policy, &v), Step::Propose(_)), "the operator vouches");
 }
@@ -103,9 +105,12 @@ fn fewer_than_a_quorum_never_found() {
     let mut v = view('a', "abcde");
     all_fresh(&policy, &mut v, "b");
     for name in ['c', 'd', 'e'] {
-        says(&mut v, name, Sighting::Refused, LONG);
+        says(&mut v, name, PeerState::Refused, LONG);
     }
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::TooFewAnswer { answering: 2, needed: 3, first: Vec::new() });
+    assert_eq!(
+        *absence(&decide(&policy, &v)),
+        AbsenceReason::TooFewAnswer { answering: 2, needed: 3, first: Vec::new() }
+    );
 }
 
 #[test]
@@ -113,7 +118,7 @@ fn a_short_list_needs_all_of_it_and_a_quorum_of_n() {
     let policy = policy(Some(3));
     let mut two = view('a', "ab");
     all_fresh(&policy, &mut two, "b");
-    assert!(matches!(absence(&decide(&policy, &two)), Absence::Grace { .. }), "the third may come");
+    assert!(matches!(absence(&decide(&policy, &two)), AbsenceReason::Grace { .. }), "the third may come");
     two.roster_unchanged_for = LONG;
     assert!(matches!(decide(&policy, &two), Step::Propose(_)));
     let five = common::policy(Some(5));
@@ -122,7 +127,7 @@ fn a_short_list_needs_all_of_it_and_a_quorum_of_n() {
     three.roster_unchanged_for = LONG;
     assert!(matches!(decide(&five, &three), Step::Propose(_)), "three are a quorum of five");
     all_fresh(&five, &mut two, "b");
-    assert!(matches!(absence(&decide(&five, &two)), Absence::TooFewAnswer { .. }));
+    assert!(matches!(absence(&decide(&five, &two)), AbsenceReason::TooFewAnswer { .. }));
 }
 
 #[test]
@@ -132,7 +137,7 @@ fn another_roster_or_any_sign_of_a_cluster_holds() {
     let instance = id('c');
     for (sighting, hold) in [
         (fresh('c', &other), Hold::DifferentRoster { instance: instance.clone(), theirs: Some(other.clone()) }),
-        (Sighting::Mismatch("TLS".into()), Hold::PeerMismatch { instance: instance.clone(), cause: "TLS".into() }),
+        (PeerState::Mismatch("TLS".into()), Hold::PeerMismatch { instance: instance.clone(), cause: "TLS".into() }),
         (seen_data(None, None), Hold::PeerHasData { instance: instance.clone() }),
         (etcd("abc", false), Hold::ClusterWithoutQuorum { instance: instance.clone(), cluster: LIVING }),
     ] {
@@ -149,7 +154,7 @@ fn a_promise_for_the_greatest_round_holds() {
     let policy = policy(Some(2));
     let mut v = view('a', "ab");
     all_fresh(&policy, &mut v, "b");
-    let Some(Sighting::Fresh(fresh)) = v.peers.get_mut(&id('b')).map(|peer| &mut peer.sighting) else { panic!() };
+    let Some(PeerState::Fresh(fresh)) = v.peers.get_mut(&id('b')).map(|peer| &mut peer.sighting) else { panic!() };
     fresh.promised = Some(Ballot { round: u64::MAX, proposer: id('x'), nonce: 1 });
     let step = decide(&policy, &v);
     assert!(matches!(&step, Step::Hold(Hold::PeerMismatch { instance, .. }) if *instance == id('b')), "{step}");
@@ -177,13 +182,13 @@ fn size_unset_wants_everybody_but_in_a_small_steady_fleet() {
     let policy = policy(None);
     let mut v = view('a', "abcd");
     all_fresh(&policy, &mut v, "bc");
-    says(&mut v, 'd', Sighting::Refused, LONG);
+    says(&mut v, 'd', PeerState::Refused, LONG);
     v.roster_unchanged_for = LONG;
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::SizeUnset);
+    assert_eq!(*absence(&decide(&policy, &v)), AbsenceReason::SizeUnset);
     let mut three = view('a', "abc");
     all_fresh(&policy, &mut three, "b");
-    says(&mut three, 'c', Sighting::Refused, LONG);
-    assert_eq!(*absence(&decide(&policy, &three)), Absence::SizeUnset, "the roster has just changed");
+    says(&mut three, 'c', PeerState::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &three)), AbsenceReason::SizeUnset, "the roster has just changed");
     three.roster_unchanged_for = LONG;
     assert!(matches!(decide(&policy, &three), Step::Propose(_)));
 }
@@ -199,26 +204,26 @@ fn one_instance_is_not_enough_unless_the_size_is_one() {
 fn one_of_two() {
     let mut policy = policy(Some(2));
     let mut older = view('a', "ab");
-    says(&mut older, 'b', Sighting::Refused, NO_TIME);
-    assert!(matches!(absence(&decide(&policy, &older)), Absence::Grace { .. }));
-    says(&mut older, 'b', Sighting::Refused, LONG);
-    assert!(matches!(decide(&policy, &older), Step::FoundAlone { why: Alone::OtherRefused(_), .. }));
+    says(&mut older, 'b', PeerState::Refused, NO_TIME);
+    assert!(matches!(absence(&decide(&policy, &older)), AbsenceReason::Grace { .. }));
+    says(&mut older, 'b', PeerState::Refused, LONG);
+    assert!(matches!(decide(&policy, &older), Step::FoundAlone { why: AloneReason::OtherRefused(_), .. }));
     // Refused only now and then proves nothing: packets were lost in between.
     older.peers.get_mut(&id('b')).unwrap().refused_throughout = false;
-    assert_eq!(*absence(&decide(&policy, &older)), Absence::OneOfTwo);
+    assert_eq!(*absence(&decide(&policy, &older)), AbsenceReason::OneOfTwo);
 
     let mut younger = view('b', "ab");
-    says(&mut younger, 'a', Sighting::Refused, LONG);
-    assert_eq!(*absence(&decide(&policy, &younger)), Absence::OneOfTwo, "both could claim it of each other");
+    says(&mut younger, 'a', PeerState::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &younger)), AbsenceReason::OneOfTwo, "both could claim it of each other");
     policy.found_alone = true;
-    assert!(matches!(decide(&policy, &younger), Step::FoundAlone { why: Alone::OperatorSaysSo, .. }));
+    assert!(matches!(decide(&policy, &younger), Step::FoundAlone { why: AloneReason::OperatorSaysSo, .. }));
 }
 
 #[test]
 fn one_of_two_with_the_other_silent_needs_ec2s_word() {
     let policy = policy(Some(2));
     let mut v = view('a', "ab");
-    says(&mut v, 'b', Sighting::Silent("timeout".into()), LONG);
+    says(&mut v, 'b', PeerState::Silent("timeout".into()), LONG);
     for (impaired, founds) in
         [(Known::Unknown("denied".into()), false), (Known::Known(false), false), (Known::Known(true), true)]
     {
@@ -235,12 +240,12 @@ fn one_of_two_may_found_when_the_other_is_terminated_but_not_over_a_shared_list(
         vec![instance('a', InstanceState::Terminated), instance('b', InstanceState::Running)],
         NOW,
     ));
-    assert!(matches!(decide(&policy, &v), Step::FoundAlone { why: Alone::OtherTerminated(_), .. }));
+    assert!(matches!(decide(&policy, &v), Step::FoundAlone { why: AloneReason::OtherTerminated(_), .. }));
     let mut older = view('a', "ab");
-    says(&mut older, 'b', Sighting::Refused, LONG);
+    says(&mut older, 'b', PeerState::Refused, LONG);
     older.ledger.accepted =
         Some(Accepted { ballot: Ballot { round: 1, proposer: id('b'), nonce: 2 }, list: list("ab") });
-    assert_eq!(*absence(&decide(&policy, &older)), Absence::OneOfTwo, "that list may have been chosen");
+    assert_eq!(*absence(&decide(&policy, &older)), AbsenceReason::OneOfTwo, "that list may have been chosen");
 }
 
 // ---- a written roster
@@ -266,14 +271,14 @@ fn in_a_written_roster_rank_is_the_order_and_nobody_s_age_is_guessed() {
     let (policy, mut v) = by_list('c', "cab", None);
     all_fresh(&policy, &mut v, "ab");
     assert!(matches!(decide(&policy, &v), Step::Propose(_)), "all answer, and c is the first");
-    says(&mut v, 'b', Sighting::Refused, LONG);
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::AgeUnknown(id('c')));
+    says(&mut v, 'b', PeerState::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &v)), AbsenceReason::AgeUnknown(id('c')));
     let vouched = Policy { found_absent: true, ..policy.clone() };
     assert!(matches!(decide(&vouched, &v), Step::Propose(_)));
     for (launched, founds) in [(NOW - 60, true), (NOW - 86_400, false), (NOW + 60, false)] {
         let (policy, mut v) = by_list('c', "cab", Some(launched));
         all_fresh(&policy, &mut v, "ab");
-        says(&mut v, 'b', Sighting::Refused, LONG);
+        says(&mut v, 'b', PeerState::Refused, LONG);
         assert_eq!(matches!(decide(&policy, &v), Step::Propose(_)), founds, "{}", launched - NOW);
     }
 }
@@ -297,7 +302,7 @@ fn lists_that_differ_never_agree() {
         let hold = decide(&policy, &v);
         assert!(matches!(hold, Step::Hold(Hold::DifferentRoster { .. })), "{why}: {hold}");
         assert!(hold.to_string().ends_with("give all the same MUSTER_ROSTER"), "{hold}");
-        let standing = Standing { charter: Some(policy.charter(&ours)), ..Standing::default() };
+        let standing = AcceptorContext { charter: Some(policy.charter(&ours)), ..AcceptorContext::default() };
         let ballot = Ballot { round: 1, proposer: id('b'), nonce: 2 };
         let call = Call::Prepare { charter: policy.charter(&theirs), ballot };
         assert!(matches!(answer(&v.ledger, &standing, &call), (Answer::DifferentRoster { .. }, None)), "{why}");
@@ -308,17 +313,17 @@ fn lists_that_differ_never_agree() {
 #[test]
 fn one_of_two_by_a_list_founds_on_the_operators_word_only() {
     let (policy, mut v) = by_list('a', "ab", Some(NOW - 60));
-    says(&mut v, 'b', Sighting::Refused, LONG);
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::OneOfTwo);
+    says(&mut v, 'b', PeerState::Refused, LONG);
+    assert_eq!(*absence(&decide(&policy, &v)), AbsenceReason::OneOfTwo);
     let vouched = Policy { found_alone: true, ..policy.clone() };
-    assert!(matches!(decide(&vouched, &v), Step::FoundAlone { why: Alone::OperatorSaysSo, .. }));
+    assert!(matches!(decide(&vouched, &v), Step::FoundAlone { why: AloneReason::OperatorSaysSo, .. }));
     let mut gone = view('a', "a");
     let mut entries = written("ab", Some(NOW - 60)).all().to_vec();
     entries[1].state = InstanceState::Terminated;
     gone.roster = Known::Known(Roster::written(entries, NOW));
-    assert_eq!(*absence(&decide(&policy, &gone)), Absence::Terminated(id('b')));
+    assert_eq!(*absence(&decide(&policy, &gone)), AbsenceReason::Terminated(id('b')));
     let vouched = Policy { found_absent: true, ..policy };
-    assert!(matches!(decide(&vouched, &gone), Step::FoundAlone { why: Alone::OtherTerminated(_), .. }));
+    assert!(matches!(decide(&vouched, &gone), Step::FoundAlone { why: AloneReason::OtherTerminated(_), .. }));
 }
 
 /// A name is no instance id: by another list another host may bear it, and live.
@@ -332,21 +337,21 @@ fn the_member_that_bears_our_name_elsewhere_is_replaced_only_once_it_is_silent()
         Step::Hold(Hold::NameTaken { kept, .. }) => kept,
         other => panic!("{other}"),
     };
-    v.fates.insert(member_id('c'), Fate::Answers);
-    assert_eq!(kept(decide(&policy, &v)), Kept::Alive);
+    v.fates.insert(member_id('c'), Liveness::Answers);
+    assert_eq!(kept(decide(&policy, &v)), KeepReason::Alive);
     v.roster = Known::Unknown("half a file".into());
     v.fates.clear();
     let unasked = muster_core::decide::decide(&policy, &v);
-    assert_eq!(kept(unasked), Kept::Unasked, "nor while the list can't be read");
+    assert_eq!(kept(unasked), KeepReason::Unasked, "nor while the list can't be read");
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(29)));
-    assert_eq!(kept(decide(&policy, &v)), Kept::Dwell);
+    assert_eq!(kept(decide(&policy, &v)), KeepReason::Dwell);
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(30)));
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('c'), why: Removal::OwnOldId });
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('c'), why: RemovalReason::OwnOldId });
     v.fates.insert(member_id('b'), fate('b', Known::Known(false), LONG));
-    assert!(matches!(kept(decide(&policy, &v)), Kept::QuorumAfter { .. }));
+    assert!(matches!(kept(decide(&policy, &v)), KeepReason::QuorumAfter { .. }));
     v.fates.clear();
     v.me.listed = listed('c');
-    let at_home = Step::RemoveMember { id: member_id('c'), why: Removal::OwnOldId };
+    let at_home = Step::RemoveMember { id: member_id('c'), why: RemovalReason::OwnOldId };
     assert_eq!(decide(&policy, &v), at_home, "where it was, we are: its disk is lost");
 }
 
@@ -406,9 +411,9 @@ fn an_accepted_list_is_started_only_when_an_etcd_shows_it_was_chosen() {
     let policy = policy(Some(3));
     let mut v = view('c', "abc");
     v.ledger.accepted = Some(Accepted { ballot: Ballot { round: 1, proposer: id('a'), nonce: 2 }, list: list("abc") });
-    let Sighting::Etcd(mut seen) = etcd("abc", false) else { panic!() };
+    let PeerState::Etcd(mut seen) = etcd("abc", false) else { panic!() };
     seen.members.iter_mut().for_each(|m| m.client_urls.clear());
-    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    says(&mut v, 'a', PeerState::Etcd(seen), NO_TIME);
     v.accepted_cluster = Some(ClusterId(0xdead));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ClusterWithoutQuorum { .. })));
     v.accepted_cluster = Some(LIVING);
@@ -447,12 +452,12 @@ fn claiming(size: usize) -> Policy {
     Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy(Some(size)) }
 }
 
-fn held(claim: Claim) -> Claimed {
-    Claimed::Held { claim, version: "\"v1\"".to_owned() }
+fn held(claim: Claim) -> ClaimState {
+    ClaimState::Held { claim, version: "\"v1\"".to_owned() }
 }
 
 /// A fleet of three, all fresh, seen by the oldest.
-fn all_fresh_under(policy: &Policy, claim: Claimed) -> View {
+fn all_fresh_under(policy: &Policy, claim: ClaimState) -> View {
     let mut v = view('a', "abc");
     all_fresh(policy, &mut v, "bc");
     v.claim = claim;
@@ -462,7 +467,7 @@ fn all_fresh_under(policy: &Policy, claim: Claimed) -> View {
 #[test]
 fn a_free_claim_is_written_by_the_oldest_and_nothing_is_voted_on() {
     let policy = claiming(3);
-    let mut v = all_fresh_under(&policy, Claimed::Absent);
+    let mut v = all_fresh_under(&policy, ClaimState::Absent);
     let Step::Claim(claiming) = decide(&policy, &v) else { panic!("no claim") };
     assert_eq!((claiming.list.members.len(), claiming.replaces), (3, None));
     says(&mut v, 'b', seen_data(None, None), NO_TIME);
@@ -472,14 +477,14 @@ fn a_free_claim_is_written_by_the_oldest_and_nothing_is_voted_on() {
 #[test]
 fn a_claim_that_cant_be_read_is_not_a_free_one() {
     let policy = claiming(3);
-    let v = all_fresh_under(&policy, Claimed::Unknown("AccessDenied".to_owned()));
+    let v = all_fresh_under(&policy, ClaimState::Unknown("AccessDenied".to_owned()));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ClaimUnknown { .. })));
 }
 
 #[test]
 fn those_who_claim_and_those_who_vote_dont_count_each_other() {
     let policy = claiming(3);
-    let mut v = all_fresh_under(&policy, Claimed::Absent);
+    let mut v = all_fresh_under(&policy, ClaimState::Absent);
     says(&mut v, 'b', fresh('b', &policy_charter("abc")), NO_TIME);
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::DifferentRoster { .. })));
 }
@@ -526,24 +531,24 @@ fn a_void_claim_is_replaced_as_it_was_seen_and_an_established_one_never() {
 fn with_a_claim_either_of_two_may_found_when_the_other_is_silent() {
     let policy = claiming(2);
     let mut younger = view('b', "ab");
-    says(&mut younger, 'a', Sighting::Silent("timeout".into()), LONG);
-    younger.claim = Claimed::Absent;
+    says(&mut younger, 'a', PeerState::Silent("timeout".into()), LONG);
+    younger.claim = ClaimState::Absent;
     let Step::Claim(claiming) = decide(&policy, &younger) else { panic!("no claim") };
     assert_eq!(claiming.list.members, [listed('b')]);
-    says(&mut younger, 'a', Sighting::Silent("timeout".into()), NO_TIME);
-    assert!(matches!(absence(&decide(&policy, &younger)), Absence::Grace { .. }));
+    says(&mut younger, 'a', PeerState::Silent("timeout".into()), NO_TIME);
+    assert!(matches!(absence(&decide(&policy, &younger)), AbsenceReason::Grace { .. }));
 }
 
 #[test]
 fn one_who_saw_the_claim_free_may_take_the_place_it_was_given() {
     let policy = claiming(3);
     let mut v = view('c', "abc");
-    let Sighting::Etcd(mut seen) = etcd("abc", true) else { panic!() };
+    let PeerState::Etcd(mut seen) = etcd("abc", true) else { panic!() };
     seen.members[2].client_urls.clear();
-    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    says(&mut v, 'a', PeerState::Etcd(seen), NO_TIME);
     v.chosen_cluster = Some(LIVING);
     assert!(
-        matches!(decide(&policy, &v), Step::RemoveMember { why: Removal::OwnOldId, .. }),
+        matches!(decide(&policy, &v), Step::RemoveMember { why: RemovalReason::OwnOldId, .. }),
         "told, as a wiped node is"
     );
     v.ledger.saw_unclaimed = true;
@@ -556,7 +561,7 @@ fn a_claim_is_established_by_its_own_cluster_only() {
     let write = |replaces: Option<&str>| Establish::Write { replaces: replaces.map(str::to_owned) };
     let founding = held(Claim::Founding { list: list("abc") });
     assert_eq!(establish(&founding, LIVING, id_of), write(Some("\"v1\"")));
-    assert_eq!(establish(&Claimed::Absent, LIVING, id_of), write(None));
+    assert_eq!(establish(&ClaimState::Absent, LIVING, id_of), write(None));
     assert!(matches!(establish(&founding, ClusterId(7), id_of), Establish::Conflict(_)));
     let established = held(Claim::Established { cluster: LIVING });
     assert_eq!(establish(&established, LIVING, id_of), Establish::Done);
@@ -613,7 +618,7 @@ fn damaged_data_is_moved_aside_only_for_a_cluster_that_can_give_it_again() {
     assert_eq!(decide(&policy, &v), damaged);
     for (elsewhere, why) in [
         (etcd("abc", false), "no quorum is proven"),
-        (Sighting::Refused, "nobody answers"),
+        (PeerState::Refused, "nobody answers"),
         (seen_data(Some(LIVING), None), "the others don't run"),
         (etcd("ab", true), "one other voter of two is no quorum: a list that old proves nothing"),
         (etcd("a", true), "a sole member's data is all there is"),
@@ -624,9 +629,9 @@ fn damaged_data_is_moved_aside_only_for_a_cluster_that_can_give_it_again() {
     says(&mut v, 'b', etcd("bc", true), NO_TIME);
     assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::RemovedWhileDown { .. })));
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
-    let Sighting::Etcd(mut other) = etcd("cd", true) else { panic!() };
+    let PeerState::Etcd(mut other) = etcd("cd", true) else { panic!() };
     other.cluster = ClusterId(0xc2);
-    says(&mut v, 'c', Sighting::Etcd(other), NO_TIME);
+    says(&mut v, 'c', PeerState::Etcd(other), NO_TIME);
     assert_eq!(decide(&policy, &v), Step::Resume, "two clusters: which one is meant, only the operator knows");
     v.data = DataDir::Whole { ids: Known::Known((ClusterId(0xbad), member_id('a'))) };
     assert!(matches!(decide(&policy, &v), Step::Halt(_)), "another cluster's is foreign, damaged or not");
@@ -663,7 +668,7 @@ fn whoever_moved_its_damaged_data_aside_gives_up_its_old_id() {
     v.ledger.left_behind(LeftBehind::MayHaveVoted);
     v.chosen_cluster = Some(LIVING);
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('a'), why: Removal::OwnOldId });
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('a'), why: RemovalReason::OwnOldId });
     says(&mut v, 'b', etcd("bc", true), NO_TIME);
     assert_eq!(decide(&policy, &v), Step::AddSelf);
 }
@@ -718,9 +723,9 @@ fn two_living_clusters_halt() {
     let policy = policy(Some(3));
     let mut v = view('a', "abc");
     says(&mut v, 'b', etcd("b", true), NO_TIME);
-    let Sighting::Etcd(mut other) = etcd("c", true) else { panic!() };
+    let PeerState::Etcd(mut other) = etcd("c", true) else { panic!() };
     other.cluster = ClusterId(0xc2);
-    says(&mut v, 'c', Sighting::Etcd(other), NO_TIME);
+    says(&mut v, 'c', PeerState::Etcd(other), NO_TIME);
     assert_eq!(decide(&policy, &v), Step::Halt(Halt::TwoClusters { ids: vec![LIVING, ClusterId(0xc2)] }));
 }
 
@@ -732,14 +737,14 @@ fn a_replacement_removes_the_provably_dead_first() {
     says(&mut v, 'c', etcd("abc", true), NO_TIME);
     let dwell = Duration::from_secs(30);
     for (gone, silent, kept) in [
-        (Known::Known(false), dwell, Some(Kept::Standing(id('a')))),
-        (Known::Unknown("throttled".into()), dwell, Some(Kept::Unknown(id('a'), "throttled".into()))),
-        (Known::Known(true), dwell - Duration::from_secs(1), Some(Kept::Dwell)),
+        (Known::Known(false), dwell, Some(KeepReason::InstanceExists(id('a')))),
+        (Known::Unknown("throttled".into()), dwell, Some(KeepReason::Unknown(id('a'), "throttled".into()))),
+        (Known::Known(true), dwell - Duration::from_secs(1), Some(KeepReason::Dwell)),
         (Known::Known(true), dwell, None),
     ] {
         v.fates.insert(member_id('a'), fate('a', gone, silent));
         match (decide(&policy, &v), kept) {
-            (Step::RemoveMember { id, why: Removal::Gone(_) }, None) => assert_eq!(id, member_id('a')),
+            (Step::RemoveMember { id, why: RemovalReason::Gone(_) }, None) => assert_eq!(id, member_id('a')),
             (Step::Hold(Hold::Spare { kept, .. }), Some(why)) => assert!(kept.contains(&(member_id('a'), why))),
             (step, kept) => panic!("{step}, {kept:?}"),
         }
@@ -754,16 +759,16 @@ fn nobody_is_removed_below_quorum() {
     v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
     v.fates.insert(member_id('c'), fate('c', Known::Known(false), LONG));
     let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
-    assert!(kept.contains(&(member_id('a'), Kept::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
+    assert!(kept.contains(&(member_id('a'), KeepReason::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
 }
 
 #[test]
 fn nobody_is_removed_while_a_learner_is_on_its_way() {
     let policy = policy(Some(3));
     let mut v = view('d', "bcd");
-    let Sighting::Etcd(mut seen) = etcd("abc", true) else { panic!() };
+    let PeerState::Etcd(mut seen) = etcd("abc", true) else { panic!() };
     seen.members.push(Member { is_learner: true, ..voter('x') });
-    says(&mut v, 'b', Sighting::Etcd(seen), NO_TIME);
+    says(&mut v, 'b', PeerState::Etcd(seen), NO_TIME);
     v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member, .. }) if member == member_id('x')));
     v.fates.insert(member_id('x'), fate('x', Known::Known(true), LONG));
@@ -779,7 +784,7 @@ fn the_unhealthy_are_removed_only_where_the_operator_says_so() {
     for (silent, removed) in [(UNHEALTHY_AFTER, true), (UNHEALTHY_AFTER - Duration::from_secs(1), false)] {
         for gone in [Known::Known(false), Known::Unknown("throttled".into())] {
             v.fates.insert(member_id('a'), fate('a', gone, silent));
-            let why = Removal::Unhealthy;
+            let why = RemovalReason::Unhealthy;
             assert_eq!(decide(&bold, &v) == Step::RemoveMember { id: member_id('a'), why }, removed);
             assert!(matches!(decide(&cautious, &v), Step::Hold(Hold::Spare { .. })));
         }
@@ -793,13 +798,13 @@ fn without_a_replacement_no_cluster_shrinks_so_far_that_fresh_ones_could_outvote
         v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
         says(&mut v, 'b', etcd(members, true), NO_TIME);
         v.fates.insert(member_id('z'), fate('z', Known::Known(true), LONG));
-        v.fates.insert(member_id('a'), Fate::Answers);
+        v.fates.insert(member_id('a'), Liveness::Answers);
         others_answer(&mut v);
         reconcile(&policy(Some(size)), &v, LIVING)
     };
-    assert_eq!(ours(3, "abz"), Ok((member_id('z'), Removal::Gone(id('z')))));
-    assert_eq!(ours(5, "abcdz"), Ok((member_id('z'), Removal::Gone(id('z')))));
-    assert_eq!(ours(5, "abcz"), Err(vec![(member_id('z'), Kept::WouldShrink { voters: 4, size: 5 })]));
+    assert_eq!(ours(3, "abz"), Ok((member_id('z'), RemovalReason::Gone(id('z')))));
+    assert_eq!(ours(5, "abcdz"), Ok((member_id('z'), RemovalReason::Gone(id('z')))));
+    assert_eq!(ours(5, "abcz"), Err(vec![(member_id('z'), KeepReason::WouldShrink { voters: 4, size: 5 })]));
     let mut unseen = view('a', "ab");
     unseen.roster = Known::Unknown("throttled".into());
     says(&mut unseen, 'b', etcd("abz", true), NO_TIME);
@@ -814,10 +819,10 @@ fn one_joins_at_a_time_as_a_learner() {
     let mut v = view('c', "abc");
     says(&mut v, 'a', etcd("ab", true), NO_TIME);
     assert_eq!(decide(&policy, &v), Step::AddSelf);
-    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let PeerState::Etcd(mut seen) = etcd("ab", true) else { panic!() };
     let learner = MemberId(9);
     seen.members.push(Member { id: learner, is_learner: true, name: String::new(), ..voter('x') });
-    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    says(&mut v, 'a', PeerState::Etcd(seen), NO_TIME);
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member, .. }) if member == learner));
 }
 
@@ -825,7 +830,7 @@ fn one_joins_at_a_time_as_a_learner() {
 fn an_unstarted_place_is_taken_only_by_its_own_record() {
     let policy = policy(Some(3));
     let mut v = view('c', "abc");
-    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let PeerState::Etcd(mut seen) = etcd("ab", true) else { panic!() };
     let place = MemberId(9);
     seen.members.push(Member {
         id: place,
@@ -834,14 +839,14 @@ fn an_unstarted_place_is_taken_only_by_its_own_record() {
         is_learner: true,
         ..voter('c')
     });
-    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: place, why: Removal::OwnOldId });
+    says(&mut v, 'a', PeerState::Etcd(seen), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: place, why: RemovalReason::OwnOldId });
     v.ledger.joined = Some(Joined { cluster: LIVING, member: place, spawned: false });
     let Step::StartExisting { member, initial_cluster, .. } = decide(&policy, &v) else { panic!() };
     assert_eq!(member, place);
     assert_eq!(initial_cluster, "i-a=http://a:2380,i-b=http://b:2380,i-c=http://c:2380");
     v.ledger.joined = Some(Joined { cluster: LIVING, member: place, spawned: true });
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: place, why: Removal::OwnOldId });
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: place, why: RemovalReason::OwnOldId });
 }
 
 #[test]
@@ -849,7 +854,7 @@ fn a_lost_disk_gives_up_its_old_id() {
     let policy = policy(Some(3));
     let mut v = view('c', "abc");
     says(&mut v, 'a', etcd("abc", true), NO_TIME);
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('c'), why: Removal::OwnOldId });
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('c'), why: RemovalReason::OwnOldId });
 }
 
 #[test]
@@ -937,7 +942,7 @@ fn who_has_left_stays_down_until_ec2_says_that_it_lives_on() {
     v.ending = Known::Known(None);
     assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::RemovedWhileDown { .. })));
     // No cluster in sight: on record, it isn't taken for a restart.
-    says(&mut v, 'b', Sighting::Refused, LONG);
+    says(&mut v, 'b', PeerState::Refused, LONG);
     for ending in [terminated(), Known::Unknown("silence".to_owned())] {
         v.ending = ending;
         assert!(held(&v));
@@ -991,7 +996,7 @@ fn in_a_partition_a_copy_never_makes_up_the_quorum() {
     let policy = policy(Some(3));
     let mut v = a_copy(false);
     says(&mut v, 'c', etcd("abc", false), NO_TIME);
-    says(&mut v, 'a', Sighting::Silent("cut".into()), LONG);
+    says(&mut v, 'a', PeerState::Silent("cut".into()), LONG);
     assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerStands);
     v.owner_gone = Known::Unknown("throttled".into());
     assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerUnknown("throttled".into()));
@@ -1010,7 +1015,7 @@ fn the_disk_of_an_owner_that_is_gone_runs_where_it_is_now() {
     v.owner_gone = Known::Known(true);
     v.fates.insert(member_id('a'), fate('a', Known::Known(true), NO_TIME));
     assert_eq!(decide(&policy, &v), Step::UpdateSelf { id: member_id('a') }, "at once");
-    v.fates.insert(member_id('a'), Fate::Answers);
+    v.fates.insert(member_id('a'), Liveness::Answers);
     assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerStands, "whoever answers is not gone");
     let mut alone = a_copy(false);
     alone.owner_gone = Known::Known(true);
@@ -1026,7 +1031,7 @@ fn an_owner_that_is_only_silent_is_never_replaced_by_a_copy() {
     for (owner, why) in [(Some(id('a')), Doubt::OwnerStands), (None, Doubt::NoRecord)] {
         let mut v = a_copy(true);
         v.ledger.instance = owner;
-        says(&mut v, 'a', Sighting::Refused, LONG);
+        says(&mut v, 'a', PeerState::Refused, LONG);
         v.fates.insert(member_id('a'), fate('a', Known::Known(false), LONG));
         assert_eq!(doubt(decide(&policy, &v)), why);
         let vouched = Policy { adopt: Some(member_id('a')), ..policy.clone() };
@@ -1071,12 +1076,12 @@ fn our_old_place_is_not_removed_while_anybody_answers_as_that_member() {
     let mut v = view('a', "abc");
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
     v.me.listed.peer_urls = vec!["http://new-a:2380".to_owned()];
-    v.fates.insert(member_id('a'), Fate::Answers);
-    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: Kept::Alive, .. })));
-    v.fates.insert(member_id('a'), Fate::Unknown);
-    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: Kept::Unasked, .. })));
+    v.fates.insert(member_id('a'), Liveness::Answers);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: KeepReason::Alive, .. })));
+    v.fates.insert(member_id('a'), Liveness::Unknown);
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: KeepReason::Unasked, .. })));
     v.fates.insert(member_id('a'), fate('a', Known::Known(false), NO_TIME));
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('a'), why: Removal::OwnOldId });
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('a'), why: RemovalReason::OwnOldId });
 }
 
 #[test]
@@ -1118,9 +1123,9 @@ fn a_list_that_holds_us_otherwise_is_renounced_and_gives_way_when_enough_did() {
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ListedOtherwise { .. })));
     v.me.listed = listed('a');
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::ListedOtherwise { .. })), "a word is kept");
-    let Sighting::Fresh(mut seen) = v.peers[&id('b')].sighting.clone() else { panic!() };
+    let PeerState::Fresh(mut seen) = v.peers[&id('b')].sighting.clone() else { panic!() };
     seen.renounced.insert("t-1".to_owned());
-    says(&mut v, 'b', Sighting::Fresh(seen), NO_TIME);
+    says(&mut v, 'b', PeerState::Fresh(seen), NO_TIME);
     assert!(matches!(decide(&policy, &v), Step::Propose(_)), "two of three never start by it: it can't have a quorum");
 }
 
@@ -1141,16 +1146,16 @@ fn what_was_accepted_and_holds_us_otherwise_is_renounced_too() {
 fn a_place_of_ours_under_another_address_is_given_up() {
     let policy = policy(Some(3));
     let mut v = view('c', "abc");
-    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let PeerState::Etcd(mut seen) = etcd("ab", true) else { panic!() };
     let place =
         Member { id: MemberId(9), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
     seen.members.push(place);
-    says(&mut v, 'a', Sighting::Etcd(seen), NO_TIME);
+    says(&mut v, 'a', PeerState::Etcd(seen), NO_TIME);
     v.fates.insert(MemberId(9), fate('c', Known::Known(false), NO_TIME));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { .. })), "somebody's");
     v.ledger.joined = Some(Joined { cluster: LIVING, member: MemberId(9), spawned: false });
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: MemberId(9), why: Removal::OwnOldId });
-    v.fates.insert(MemberId(9), Fate::Answers);
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: MemberId(9), why: RemovalReason::OwnOldId });
+    v.fates.insert(MemberId(9), Liveness::Answers);
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { .. })), "somebody runs in it");
 }
 
@@ -1226,14 +1231,14 @@ fn age_is_told_by_the_first_launch() {
     let policy = policy(Some(3));
     let mut v = view('a', "abc");
     all_fresh(&policy, &mut v, "b");
-    says(&mut v, 'c', Sighting::Refused, LONG);
+    says(&mut v, 'c', PeerState::Refused, LONG);
     assert!(matches!(decide(&policy, &v), Step::Propose(_)), "young");
     let Known::Known(young) = v.roster.clone() else { panic!() };
     let restarted = |i: &Instance| Instance { attached: Some(NOW - 3600), ..i.clone() };
     let roster = Roster::new(young.all().iter().map(restarted).collect(), NOW);
     all_fresh_in(&policy, &mut v, &roster, "b");
     v.roster = Known::Known(roster);
-    assert_eq!(*absence(&decide(&policy, &v)), Absence::Aged(id('a')));
+    assert_eq!(*absence(&decide(&policy, &v)), AbsenceReason::Aged(id('a')));
 }
 
 // ---- members that never ran
@@ -1244,10 +1249,10 @@ fn of_whom_nothing_is_known_counts_for_no_quorum() {
     let mut v = view('d', "abcd");
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
     v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
-    v.fates.insert(member_id('c'), Fate::Unknown);
+    v.fates.insert(member_id('c'), Liveness::Unknown);
     let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
-    assert!(kept.contains(&(member_id('a'), Kept::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
-    v.fates.insert(member_id('c'), Fate::Answers);
+    assert!(kept.contains(&(member_id('a'), KeepReason::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
+    v.fates.insert(member_id('c'), Liveness::Answers);
     assert!(matches!(decide(&policy, &v), Step::RemoveMember { .. }));
 }
 
@@ -1256,30 +1261,34 @@ fn of_whom_nothing_is_known_counts_for_no_quorum() {
 fn a_learner_that_never_ran_and_is_nobodys_blocks_no_join() {
     let policy = policy(Some(3));
     let mut v = view('d', "abd");
-    let Sighting::Etcd(mut seen) = etcd("ab", true) else { panic!() };
+    let PeerState::Etcd(mut seen) = etcd("ab", true) else { panic!() };
     let learner =
         Member { id: MemberId(9), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
     seen.members.push(learner.clone());
     for name in ['a', 'b'] {
-        says(&mut v, name, Sighting::Etcd(seen.clone()), NO_TIME);
+        says(&mut v, name, PeerState::Etcd(seen.clone()), NO_TIME);
     }
     let nobody = |silent_for| {
-        Fate::Silent(Silence { instance: None, gone: Known::Unknown("no instance can be named".into()), silent_for })
+        Liveness::Silent(Silence {
+            instance: None,
+            gone: Known::Unknown("no instance can be named".into()),
+            silent_for,
+        })
     };
     v.fates.insert(learner.id, nobody(Duration::from_secs(29)));
     let step = decide(&policy, &v);
-    assert!(matches!(&step, Step::Hold(Hold::AnotherJoins { kept: Kept::Dwell, .. })), "{step}");
+    assert!(matches!(&step, Step::Hold(Hold::AnotherJoins { kept: KeepReason::Dwell, .. })), "{step}");
     assert!(step.to_string().contains("http://x:2380") && step.to_string().contains("29 s"), "{step}");
     v.fates.insert(learner.id, nobody(Duration::from_secs(30)));
-    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: learner.id, why: Removal::NeverStarted });
-    for fate in [Fate::Unknown, Fate::Answers, fate('x', Known::Known(false), LONG)] {
+    assert_eq!(decide(&policy, &v), Step::RemoveMember { id: learner.id, why: RemovalReason::NeverStarted });
+    for fate in [Liveness::Unknown, Liveness::Answers, fate('x', Known::Known(false), LONG)] {
         v.fates.insert(learner.id, fate);
         assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { .. })));
     }
     // A voter without a name counts in every quorum: it goes by proof alone.
     seen.members.last_mut().unwrap().is_learner = false;
-    says(&mut v, 'a', Sighting::Etcd(seen.clone()), NO_TIME);
-    says(&mut v, 'b', Sighting::Etcd(seen), NO_TIME);
+    says(&mut v, 'a', PeerState::Etcd(seen.clone()), NO_TIME);
+    says(&mut v, 'b', PeerState::Etcd(seen), NO_TIME);
     v.fates.insert(learner.id, nobody(LONG));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Spare { .. })));
 }
@@ -1289,13 +1298,13 @@ fn a_learner_that_never_ran_and_is_nobodys_blocks_no_join() {
 fn a_void_claim_shows_a_disk_from_before_the_next_founding() {
     let policy = Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy(Some(2)) };
     let mut v = view('a', "ab");
-    let held = |names| Claimed::Held { claim: Claim::Founding { list: list(names) }, version: "1".to_owned() };
-    let before = |v: &View, claim: &Claimed| claim.is_before_a_founding(&v.standing(&policy));
-    assert!(before(&v, &Claimed::Absent) && !before(&v, &held("xy")));
+    let held = |names| ClaimState::Held { claim: Claim::Founding { list: list(names) }, version: "1".to_owned() };
+    let before = |v: &View, claim: &ClaimState| claim.is_before_a_founding(&v.standing(&policy));
+    assert!(before(&v, &ClaimState::Absent) && !before(&v, &held("xy")));
     let mut all = roster("ab").all().to_vec();
     all.extend(["x", "y"].iter().flat_map(|n| n.chars()).map(|n| instance(n, InstanceState::Terminated)));
     v.roster = Known::Known(Roster::new(all, NOW));
     assert!(before(&v, &held("xy")) && !before(&v, &held("ab")));
-    assert!(!before(&v, &Claimed::Held { claim: Claim::Established { cluster: LIVING }, version: "1".to_owned() }));
-    assert!(!before(&v, &Claimed::Unknown("denied".into())));
+    assert!(!before(&v, &ClaimState::Held { claim: Claim::Established { cluster: LIVING }, version: "1".to_owned() }));
+    assert!(!before(&v, &ClaimState::Unknown("denied".into())));
 }

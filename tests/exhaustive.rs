@@ -10,12 +10,12 @@ use std::time::Duration;
 use common::*;
 use muster_core::decide::decide;
 use muster_core::paxos::{Accepted, Ballot, Joined, Ledger};
-use muster_core::step::{Hold, Quarantine, Removal, Step};
+use muster_core::step::{Hold, Quarantine, RemovalReason, Step};
 use muster_core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
 use muster_core::view::Claim;
-use muster_core::view::Claimed;
+use muster_core::view::ClaimState;
 use muster_core::view::Ending;
-use muster_core::view::{Clean, DataDir, Fate, LogEnd, LogSeen, Policy, Sighting, Silence, Twin, View};
+use muster_core::view::{Clean, DataDir, Liveness, LogEnd, LogSeen, PeerState, Policy, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(3600);
 const OTHER: ClusterId = ClusterId(0xc2);
@@ -31,16 +31,16 @@ fn list(names: &str) -> InitialList {
 type Say = fn(&Policy, &mut View, char);
 
 fn set_etcd(view: &mut View, name: char, members: &str, cluster: ClusterId, has_quorum: bool) {
-    let Sighting::Etcd(mut seen) = etcd(members, has_quorum) else { return };
+    let PeerState::Etcd(mut seen) = etcd(members, has_quorum) else { return };
     seen.cluster = cluster;
-    says(view, name, Sighting::Etcd(seen), Duration::ZERO);
+    says(view, name, PeerState::Etcd(seen), Duration::ZERO);
 }
 
 fn set_fresh(policy: &Policy, view: &mut View, name: char, roster_of: &Roster, chosen: Option<&str>) {
-    let Sighting::Fresh(mut seen) = fresh(name, &policy.charter(roster_of)) else { return };
+    let PeerState::Fresh(mut seen) = fresh(name, &policy.charter(roster_of)) else { return };
     seen.chosen = chosen.map(list);
     seen.promised = chosen.map(|_| Ballot { round: 3, proposer: id(name), nonce: 9 });
-    says(view, name, Sighting::Fresh(seen), Duration::ZERO);
+    says(view, name, PeerState::Fresh(seen), Duration::ZERO);
 }
 
 fn own_roster(view: &View) -> Roster {
@@ -50,21 +50,21 @@ fn own_roster(view: &View) -> Roster {
 /// Everything a peer can say; the first seven are of a kind each.
 const SAYINGS: &[Say] = &[
     |p, v, n| set_fresh(p, v, n, &own_roster(v), None),
-    |_, v, n| says(v, n, Sighting::Refused, LONG),
-    |_, v, n| says(v, n, Sighting::Silent("timeout".to_owned()), LONG),
+    |_, v, n| says(v, n, PeerState::Refused, LONG),
+    |_, v, n| says(v, n, PeerState::Silent("timeout".to_owned()), LONG),
     |_, v, n| set_etcd(v, n, "acd", LIVING, true),
     |_, v, n| set_etcd(v, n, "abc", LIVING, false),
     |_, v, n| says(v, n, seen_data(None, None), Duration::ZERO),
-    |_, v, n| says(v, n, Sighting::Mismatch("TLS".to_owned()), Duration::ZERO),
+    |_, v, n| says(v, n, PeerState::Mismatch("TLS".to_owned()), Duration::ZERO),
     |_, v, n| set_etcd(v, n, "abc", LIVING, true),
-    |_, v, n| says(v, n, Sighting::Refused, Duration::ZERO),
+    |_, v, n| says(v, n, PeerState::Refused, Duration::ZERO),
     |_, v, n| {
-        says(v, n, Sighting::Refused, LONG);
+        says(v, n, PeerState::Refused, LONG);
         v.peers.entry(id(n)).and_modify(|peer| peer.refused_throughout = false);
     },
-    |_, v, n| says(v, n, Sighting::Silent("timeout".to_owned()), Duration::ZERO),
+    |_, v, n| says(v, n, PeerState::Silent("timeout".to_owned()), Duration::ZERO),
     |_, v, n| {
-        says(v, n, Sighting::Silent("timeout".to_owned()), LONG);
+        says(v, n, PeerState::Silent("timeout".to_owned()), LONG);
         v.peers.entry(id(n)).and_modify(|peer| peer.impaired = Known::Known(true));
     },
     |p, v, n| set_fresh(p, v, n, &roster("xyz"), None),
@@ -77,24 +77,24 @@ const SAYINGS: &[Say] = &[
     |_, v, n| set_etcd(v, n, "ac", LIVING, true),
     |_, v, n| set_etcd(v, n, "ac", OTHER, true),
     |_, v, n| {
-        let Sighting::Etcd(mut seen) = etcd("ac", true) else { return };
+        let PeerState::Etcd(mut seen) = etcd("ac", true) else { return };
         let unstarted =
             Member { id: MemberId(77), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter(ME) };
         seen.members.push(unstarted);
-        says(v, n, Sighting::Etcd(seen), Duration::ZERO);
+        says(v, n, PeerState::Etcd(seen), Duration::ZERO);
     },
     |_, v, n| {
-        let Sighting::Etcd(mut seen) = etcd("ac", true) else { return };
+        let PeerState::Etcd(mut seen) = etcd("ac", true) else { return };
         seen.members.push(Member { is_learner: true, ..voter('x') });
-        says(v, n, Sighting::Etcd(seen), Duration::ZERO);
+        says(v, n, PeerState::Etcd(seen), Duration::ZERO);
     },
     // Added and never started, by whom nobody can say.
     |_, v, n| {
-        let Sighting::Etcd(mut seen) = etcd("ac", true) else { return };
+        let PeerState::Etcd(mut seen) = etcd("ac", true) else { return };
         let nobodys =
             Member { id: MemberId(78), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
         seen.members.push(nobodys);
-        says(v, n, Sighting::Etcd(seen), Duration::ZERO);
+        says(v, n, PeerState::Etcd(seen), Duration::ZERO);
     },
 ];
 const THIRD_IN_SHORT: usize = 3;
@@ -214,15 +214,15 @@ fn policies() -> Vec<Policy> {
 }
 
 /// What the claim says where there is one: of `by`, `y` is terminated wherever EC2 shows it.
-fn claims(policy: &Policy) -> Vec<Claimed> {
+fn claims(policy: &Policy) -> Vec<ClaimState> {
     if policy.claim.is_none() {
-        return vec![Claimed::NotAsked];
+        return vec![ClaimState::NotAsked];
     }
-    let held = |claim| Claimed::Held { claim, version: VERSION.to_owned() };
+    let held = |claim| ClaimState::Held { claim, version: VERSION.to_owned() };
     let founding = |names| held(Claim::Founding { list: list(names) });
     vec![
-        Claimed::Unknown("AccessDenied".to_owned()),
-        Claimed::Absent,
+        ClaimState::Unknown("AccessDenied".to_owned()),
+        ClaimState::Absent,
         founding("abc"),
         founding("acd"),
         founding("by"),
@@ -233,7 +233,7 @@ fn claims(policy: &Policy) -> Vec<Claimed> {
 const VERSION: &str = "\"1\"";
 
 /// What EC2 says, asked by id, of members that do not answer; and that nothing is known of them.
-fn fates() -> [fn(char) -> Fate; 6] {
+fn fates() -> [fn(char) -> Liveness; 6] {
     [
         |name| fate(name, Known::Known(true), LONG),
         |name| fate(name, Known::Known(true), Duration::ZERO),
@@ -241,9 +241,9 @@ fn fates() -> [fn(char) -> Fate; 6] {
         |name| fate(name, Known::Unknown("throttled".to_owned()), LONG),
         |_| {
             let gone = Known::Unknown("no instance can be named".to_owned());
-            Fate::Silent(Silence { instance: None, gone, silent_for: LONG })
+            Liveness::Silent(Silence { instance: None, gone, silent_for: LONG })
         },
-        |_| Fate::Unknown,
+        |_| Liveness::Unknown,
     ]
 }
 
@@ -404,7 +404,7 @@ fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
     let is_seen = |m: &Member| {
         v.peers
             .values()
-            .any(|p| matches!(&p.sighting, Sighting::Etcd(_)) && p.listed.as_ref().is_some_and(|l| l.name == m.name))
+            .any(|p| matches!(&p.sighting, PeerState::Etcd(_)) && p.listed.as_ref().is_some_and(|l| l.name == m.name))
     };
     let seen: Vec<MemberId> = silent.iter().filter(|m| is_seen(m)).map(|m| m.id).collect();
     let silent: Vec<Member> = silent.into_iter().filter(|m| !is_seen(m) && m.name != format!("i-{ME}")).collect();
@@ -417,7 +417,7 @@ fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
         _ => !silent.is_empty(),
     });
     for (_, fate) in fates {
-        seen.iter().for_each(|id| _ = v.fates.insert(*id, Fate::Answers));
+        seen.iter().for_each(|id| _ = v.fates.insert(*id, Liveness::Answers));
         for member in &silent {
             let name = member.name.chars().last().unwrap_or('x');
             v.fates.insert(member.id, fate(name));
@@ -464,18 +464,18 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
     let sign_of_a_cluster = v
         .peers
         .values()
-        .any(|p| matches!(p.sighting, Sighting::Etcd(_) | Sighting::HasData(_) | Sighting::Mismatch(_)));
+        .any(|p| matches!(p.sighting, PeerState::Etcd(_) | PeerState::HasData(_) | PeerState::Mismatch(_)));
     let is_fresh = v.data == DataDir::Fresh;
-    let answering = v.peers.values().filter(|p| matches!(p.sighting, Sighting::Fresh(_))).count();
+    let answering = v.peers.values().filter(|p| matches!(p.sighting, PeerState::Fresh(_))).count();
     match step {
         Step::Propose(_) | Step::FoundAlone { .. } | Step::Claim(_) => {
             match (step, &v.claim) {
-                (Step::Claim(claiming), Claimed::Absent) => held(claiming.replaces.is_none(), "replacing no claim")?,
-                (Step::Claim(claiming), Claimed::Held { claim: Claim::Founding { list }, version }) => {
+                (Step::Claim(claiming), ClaimState::Absent) => held(claiming.replaces.is_none(), "replacing no claim")?,
+                (Step::Claim(claiming), ClaimState::Held { claim: Claim::Founding { list }, version }) => {
                     held(claiming.replaces.as_ref() == Some(version), "replacing a claim unconditionally")?;
                     held(v.standing(policy).voids(list), "replacing a claim that stands")?;
                 }
-                (_, Claimed::NotAsked) => held(policy.claim.is_none(), "voting where a claim decides")?,
+                (_, ClaimState::NotAsked) => held(policy.claim.is_none(), "voting where a claim decides")?,
                 _ => return Err("founding over a claim that stands or isn't known"),
             }
             held(is_fresh, "founding over data")?;
@@ -483,16 +483,16 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             held(!v.ledger.founded && v.ledger.joined.is_none(), "founding by a former member")?;
             let Known::Known(roster) = &v.roster else { return Err("G4: founding without EC2") };
             held(roster.find(&id(ME)).is_some(), "founding by one who isn't in the roster")?;
-            let everybody = answering + 1 == roster.standing().count();
+            let everybody = answering + 1 == roster.non_terminated().count();
             let spotless = roster.terminated().next().is_none()
-                && roster.standing().all(|i| roster.age(i).is_some_and(|age| age < policy.found_window));
+                && roster.non_terminated().all(|i| roster.age(i).is_some_and(|age| age < policy.found_window));
             let alone = match step {
                 Step::FoundAlone { .. } => true,
                 Step::Claim(claiming) => claiming.list.members.len() == 1,
                 _ => false,
             };
             let vouched = policy.found_absent || (policy.found_alone && alone);
-            let complete = everybody && roster.standing().count() >= policy.size(roster);
+            let complete = everybody && roster.non_terminated().count() >= policy.size(roster);
             let other_terminated = policy.cluster_size == Some(2) && roster.all().len() == 2;
             held(complete || spotless || vouched || other_terminated, "R3: absence forgiven")?;
         }
@@ -501,13 +501,12 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             held(list.entry(&id(ME)) == Some(&v.me.listed), "starting a list that holds us otherwise, or not at all")?;
             held(!v.ledger.renounced.contains(&list.token), "starting a list that was renounced")?;
             let told = v.peers.values().any(|p| match &p.sighting {
-                Sighting::Fresh(f) => f.chosen.as_ref() == Some(list),
-                Sighting::HasData(data) => data.chosen.as_ref() == Some(list),
+                PeerState::Fresh(f) => f.chosen.as_ref() == Some(list),
+                PeerState::HasData(data) => data.chosen.as_ref() == Some(list),
                 _ => false,
             });
             let shown = v.etcds().any(|(_, etcd)| Some(etcd.cluster) == v.accepted_cluster);
-            let claimed =
-                matches!(&v.claim, Claimed::Held { claim: Claim::Founding { list: claimed }, .. } if claimed == list);
+            let claimed = matches!(&v.claim, ClaimState::Held { claim: Claim::Founding { list: claimed }, .. } if claimed == list);
             let chosen = match policy.claim {
                 Some(_) => claimed,
                 None => v.ledger.chosen.as_ref() == Some(list) || told || shown,
@@ -518,23 +517,23 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
         Step::RemoveMember { id: member, why } => {
             held(is_fresh, "removing while holding data")?;
             held(living.len() == 1, "G4: removing without one living cluster")?;
-            if *why == Removal::Unhealthy {
+            if *why == RemovalReason::Unhealthy {
                 held(policy.clean == Clean::Unhealthy, "removing one not known to be gone unasked")?;
-                let Fate::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
+                let Liveness::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
                 held(fate.silent_for >= Duration::from_secs(300), "removing before five minutes")?;
-            } else if let Removal::Gone(_) = why {
+            } else if let RemovalReason::Gone(_) = why {
                 held(policy.clean != Clean::Off, "removing with MUSTER_CLEAN=off")?;
-                let Fate::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
+                let Liveness::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
                 held(fate.gone == Known::Known(true), "G4: removing one not known to be gone")?;
                 held(fate.silent_for >= policy.clean_dwell, "removing before the dwell")?;
-            } else if *why == Removal::NeverStarted {
+            } else if *why == RemovalReason::NeverStarted {
                 held(policy.clean != Clean::Off, "removing with MUSTER_CLEAN=off")?;
-                let Fate::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
+                let Liveness::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
                 held(fate.silent_for >= policy.clean_dwell && fate.instance.is_none(), "removing somebody's place")?;
                 let member = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
                 held(member.is_some_and(|m| m.is_learner && m.name.is_empty()), "removing one that may have voted")?;
             } else {
-                held(*v.fate(*member) != Fate::Answers, "removing as ours one that answers")?;
+                held(*v.fate(*member) != Liveness::Answers, "removing as ours one that answers")?;
                 let own = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
                 held(
                     own.is_some_and(|m| m.peer_urls == v.me.listed.peer_urls || m.name == v.me.listed.name)

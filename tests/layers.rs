@@ -33,7 +33,7 @@ const APART: &[(&str, &[&str], &str)] = &[
     ("observer.rs", &["executor", "crate::state"], "it reads, it can't write"),
     (
         "executor.rs",
-        &["observer", "crate::discovery::Cloud", "crate::aws::ec2", "crate::aws::imds"],
+        &["observer", "crate::discovery::Discovery", "crate::aws::ec2", "crate::aws::imds"],
         "it writes, it can't look",
     ),
     ("termination_notice.rs", &["observer", "executor", "crate::etcd"], "it tells what the metadata service says"),

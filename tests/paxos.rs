@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use common::{id, listed, policy, roster};
 use muster_core::paxos::{
-    Accepted, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Standing, Tally, answer, learn,
-    tally_accepts, tally_promises,
+    Accepted, AcceptorContext, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Tally, answer,
+    learn, tally_accepts, tally_promises,
 };
 use muster_core::types::{ClusterId, InitialList, InstanceId, MemberId};
 use proptest::prelude::*;
@@ -54,14 +54,14 @@ impl World {
     }
 
     /// What that node knows.
-    fn standing(&self, n: usize) -> Standing {
+    fn standing(&self, n: usize) -> AcceptorContext {
         let listings =
             self.charter.first.iter().map(|(i, _)| (i.clone(), [listed(i.0.chars().last().unwrap())].into()));
-        Standing {
+        AcceptorContext {
             me: id(Self::name(n)),
             charter: Some(self.charter.clone()),
             listings: listings.collect(),
-            ..Standing::default()
+            ..AcceptorContext::default()
         }
     }
 
@@ -181,18 +181,18 @@ fn a_call_over_another_roster_changes_nothing() {
 #[test]
 fn the_list_is_told_beside_data_only_while_it_never_elected() {
     let world = World::new(3);
-    let standing = Standing { has_data: true, ..world.standing(1) };
+    let standing = AcceptorContext { has_data: true, ..world.standing(1) };
     let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: "t".to_owned() };
     let elected = Ledger { chosen: Some(list.clone()), founded: true, ..world.ledgers[1].clone() };
-    assert_eq!(elected.standing_choice(&standing), None);
+    assert_eq!(elected.valid_choice(&standing), None);
     let never_elected = Ledger { never_elected: true, ..elected };
-    assert_eq!(never_elected.standing_choice(&standing), Some(&list));
+    assert_eq!(never_elected.valid_choice(&standing), Some(&list));
 }
 
 #[test]
 fn a_node_with_data_promises_nothing() {
     let world = World::new(3);
-    let standing = Standing { has_data: true, ..world.standing(1) };
+    let standing = AcceptorContext { has_data: true, ..world.standing(1) };
     let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
     let call = Call::Prepare { charter: world.charter.clone(), ballot };
     assert_eq!(answer(&world.ledgers[1], &standing, &call), (Answer::HasData, None));
@@ -259,7 +259,7 @@ fn whoever_promises_past_a_void_choice_never_starts_by_it() {
     let call = Call::Prepare { charter: world.charter.clone(), ballot };
     assert!(matches!(answer(&ledger, &world.standing(1), &call), (Answer::Chosen { .. }, None)), "it stands");
     let renounced = ['a', 'c'].map(|name| (id(name), list.token.clone())).into();
-    let (said, next) = answer(&ledger, &Standing { renounced, ..world.standing(1) }, &call);
+    let (said, next) = answer(&ledger, &AcceptorContext { renounced, ..world.standing(1) }, &call);
     let next = next.unwrap();
     assert!(matches!(said, Answer::Promised { .. }) && next.chosen.is_none() && next.renounced.contains(&list.token));
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_muster::config::{self, Config};
-use etcd_muster::peer::clients::Reach;
+use etcd_muster::peer::clients::PeerClients;
 
 #[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| holds(data));
@@ -69,5 +69,5 @@ fn bounded(config: &Config) {
     assert!(spans.iter().all(|span| *span <= LONGEST), "{spans:?}");
     assert!(config.client_port != config.peer_port);
     assert!(policy.cluster_size.is_none_or(|size| (1..=99).contains(&size)));
-    _ = Reach::new(config, None);
+    _ = PeerClients::new(config, None);
 }

@@ -17,9 +17,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_muster::core::decide::decide;
-use etcd_muster::core::view::{EtcdSeen, Quorum, Sighting};
+use etcd_muster::core::view::{EtcdSeen, PeerState, Quorum};
 use etcd_muster::daemon::observer::Probe;
-use etcd_muster::peer::clients::Reach;
+use etcd_muster::peer::clients::PeerClients;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -35,7 +35,7 @@ struct Scene {
     runtime: Runtime,
     listener: TcpListener,
     url: String,
-    reach: Reach,
+    reach: PeerClients,
 }
 
 thread_local! {
@@ -49,7 +49,7 @@ impl Scene {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let plain = BTreeMap::from([("ED_SSL".to_owned(), "/nonexistent".to_owned())]);
         let config = etcd_muster::config::read(&plain).expect("the defaults");
-        Self { runtime, listener, url, reach: Reach::new(&config, None) }
+        Self { runtime, listener, url, reach: PeerClients::new(&config, None) }
     }
 
     /// Runs that work while these are the answers; with the paths that were asked for.
@@ -109,34 +109,34 @@ fn sight(scene: &Scene, answers: &[&[u8]]) {
     let last = asked.len() - 1;
     let said = || said(scene, answers[last]);
     match &sighting {
-        Sighting::Fresh(_) => assert_eq!((last, &said()["has_data"]), (0, &Value::Bool(false))),
-        Sighting::HasData(_) => assert_eq!((last, &said()["has_data"]), (0, &Value::Bool(true))),
-        Sighting::Etcd(EtcdSeen { cluster, members, quorum: Quorum::Proven, .. }) => {
+        PeerState::Fresh(_) => assert_eq!((last, &said()["has_data"]), (0, &Value::Bool(false))),
+        PeerState::HasData(_) => assert_eq!((last, &said()["has_data"]), (0, &Value::Bool(true))),
+        PeerState::Etcd(EtcdSeen { cluster, members, quorum: Quorum::Proven, .. }) => {
             assert_eq!(asked[last], "/v3/cluster/member/list");
             let said = said();
             assert_eq!(number(&said["header"]["cluster_id"]), Some(cluster.0), "its cluster");
             assert!(cluster.0 != 0 && !members.is_empty(), "a cluster without an id or without members");
             assert_eq!(said["members"].as_array().map(Vec::len), Some(members.len()));
         }
-        Sighting::Etcd(EtcdSeen { members, .. }) => {
+        PeerState::Etcd(EtcdSeen { members, .. }) => {
             assert_eq!(asked[last], "/members");
             assert_eq!(said().as_array().map(Vec::len), Some(members.len()));
         }
-        Sighting::Refused => panic!("somebody listens"),
-        Sighting::Silent(_) | Sighting::Mismatch(_) => {}
+        PeerState::Refused => panic!("somebody listens"),
+        PeerState::Silent(_) | PeerState::Mismatch(_) => {}
     }
     consequences(sighting);
 }
 
 /// To a fresh node, to one with the claim asked for, and whatever we have promised before.
-fn consequences(sighting: Sighting) {
+fn consequences(sighting: PeerState) {
     let policy = common::policy(Some(2));
     let mut view = common::view('a', "ab");
-    if let (Sighting::Fresh(fresh), Some(roster)) = (&sighting, view.roster.known()) {
+    if let (PeerState::Fresh(fresh), Some(roster)) = (&sighting, view.roster.known()) {
         // Had they our charter, we would go by their ballots and lists.
         let charter = Some(policy.charter(roster));
         let fresh = etcd_muster::core::view::FreshSeen { charter, ..fresh.clone() };
-        common::says(&mut view, 'b', Sighting::Fresh(fresh), Duration::ZERO);
+        common::says(&mut view, 'b', PeerState::Fresh(fresh), Duration::ZERO);
         _ = decide(&policy, &view).to_string();
     }
     common::says(&mut view, 'b', sighting, Duration::ZERO);

@@ -9,10 +9,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use etcd_muster::core::paxos::{Accepted, Answer, Ballot, Call, Charter, Ledger, Standing};
+use etcd_muster::core::paxos::{Accepted, AcceptorContext, Answer, Ballot, Call, Charter, Ledger};
 use etcd_muster::core::types::{Instance, InstanceId, InstanceState, Known, ListedMember, Roster};
 use etcd_muster::core::view::{Clean, DataDir, Policy};
-use etcd_muster::peer::server::{Desk, converse};
+use etcd_muster::peer::server::{AcceptorState, converse};
 use etcd_muster::state::store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -48,8 +48,8 @@ pub fn holds(data: &[u8]) {
 /// Three instances, `i-a` being us and `i-c` terminated.
 struct World {
     dir: PathBuf,
-    desk: Desk,
-    standing: Standing,
+    desk: AcceptorState,
+    standing: AcceptorContext,
 }
 
 impl World {
@@ -60,7 +60,7 @@ impl World {
             name: "i-a".to_owned(),
             peer_urls: vec!["http://10.0.0.1:2380".to_owned()],
         };
-        let desk = Desk::new(Store::open(&dir).expect("a store"), listed.clone(), false);
+        let desk = AcceptorState::new(Store::open(&dir).expect("a store"), listed.clone(), false);
         let roster = Roster::new(
             [
                 ("i-a", 1, InstanceState::Running),
@@ -91,7 +91,7 @@ impl World {
             assert!(was.ballot <= is.ballot, "an older list was accepted");
         }
         assert!(before.accepted.is_none() || after.accepted.is_some(), "an acceptance was taken back");
-        if let Some(choice) = before.standing_choice(&self.standing) {
+        if let Some(choice) = before.valid_choice(&self.standing) {
             assert_eq!(after.chosen.as_ref(), Some(choice), "a choice that stands was replaced");
         }
         if before == after {
@@ -180,7 +180,7 @@ fn call_in(request: &[u8]) -> Option<Call> {
 }
 
 /// What a caller is answered who waits for it.
-async fn call(desk: &Desk, request: &[u8]) -> Vec<u8> {
+async fn call(desk: &AcceptorState, request: &[u8]) -> Vec<u8> {
     let (mut caller, server) = tokio::io::duplex(1 << 20);
     let serving = tokio::spawn(converse(server, desk.clone(), None));
     caller.write_all(request).await.expect("a buffer that holds it");

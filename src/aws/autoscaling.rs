@@ -11,8 +11,8 @@ use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
 
-use super::caller::{self, Caller};
 use super::refusal::ApiError;
+use super::signing_client::{self, SigningClient};
 use super::sigv4::Service;
 use super::xml::read_page;
 use super::{FORM, form};
@@ -29,7 +29,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// Why a hook could not be completed.
 #[derive(Debug)]
 pub enum Error {
-    Unanswered(caller::Error),
+    Unanswered(signing_client::Error),
     /// Auto Scaling's own word.
     Api {
         group: String,
@@ -77,13 +77,13 @@ pub enum Answer {
 /// A client of one region's Auto Scaling.
 #[derive(Debug)]
 pub struct AutoScaling {
-    caller: Arc<Caller>,
+    caller: Arc<SigningClient>,
     endpoint: String,
 }
 
 impl AutoScaling {
     /// A client of that endpoint.
-    pub fn new(caller: Arc<Caller>, endpoint: String) -> Self {
+    pub fn new(caller: Arc<SigningClient>, endpoint: String) -> Self {
         Self { caller, endpoint }
     }
 
@@ -101,7 +101,7 @@ impl AutoScaling {
         .map(|(key, value)| (key.to_owned(), value.to_owned()));
         let body = Bytes::from(form(ACTION, API_VERSION, &query));
         let request = Request::post(&self.endpoint).header(CONTENT_TYPE, FORM).body(Full::new(body.clone()));
-        let request = request.map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
+        let request = request.map_err(|e| Error::Unanswered(signing_client::Error::Signing(e.to_string())))?;
         let answer =
             self.caller.call(Service::AutoScaling, request, &body, TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();

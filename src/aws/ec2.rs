@@ -10,9 +10,9 @@ use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
 
-use super::arriving::read_arriving;
-use super::caller::{self, Caller};
-use super::refusal::{ApiError, Outlook};
+use super::body_reader::read_arriving;
+use super::refusal::{ApiError, RetryClass};
+use super::signing_client::{self, SigningClient};
 use super::sigv4::Service;
 pub use super::xml::Described;
 use super::xml::{Page, read_page};
@@ -35,7 +35,7 @@ const MAX_PAGES: usize = 1000;
 /// Why EC2 gave no complete answer.
 #[derive(Debug)]
 pub enum Error {
-    Unanswered(caller::Error),
+    Unanswered(signing_client::Error),
     /// EC2's own word, and the action it was for.
     Api {
         action: &'static str,
@@ -66,12 +66,12 @@ impl Error {
         matches!(self, Self::Api { error, .. } if error.is_denial())
     }
 
-    fn outlook(&self) -> Outlook {
+    fn outlook(&self) -> RetryClass {
         match self {
-            Self::Unanswered(caller::Error::Http(_)) | Self::Malformed { .. } => Outlook::Transient,
-            Self::Api { error, .. } if error.code == NOT_FOUND => Outlook::Answered,
+            Self::Unanswered(signing_client::Error::Http(_)) | Self::Malformed { .. } => RetryClass::Transient,
+            Self::Api { error, .. } if error.code == NOT_FOUND => RetryClass::Answered,
             Self::Api { status, error, .. } => error.outlook(*status),
-            Self::Unanswered(_) | Self::RepeatedToken(_) | Self::Silence(_) => Outlook::Final,
+            Self::Unanswered(_) | Self::RepeatedToken(_) | Self::Silence(_) => RetryClass::Final,
         }
     }
 }
@@ -103,13 +103,13 @@ impl std::error::Error for Error {}
 /// A client of one region's EC2.
 #[derive(Debug)]
 pub struct Ec2 {
-    caller: Arc<Caller>,
+    caller: Arc<SigningClient>,
     endpoint: String,
 }
 
 impl Ec2 {
     /// A client of that endpoint.
-    pub fn new(caller: Arc<Caller>, endpoint: String) -> Self {
+    pub fn new(caller: Arc<SigningClient>, endpoint: String) -> Self {
         Self { caller, endpoint }
     }
 
@@ -188,7 +188,7 @@ impl Ec2 {
         let request = Request::post(&self.endpoint)
             .header(CONTENT_TYPE, FORM)
             .body(Full::new(body.clone()))
-            .map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
+            .map_err(|e| Error::Unanswered(signing_client::Error::Signing(e.to_string())))?;
         let answer = self.caller.call(Service::Ec2, request, &body, PAGE_TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_PAGE_BYTES).map_err(std::io::Error::other);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::core::initial_list::first_host_name;
 use crate::net::http::{self, Client, Failure, Outgoing};
 use crate::util::clock;
-use crate::util::meter::{Api, Meters};
+use crate::util::meter::{Api, ApiCounters};
 use crate::util::words;
 
 const TOKEN_TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
@@ -82,7 +82,7 @@ pub struct Imds {
     http: Client,
     endpoint: String,
     token: Mutex<Option<Token>>,
-    meters: Meters,
+    meters: ApiCounters,
 }
 
 struct Token {
@@ -100,11 +100,11 @@ impl Imds {
     /// A client of the service at that base URL (`AWS_EC2_METADATA_SERVICE_ENDPOINT`).
     pub fn new(http: Client, endpoint: &str) -> Self {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Self { http, endpoint, token: Mutex::default(), meters: Meters::default() }
+        Self { http, endpoint, token: Mutex::default(), meters: ApiCounters::default() }
     }
 
     /// What counts its calls; calls that are made with its credentials are counted there too.
-    pub fn meters(&self) -> &Meters {
+    pub fn meters(&self) -> &ApiCounters {
         &self.meters
     }
 

@@ -1,13 +1,13 @@
 //! AWS: who we are (IMDS), with what right (credentials), what EC2 says, one object in S3, a lifecycle hook, and a parameter.
 
-mod arriving;
 pub mod autoscaling;
-pub mod caller;
+mod body_reader;
 pub mod credentials;
 pub mod ec2;
 pub mod imds;
 mod refusal;
 pub mod s3;
+pub mod signing_client;
 pub mod sigv4;
 pub mod ssm;
 pub mod xml;

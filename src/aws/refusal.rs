@@ -11,7 +11,7 @@ pub struct ApiError {
 
 /// What is to be made of an attempt that came to nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outlook {
+pub(super) enum RetryClass {
     /// It is an answer all the same: no such thing.
     Answered,
     /// Worth another attempt: throttling, trouble on AWS's side or on the way there.
@@ -43,15 +43,15 @@ impl ApiError {
         ["UnauthorizedOperation", "AccessDenied", "AccessDeniedException"].contains(&self.code.as_str())
     }
 
-    pub(super) fn outlook(&self, status: StatusCode) -> Outlook {
+    pub(super) fn outlook(&self, status: StatusCode) -> RetryClass {
         let code = self.code.as_str();
         let is_busy = code.starts_with("Throttling")
             || ["RequestLimitExceeded", "SlowDown", "EC2ThrottledException"].contains(&code);
         match () {
-            () if self.is_expired_token() || self.is_clock_skew() => Outlook::Stale,
-            () if self.is_denial() => Outlook::Denied,
-            () if is_busy || status.is_server_error() => Outlook::Transient,
-            () => Outlook::Final,
+            () if self.is_expired_token() || self.is_clock_skew() => RetryClass::Stale,
+            () if self.is_denial() => RetryClass::Denied,
+            () if is_busy || status.is_server_error() => RetryClass::Transient,
+            () => RetryClass::Final,
         }
     }
 
@@ -95,12 +95,15 @@ mod tests {
             ApiError { code: code.to_owned(), message: message.to_owned() }.outlook(status)
         };
         let bad = StatusCode::BAD_REQUEST;
-        assert_eq!(outlook("ExpiredTokenException", "", bad), Outlook::Stale);
-        assert_eq!(outlook("InvalidSignatureException", "Signature expired: 2026", bad), Outlook::Stale);
-        assert_eq!(outlook("InvalidSignatureException", "The request signature we calculated", bad), Outlook::Denied);
-        assert_eq!(outlook("AccessDeniedException", "", bad), Outlook::Denied);
-        assert_eq!(outlook("ThrottlingException", "", bad), Outlook::Transient);
-        assert_eq!(outlook("InternalServerError", "", StatusCode::INTERNAL_SERVER_ERROR), Outlook::Transient);
-        assert_eq!(outlook("ParameterNotFound", "", bad), Outlook::Final);
+        assert_eq!(outlook("ExpiredTokenException", "", bad), RetryClass::Stale);
+        assert_eq!(outlook("InvalidSignatureException", "Signature expired: 2026", bad), RetryClass::Stale);
+        assert_eq!(
+            outlook("InvalidSignatureException", "The request signature we calculated", bad),
+            RetryClass::Denied
+        );
+        assert_eq!(outlook("AccessDeniedException", "", bad), RetryClass::Denied);
+        assert_eq!(outlook("ThrottlingException", "", bad), RetryClass::Transient);
+        assert_eq!(outlook("InternalServerError", "", StatusCode::INTERNAL_SERVER_ERROR), RetryClass::Transient);
+        assert_eq!(outlook("ParameterNotFound", "", bad), RetryClass::Final);
     }
 }

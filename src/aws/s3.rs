@@ -13,8 +13,8 @@ use hyper::{Method, Request, StatusCode};
 use percent_encoding::utf8_percent_encode;
 
 use super::RESERVED;
-use super::caller::{self, Caller};
 use super::refusal::ApiError;
+use super::signing_client::{self, SigningClient};
 use super::sigv4::Service;
 use super::xml::read_page;
 
@@ -26,7 +26,7 @@ const MAX_OBJECT_BYTES: usize = 1 << 20;
 /// Why an object could not be read or written. Of a write this says nothing about whether it took place.
 #[derive(Debug)]
 pub enum Error {
-    Unanswered(caller::Error),
+    Unanswered(signing_client::Error),
     /// S3's own word, and the action it was for.
     Api {
         action: &'static str,
@@ -118,13 +118,13 @@ pub enum Condition<'a> {
 /// A client of one region's S3.
 #[derive(Debug)]
 pub struct S3 {
-    caller: Arc<Caller>,
+    caller: Arc<SigningClient>,
     endpoint: Endpoint,
 }
 
 impl S3 {
     /// A client of that endpoint.
-    pub fn new(caller: Arc<Caller>, endpoint: Endpoint) -> Self {
+    pub fn new(caller: Arc<SigningClient>, endpoint: Endpoint) -> Self {
         Self { caller, endpoint }
     }
 
@@ -216,7 +216,7 @@ impl S3 {
             }
         };
         let request = request.body(Full::new(body.clone()));
-        let request = request.map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
+        let request = request.map_err(|e| Error::Unanswered(signing_client::Error::Signing(e.to_string())))?;
         let answer = self.caller.call(Service::S3, request, body, TIMEOUT).await.map_err(Error::Unanswered)?;
         let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let version = header(ETAG.as_str()).map(|tag| bare(&tag).to_owned());

@@ -11,9 +11,9 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::caller::{self, Caller};
 use super::partition;
-use super::refusal::{ApiError, Outlook};
+use super::refusal::{ApiError, RetryClass};
+use super::signing_client::{self, SigningClient};
 use super::sigv4::Service;
 use crate::util::words;
 
@@ -31,7 +31,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// Why a parameter could not be read.
 #[derive(Debug)]
 pub enum Error {
-    Unanswered(caller::Error),
+    Unanswered(signing_client::Error),
     /// Systems Manager's own word.
     Api {
         name: String,
@@ -51,10 +51,10 @@ impl Error {
         matches!(self, Self::Api { error, .. } if error.is_denial())
     }
 
-    fn outlook(&self) -> Outlook {
+    fn outlook(&self) -> RetryClass {
         match self {
-            Self::Unanswered(caller::Error::Http(_)) | Self::Malformed { .. } => Outlook::Transient,
-            Self::Unanswered(_) => Outlook::Final,
+            Self::Unanswered(signing_client::Error::Http(_)) | Self::Malformed { .. } => RetryClass::Transient,
+            Self::Unanswered(_) => RetryClass::Final,
             Self::Api { status, error, .. } => error.outlook(*status),
         }
     }
@@ -131,13 +131,13 @@ impl fmt::Debug for Secret {
 /// A client of one region's Parameter Store.
 #[derive(Debug)]
 pub struct Ssm {
-    caller: Arc<Caller>,
+    caller: Arc<SigningClient>,
     endpoint: String,
 }
 
 impl Ssm {
     /// A client of that endpoint.
-    pub fn new(caller: Arc<Caller>, endpoint: String) -> Self {
+    pub fn new(caller: Arc<SigningClient>, endpoint: String) -> Self {
         Self { caller, endpoint }
     }
 
@@ -162,7 +162,7 @@ impl Ssm {
         let body = Bytes::from(json!({ "Name": name, "WithDecryption": true }).to_string());
         let request = Request::post(&self.endpoint).header(CONTENT_TYPE, JSON).header(TARGET_HEADER, TARGET);
         let request = request.body(Full::new(body.clone()));
-        let request = request.map_err(|e| Error::Unanswered(caller::Error::Signing(e.to_string())))?;
+        let request = request.map_err(|e| Error::Unanswered(signing_client::Error::Signing(e.to_string())))?;
         let answer = self.caller.call(Service::Ssm, request, &body, TIMEOUT).await.map_err(Error::Unanswered)?;
         let status = answer.status();
         let code = answer.headers().get(ERROR_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);

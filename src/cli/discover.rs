@@ -11,7 +11,7 @@ use crate::aws::ec2::Described;
 use crate::config::Config;
 use crate::core::types::Instance;
 use crate::discovery::aws_clients::Aws;
-use crate::discovery::{self, Cloud, Fleet};
+use crate::discovery::{self, Discovery, Fleet};
 use crate::util::exit::Failure;
 use crate::util::words;
 
@@ -28,10 +28,10 @@ impl Discover {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
         // The region and the role come from the instance, unless both are given. A written list needs neither.
         let cloud = match config.region.is_some() || config.written.is_some() {
-            true => Cloud::new(config, &Aws::new(config, discovery::metadata_service(config), None)),
+            true => Discovery::new(config, &Aws::new(config, discovery::metadata_service(config), None)),
             false => {
                 let (own, imds) = find_self(config).await?;
-                Cloud::new(config, &Aws::new(config, imds, own.region.as_deref()))
+                Discovery::new(config, &Aws::new(config, imds, own.region.as_deref()))
             }
         };
         match self.json {
@@ -43,7 +43,7 @@ impl Discover {
 }
 
 /// In the order in which a founding would rank them.
-async fn print_table(cloud: &Cloud, filter: &str) -> Result<(), Failure> {
+async fn print_table(cloud: &Discovery, filter: &str) -> Result<(), Failure> {
     let Fleet { roster, names } = cloud.fleet().await?;
     let row = |instance: &Instance| {
         let address = instance.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
@@ -54,14 +54,14 @@ async fn print_table(cloud: &Cloud, filter: &str) -> Result<(), Failure> {
     };
     let rows: Vec<Vec<String>> = roster.all().iter().map(row).collect();
     terminal::table(&["INSTANCE", "STATE", "ADDRESS", "ZONE", "AGE", "NAME"], &rows);
-    let (all, standing) = (roster.all().len(), roster.standing().count());
+    let (all, standing) = (roster.all().len(), roster.non_terminated().count());
     let calls = cloud.calls();
     terminal::line(format_args!("{all} instances with {filter}, {standing} not terminated, {calls} API calls"));
     Ok(())
 }
 
 /// As EC2 lists them, one object a line, none kept: ten thousand instances take no more memory than a page.
-async fn print_json(cloud: &Cloud) -> Result<(), Failure> {
+async fn print_json(cloud: &Discovery) -> Result<(), Failure> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut separator = '[';
     let write = |Described { instance, tags, .. }| {

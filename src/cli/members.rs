@@ -13,9 +13,9 @@ use crate::core::types::{Instance, InstanceId, Known, Member, MemberId, Roster};
 use crate::discovery::addresses;
 use crate::discovery::aws_clients::Aws;
 use crate::discovery::member_owner::owner;
-use crate::discovery::{self, Cloud, Fleet};
+use crate::discovery::{self, Discovery, Fleet};
 use crate::etcd::client::{self, Client, MemberList};
-use crate::peer::clients::Reach;
+use crate::peer::clients::PeerClients;
 use crate::state::store::{Identity, Store};
 use crate::util::exit::{Code, Failure};
 use crate::util::words;
@@ -64,7 +64,7 @@ impl Members {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
         let mut notes = Vec::new();
         let (own, region) = find_self(config, &mut notes).await;
-        let reach = Reach::new(config, own.as_ref());
+        let reach = PeerClients::new(config, own.as_ref());
         let settings = own.map(|own| addresses::settings(config, &own));
         let here = "127.0.0.1";
         let own_client =
@@ -79,7 +79,7 @@ impl Members {
         let mut tried = Vec::new();
         let mut found = list.map(|list| (first.clone(), list)).map_err(|error| tried.push(error.to_string())).ok();
         let no_fleet = Fleet::default();
-        let addresses = || fleet.known().unwrap_or(&no_fleet).roster.standing().filter_map(|i| i.address);
+        let addresses = || fleet.known().unwrap_or(&no_fleet).roster.non_terminated().filter_map(|i| i.address);
         if found.is_none() {
             // From any node: if not here, then at one of those EC2 shows.
             let urls = addresses().map(|a| addresses::client_url(config, &a.to_string())).filter(|url| *url != first);
@@ -157,7 +157,7 @@ async fn ask_ec2(config: &Config, region: Result<String, String>) -> Known<Fleet
         Err(cause) if config.written.is_some() => return unknown(cause),
         Err(cause) => return unknown(format!("the region is unknown: {cause}")),
     };
-    let cloud = Cloud::new(config, &Aws::new(config, discovery::metadata_service(config), Some(&region)));
+    let cloud = Discovery::new(config, &Aws::new(config, discovery::metadata_service(config), Some(&region)));
     match tokio::time::timeout(EC2_PATIENCE, cloud.fleet()).await {
         Ok(Ok(fleet)) => Known::Known(fleet),
         Ok(Err(error)) => unknown(error.to_string()),
@@ -291,7 +291,7 @@ fn unseen(rows: &[Row], answers: &BTreeMap<MemberId, Answer>) -> Vec<String> {
 fn strangers(rows: &[Row], roster: &Roster, how: &str) -> Option<String> {
     let is_member = |i: &&Instance| rows.iter().any(|row| row.instance.as_ref() == Some(&i.id));
     let others: Vec<String> =
-        roster.standing().filter(|i| !is_member(i)).map(|i| format!("{} ({})", i.id, i.state.name())).collect();
+        roster.non_terminated().filter(|i| !is_member(i)).map(|i| format!("{} ({})", i.id, i.state.name())).collect();
     (!others.is_empty()).then(|| format!("{how}, and no member: {}", others.join(", ")))
 }
 

@@ -19,7 +19,7 @@ use crate::daemon;
 use crate::discovery;
 use crate::discovery::addresses;
 use crate::etcd::client::Client;
-use crate::peer::clients::Reach;
+use crate::peer::clients::PeerClients;
 use crate::process::signals;
 use crate::state::store::{Identity, Store};
 use crate::util::exit::{Code, Failure};
@@ -172,7 +172,7 @@ fn own_etcd(config: &Config) -> (String, Client) {
     let own = Store::peek_identity(&config.data).ok().flatten();
     let settings = own.as_ref().map(|own| addresses::settings(config, own));
     let url = settings.as_ref().map_or_else(|| addresses::client_url(config, "127.0.0.1"), addresses::own_client_url);
-    (url, Reach::new(config, own.as_ref()).etcd)
+    (url, PeerClients::new(config, own.as_ref()).etcd)
 }
 
 /// Where this node's etcd serves its peers.

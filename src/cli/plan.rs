@@ -12,12 +12,12 @@ use crate::core::decide::decide;
 use crate::core::paxos::Ledger;
 use crate::core::types::Known;
 use crate::core::view::Claim;
-use crate::core::view::Claimed;
-use crate::core::view::{DataDir, Fate, View};
-use crate::daemon::observer::{Observer, Own};
+use crate::core::view::ClaimState;
+use crate::core::view::{DataDir, Liveness, View};
+use crate::daemon::observer::{LocalState, Observer};
 use crate::daemon::services::Services;
 use crate::discovery::addresses;
-use crate::peer::clients::Reach;
+use crate::peer::clients::PeerClients;
 use crate::state::store::{self, Belonging, Store};
 use crate::util::exit::{Code, Failure};
 
@@ -45,7 +45,7 @@ impl Plan {
             Belonging::Stranger(_) => Ledger { instance: Some(listed.instance.clone()), ..Ledger::default() },
             Belonging::Of(owner) => Ledger { instance: owner, ..ledger },
         };
-        let looking = Own {
+        let looking = LocalState {
             listed,
             data,
             yielded: false,
@@ -55,7 +55,7 @@ impl Plan {
             since_own_removal: None::<Duration>,
             told: Store::peek_told(&config.data),
         };
-        let reach = Reach::new(&config, Some(&own));
+        let reach = PeerClients::new(&config, Some(&own));
         let mut observer = Observer::new(config, reach, cloud, claim, false);
         let view = observer.look(&looking, |_| {}).await;
         let step = decide(observer.policy(), &view).to_string();
@@ -76,13 +76,13 @@ fn data_in_words(data: &DataDir) -> String {
     }
 }
 
-fn claim_in_words(claim: &Claimed) -> String {
+fn claim_in_words(claim: &ClaimState) -> String {
     match claim {
-        Claimed::NotAsked => "not asked for".to_owned(),
-        Claimed::Unknown(cause) => format!("unknown: {cause}"),
-        Claimed::Absent => "none yet".to_owned(),
-        Claimed::Held { claim: Claim::Founding { list }, .. } => format!("founding {}", list.initial_cluster()),
-        Claimed::Held { claim: Claim::Established { cluster }, .. } => format!("cluster {cluster} is established"),
+        ClaimState::NotAsked => "not asked for".to_owned(),
+        ClaimState::Unknown(cause) => format!("unknown: {cause}"),
+        ClaimState::Absent => "none yet".to_owned(),
+        ClaimState::Held { claim: Claim::Founding { list }, .. } => format!("founding {}", list.initial_cluster()),
+        ClaimState::Held { claim: Claim::Established { cluster }, .. } => format!("cluster {cluster} is established"),
     }
 }
 
@@ -95,7 +95,7 @@ fn print_text(view: &View, step: &str) {
             line(format_args!(
                 "roster         {} instances, {} not terminated",
                 roster.all().len(),
-                roster.standing().count()
+                roster.non_terminated().count()
             ));
             let rows: Vec<Vec<String>> = roster
                 .all()
@@ -114,12 +114,12 @@ fn print_text(view: &View, step: &str) {
         }
     }
     match &view.claim {
-        Claimed::NotAsked => {}
+        ClaimState::NotAsked => {}
         claim => line(format_args!("claim          {}", claim_in_words(claim))),
     }
     let silent = view.fates.iter().filter_map(|(member, fate)| match fate {
-        Fate::Silent(silence) => Some((member, silence)),
-        Fate::Answers | Fate::Unknown => None,
+        Liveness::Silent(silence) => Some((member, silence)),
+        Liveness::Answers | Liveness::Unknown => None,
     });
     for (member, fate) in silent {
         let gone = match &fate.gone {

@@ -9,9 +9,9 @@ use super::{own_etcd, terminal};
 use crate::config::Config;
 use crate::etcd::data_dir::MUSTER_DIR;
 use crate::net::http;
-use crate::status::screen::{self, Asked};
 use crate::status::server::SOCKET;
 use crate::status::snapshot::Snapshot;
+use crate::status::text::{self, Asked};
 use crate::util::exit::{Code, Failure};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,7 +42,7 @@ impl Status {
                 .map_or(json!(null), |a| json!({"role": a.role, "healthy": a.trouble.is_none(), "trouble": a.trouble}));
             terminal::json(&shown);
         } else {
-            terminal::lines(&screen::render(&now, asked.as_ref()));
+            terminal::lines(&text::render(&now, asked.as_ref()));
         }
         Ok(if ready { 0 } else { Code::Unhealthy as i32 })
     }

@@ -175,7 +175,7 @@ fn unambiguous(instances: &[Instance]) -> Result<(), String> {
 /// The one entry that stands at an address of ours.
 fn own_entry(roster: &Roster, is_local: impl Fn(IpAddr) -> bool) -> Result<&Instance, String> {
     let is_ours = |i: &&Instance| i.address.is_some_and(&is_local);
-    let mut found = roster.standing().filter(is_ours);
+    let mut found = roster.non_terminated().filter(is_ours);
     match (found.next(), found.next()) {
         (Some(own), None) => Ok(own),
         (Some(one), Some(other)) => Err(format!("{} and {} are both this host", one.id, other.id)),

@@ -4,9 +4,9 @@
 use super::evidence::signs_of_a_cluster;
 use super::paxos::{Accepted, Ballot, Charter};
 use super::quorum::quorum;
-use super::step::{Absence, Alone, Hold, Proposal, Step};
+use super::step::{AbsenceReason, AloneReason, Hold, Proposal, Step};
 use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster};
-use super::view::{Peer, Policy, Sighting, View};
+use super::view::{Peer, PeerState, Policy, View};
 
 /// Found, or say why not yet. Only for a fresh node that sees no sign of a cluster and knows of no chosen list.
 pub(super) fn found(policy: &Policy, view: &View) -> Step {
@@ -22,9 +22,9 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
         Known::Known(roster) => roster,
         Known::Unknown(cause) => return Err(Hold::RosterUnknown { cause: cause.clone() }),
     };
-    let me = roster.standing().find(|i| i.id == view.me.instance).ok_or_else(|| not_in_roster(policy, view))?;
+    let me = roster.non_terminated().find(|i| i.id == view.me.instance).ok_or_else(|| not_in_roster(policy, view))?;
     let charter = policy.charter(roster);
-    let have = roster.standing().count();
+    let have = roster.non_terminated().count();
     if policy.cluster_size == Some(2)
         && let Some(other) = only_other_is_terminated(roster)
         && have == 1
@@ -32,9 +32,9 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
         // Its whole life lay inside the founding window, and ours: it can't have been in a cluster that had time to be forgotten.
         let young = || !policy.written && roster.all().iter().all(|i| roster.is_younger(i, policy.found_window));
         if policy.found_absent || young() {
-            return alone(policy, view, roster, Alone::OtherTerminated(other));
+            return alone(policy, view, roster, AloneReason::OtherTerminated(other));
         }
-        return Err(Hold::Absent { absent: vec![other.clone()], why: Absence::Terminated(other) });
+        return Err(Hold::Absent { absent: vec![other.clone()], why: AbsenceReason::Terminated(other) });
     }
     let need = if policy.cluster_size == Some(1) { 1 } else { policy.min_nodes };
     if have < need {
@@ -43,7 +43,7 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
     same_charter(view, &charter)?;
     best_answering(view, roster, me)?;
     let absent: Vec<&Instance> =
-        roster.standing().filter(|i| i.id != me.id && fresh_peer(view, &i.id).is_none()).collect();
+        roster.non_terminated().filter(|i| i.id != me.id && fresh_peer(view, &i.id).is_none()).collect();
     if !absent.is_empty() || have < charter.size {
         if let [other] = absent.as_slice()
             && charter.size == 2
@@ -67,18 +67,18 @@ fn forgive_absence(
     let hold = |why| Err(Hold::Absent { absent: absent.iter().map(|i| i.id.clone()).collect(), why });
     let answering = charter.first.iter().filter(|(id, _)| !absent.iter().any(|i| i.id == *id)).count();
     // A list of m < N is founded only by a quorum of N out of m that all answer (m members can't be outvoted by N - m).
-    let short = roster.standing().count() < charter.size;
+    let short = roster.non_terminated().count() < charter.size;
     let needed = quorum(charter.size);
     if answering < needed || (short && !absent.is_empty()) {
-        let others = roster.standing().count() > charter.size;
-        return hold(Absence::TooFewAnswer {
+        let others = roster.non_terminated().count() > charter.size;
+        return hold(AbsenceReason::TooFewAnswer {
             answering,
             needed: if short { answering + absent.len() } else { needed },
             first: charter.first.iter().map(|(id, _)| id.clone()).filter(|_| others).collect(),
         });
     }
     if policy.cluster_size.is_none() && (charter.size > 3 || view.roster_unchanged_for < policy.found_grace) {
-        return hold(Absence::SizeUnset);
+        return hold(AbsenceReason::SizeUnset);
     }
     let waited = absent
         .iter()
@@ -86,22 +86,22 @@ fn forgive_absence(
         .min()
         .unwrap_or(view.roster_unchanged_for);
     if waited < policy.found_grace {
-        return hold(Absence::Grace { waited, grace: policy.found_grace });
+        return hold(AbsenceReason::Grace { waited, grace: policy.found_grace });
     }
     young(policy, roster).or_else(hold)
 }
 
 /// R3 (a) and (b): neither a terminated instance nor an old one could have been in a cluster. The operator may vouch.
-fn young(policy: &Policy, roster: &Roster) -> Result<(), Absence> {
+fn young(policy: &Policy, roster: &Roster) -> Result<(), AbsenceReason> {
     if policy.found_absent {
         return Ok(());
     }
     if let Some(instance) = roster.terminated().next() {
-        return Err(Absence::Terminated(instance.id.clone()));
+        return Err(AbsenceReason::Terminated(instance.id.clone()));
     }
-    match roster.standing().find(|i| !roster.is_younger(i, policy.found_window)) {
-        Some(instance) if roster.age(instance).is_none() => Err(Absence::AgeUnknown(instance.id.clone())),
-        Some(instance) => Err(Absence::Aged(instance.id.clone())),
+    match roster.non_terminated().find(|i| !roster.is_younger(i, policy.found_window)) {
+        Some(instance) if roster.age(instance).is_none() => Err(AbsenceReason::AgeUnknown(instance.id.clone())),
+        Some(instance) => Err(AbsenceReason::Aged(instance.id.clone())),
         None => Ok(()),
     }
 }
@@ -112,36 +112,36 @@ fn one_of_two(policy: &Policy, view: &View, roster: &Roster, me: &Instance, othe
     let peer = view.peers.get(&other.id);
     let waited = peer.map_or(std::time::Duration::ZERO, |p| p.unanswered_for);
     if waited < policy.found_grace {
-        return hold(Absence::Grace { waited, grace: policy.found_grace });
+        return hold(AbsenceReason::Grace { waited, grace: policy.found_grace });
     }
     if policy.found_alone {
-        return alone(policy, view, roster, Alone::OperatorSaysSo);
+        return alone(policy, view, roster, AloneReason::OperatorSaysSo);
     }
     if policy.claim.is_some() {
         young(policy, roster).or_else(hold_with(other))?;
-        return alone(policy, view, roster, Alone::ClaimDecides);
+        return alone(policy, view, roster, AloneReason::ClaimDecides);
     }
     // Two lists may call each of two the first, at an address that is wrong: nobody but their writers knows that they are one.
     if policy.written {
-        return hold(Absence::OneOfTwo);
+        return hold(AbsenceReason::OneOfTwo);
     }
     // Both could claim the same proof of each other; the older one may, the younger joins it.
     let oldest = roster.ranks_before(&me.id, &other.id);
     let why = match peer {
-        Some(Peer { refused_throughout: true, .. }) => Alone::OtherRefused(other.id.clone()),
-        Some(Peer { sighting: Sighting::Silent(_), impaired: Known::Known(true), .. }) => {
-            Alone::OtherImpaired(other.id.clone())
+        Some(Peer { refused_throughout: true, .. }) => AloneReason::OtherRefused(other.id.clone()),
+        Some(Peer { sighting: PeerState::Silent(_), impaired: Known::Known(true), .. }) => {
+            AloneReason::OtherImpaired(other.id.clone())
         }
-        _ => return hold(Absence::OneOfTwo),
+        _ => return hold(AbsenceReason::OneOfTwo),
     };
     if !oldest {
-        return hold(Absence::OneOfTwo);
+        return hold(AbsenceReason::OneOfTwo);
     }
     young(policy, roster).or_else(hold_with(other))?;
     alone(policy, view, roster, why)
 }
 
-fn hold_with(other: &Instance) -> impl Fn(Absence) -> Result<(), Hold> + '_ {
+fn hold_with(other: &Instance) -> impl Fn(AbsenceReason) -> Result<(), Hold> + '_ {
     |why| Err(Hold::Absent { absent: vec![other.id.clone()], why })
 }
 
@@ -153,13 +153,13 @@ fn only_other_is_terminated(roster: &Roster) -> Option<InstanceId> {
 }
 
 /// Found with ourselves as the only member, unless we accepted a list with the other: it may have been chosen.
-fn alone(policy: &Policy, view: &View, roster: &Roster, why: Alone) -> Result<Step, Hold> {
+fn alone(policy: &Policy, view: &View, roster: &Roster, why: AloneReason) -> Result<Step, Hold> {
     let accepted = view.ledger.accepted.as_ref().filter(|a| !view.losses().voids(&a.list));
     let shared = accepted.and_then(|a| a.list.members.iter().find(|m| m.instance != view.me.instance));
     if let Some(other) = shared
-        && why != Alone::OperatorSaysSo
+        && why != AloneReason::OperatorSaysSo
     {
-        return Err(Hold::Absent { absent: vec![other.instance.clone()], why: Absence::OneOfTwo });
+        return Err(Hold::Absent { absent: vec![other.instance.clone()], why: AbsenceReason::OneOfTwo });
     }
     let charter = policy.charter(roster);
     let ballot = next_ballot(view)?;
@@ -193,7 +193,7 @@ fn listed(view: &View, id: &InstanceId) -> Result<ListedMember, Hold> {
         return Ok(view.me.listed.clone());
     }
     let by_its_word = fresh_peer(view, id).and_then(|peer| match &peer.sighting {
-        Sighting::Fresh(fresh) => Some(fresh.listed.clone()),
+        PeerState::Fresh(fresh) => Some(fresh.listed.clone()),
         _ => None,
     });
     by_its_word.or_else(|| view.peers.get(id)?.listed.clone()).ok_or_else(|| Hold::NoAddress { instance: id.clone() })
@@ -201,7 +201,7 @@ fn listed(view: &View, id: &InstanceId) -> Result<ListedMember, Hold> {
 
 fn next_ballot(view: &View) -> Result<Ballot, Hold> {
     let heard = view.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
-        Sighting::Fresh(fresh) => Some((fresh.promised.as_ref()?.round, id)),
+        PeerState::Fresh(fresh) => Some((fresh.promised.as_ref()?.round, id)),
         _ => None,
     });
     let own = view.ledger.promised.as_ref().map(|ballot| (ballot.round, &view.me.instance));
@@ -220,12 +220,12 @@ fn token(charter: &Charter, ballot: &Ballot) -> String {
 }
 
 fn fresh_peer<'a>(view: &'a View, id: &InstanceId) -> Option<&'a Peer> {
-    view.peers.get(id).filter(|peer| matches!(peer.sighting, Sighting::Fresh(_)))
+    view.peers.get(id).filter(|peer| matches!(peer.sighting, PeerState::Fresh(_)))
 }
 
 fn same_charter(view: &View, charter: &Charter) -> Result<(), Hold> {
     let other = view.peers.iter().find_map(|(id, peer)| match &peer.sighting {
-        Sighting::Fresh(fresh) if fresh.charter.as_ref() != Some(charter) => Some((id, fresh)),
+        PeerState::Fresh(fresh) if fresh.charter.as_ref() != Some(charter) => Some((id, fresh)),
         _ => None,
     });
     match other {
@@ -236,7 +236,7 @@ fn same_charter(view: &View, charter: &Charter) -> Result<(), Hold> {
 
 /// R1: the best-ranked instance among those answering proposes.
 fn best_answering(view: &View, roster: &Roster, me: &Instance) -> Result<(), Hold> {
-    match roster.standing().find(|i| i.id == me.id || fresh_peer(view, &i.id).is_some()) {
+    match roster.non_terminated().find(|i| i.id == me.id || fresh_peer(view, &i.id).is_some()) {
         Some(best) if best.id != me.id => Err(Hold::AwaitProposer { instance: best.id.clone() }),
         _ => Ok(()),
     }

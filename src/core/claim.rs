@@ -4,21 +4,21 @@
 
 use super::bootstrap::{self, start_by};
 use super::evidence::{may_believe, signs_of_a_cluster};
-use super::step::{Claiming, Hold, Step};
+use super::step::{ClaimProposal, Hold, Step};
 use super::types::{ClusterId, InitialList};
-use super::view::{Claim, Claimed, Policy, View};
+use super::view::{Claim, ClaimState, Policy, View};
 
 /// For a fresh node that sees no cluster with quorum.
 pub(super) fn obey(policy: &Policy, view: &View) -> Step {
     let ledger = &view.ledger;
     let replaces = match &view.claim {
-        Claimed::NotAsked => return Step::Hold(Hold::ClaimUnknown { cause: "it was not asked for".to_owned() }),
-        Claimed::Unknown(cause) => return Step::Hold(Hold::ClaimUnknown { cause: cause.clone() }),
+        ClaimState::NotAsked => return Step::Hold(Hold::ClaimUnknown { cause: "it was not asked for".to_owned() }),
+        ClaimState::Unknown(cause) => return Step::Hold(Hold::ClaimUnknown { cause: cause.clone() }),
         _ if ledger.founded || ledger.joined.is_some() => return Step::Hold(Hold::DiskLost),
-        Claimed::Held { claim: Claim::Established { cluster }, .. } => {
+        ClaimState::Held { claim: Claim::Established { cluster }, .. } => {
             return Step::Hold(Hold::Established { cluster: *cluster, claim: name(policy) });
         }
-        Claimed::Held { claim: Claim::Founding { list }, version } => {
+        ClaimState::Held { claim: Claim::Founding { list }, version } => {
             // It may be somebody's slip of the pen, or another program's: an operator must look.
             if let Some(fault) = list.fault() {
                 return Step::Hold(Hold::ClaimUnknown { cause: format!("{}: {fault}", name(policy)) });
@@ -28,12 +28,12 @@ pub(super) fn obey(policy: &Policy, view: &View) -> Step {
             }
             Some(version.clone())
         }
-        Claimed::Absent => None,
+        ClaimState::Absent => None,
     };
     if let Some(hold) = signs_of_a_cluster(view) {
         return Step::Hold(hold);
     }
-    let claim = |ballot, list| Step::Claim(Claiming { ballot, list, replaces });
+    let claim = |ballot, list| Step::Claim(ClaimProposal { ballot, list, replaces });
     match bootstrap::found(policy, view) {
         Step::Propose(proposal) => claim(proposal.ballot, proposal.list),
         Step::FoundAlone { accepted, .. } => claim(accepted.ballot, accepted.list),
@@ -63,16 +63,16 @@ pub enum Establish {
 }
 
 /// A cluster that was founded before there was a claim gets one, too. `id_of` gives the cluster id that follows from a list.
-pub fn establish(claimed: &Claimed, cluster: ClusterId, id_of: impl Fn(&InitialList) -> ClusterId) -> Establish {
+pub fn establish(claimed: &ClaimState, cluster: ClusterId, id_of: impl Fn(&InitialList) -> ClusterId) -> Establish {
     match claimed {
-        Claimed::NotAsked => Establish::Done,
-        Claimed::Unknown(cause) => Establish::Later(cause.clone()),
-        Claimed::Absent => Establish::Write { replaces: None },
-        Claimed::Held { claim: Claim::Established { cluster: theirs }, .. } if *theirs == cluster => Establish::Done,
-        Claimed::Held { claim: Claim::Founding { list }, version } if id_of(list) == cluster => {
+        ClaimState::NotAsked => Establish::Done,
+        ClaimState::Unknown(cause) => Establish::Later(cause.clone()),
+        ClaimState::Absent => Establish::Write { replaces: None },
+        ClaimState::Held { claim: Claim::Established { cluster: theirs }, .. } if *theirs == cluster => Establish::Done,
+        ClaimState::Held { claim: Claim::Founding { list }, version } if id_of(list) == cluster => {
             Establish::Write { replaces: Some(version.clone()) }
         }
-        Claimed::Held { claim, .. } => Establish::Conflict(match claim {
+        ClaimState::Held { claim, .. } => Establish::Conflict(match claim {
             Claim::Established { cluster } => format!("cluster {cluster}"),
             Claim::Founding { list } => format!("the founding of {}", list.initial_cluster()),
         }),

@@ -11,9 +11,9 @@ use super::initial_list::same_urls;
 use super::owner;
 use super::quorum::quorum;
 use super::removal;
-use super::step::{Doubt, Halt, Hold, Kept, Quarantine, Removal, Step};
+use super::step::{Doubt, Halt, Hold, KeepReason, Quarantine, RemovalReason, Step};
 use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, initial_cluster};
-use super::view::{DataDir, EtcdSeen, Fate, LogEnd, LogSeen, Policy, Sighting, View};
+use super::view::{DataDir, EtcdSeen, Liveness, LogEnd, LogSeen, PeerState, Policy, View};
 
 /// etcd answers 404 "member not found" to an add that follows a removal of the same URL within a second (measured).
 pub const SETTLE_AFTER_REMOVAL: Duration = Duration::from_millis(1050);
@@ -219,8 +219,8 @@ fn is_published(view: &View) -> bool {
 /// under the cluster id that follows from the list we accepted.
 fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
     let told = view.peers.values().filter_map(|peer| match &peer.sighting {
-        Sighting::Fresh(fresh) => fresh.chosen.as_ref(),
-        Sighting::HasData(data) => data.chosen.as_ref(),
+        PeerState::Fresh(fresh) => fresh.chosen.as_ref(),
+        PeerState::HasData(data) => data.chosen.as_ref(),
         _ => None,
     });
     let told = view.ledger.chosen.as_ref().into_iter().chain(told).filter(|_| may_believe(policy, view));
@@ -246,7 +246,7 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
     }
     // etcd 3.4 and 3.5 take one learner at a time; on all, one change at a time (G3).
     if let Some(learner) = etcd.members.iter().find(|m| m.is_learner) {
-        let kept = removal::verdict(policy, view, etcd, learner).err().unwrap_or(Kept::Alive);
+        let kept = removal::verdict(policy, view, etcd, learner).err().unwrap_or(KeepReason::Alive);
         let silent_for = view.fate(learner.id).silent_for();
         return Step::Hold(Hold::AnotherJoins {
             member: learner.id,
@@ -291,8 +291,8 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
         };
     }
     // An instance id is its own only as long as no copy of our disk goes by it.
-    if !at_our_urls && !matches!(view.fate(member.id), Fate::Silent(_)) {
-        let kept = if *view.fate(member.id) == Fate::Answers { Kept::Alive } else { Kept::Unasked };
+    if !at_our_urls && !matches!(view.fate(member.id), Liveness::Silent(_)) {
+        let kept = if *view.fate(member.id) == Liveness::Answers { KeepReason::Alive } else { KeepReason::Unasked };
         return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
     }
     // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
@@ -312,7 +312,7 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
             initial_cluster: existing_cluster(etcd, member.id, me),
         };
     }
-    Step::RemoveMember { id: member.id, why: Removal::OwnOldId }
+    Step::RemoveMember { id: member.id, why: RemovalReason::OwnOldId }
 }
 
 fn held_by_another(view: &View, member: &Member) -> bool {

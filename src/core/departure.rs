@@ -31,12 +31,12 @@ pub enum Leave {
     /// We are no member any more.
     Out,
     /// Run on until the instance ends.
-    Stay(Stay),
+    StayReason(StayReason),
 }
 
 /// Why a member that is about to end doesn't leave.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stay {
+pub enum StayReason {
     LastMember,
     /// Another was added and doesn't vote yet: one change at a time.
     AnotherJoins(MemberId),
@@ -50,14 +50,14 @@ pub enum Stay {
     Unknown(String),
 }
 
-impl Stay {
+impl StayReason {
     /// Worth waiting for, if the instance's end can be put off.
     pub fn may_pass(&self) -> bool {
         !matches!(self, Self::LastMember)
     }
 }
 
-impl fmt::Display for Stay {
+impl fmt::Display for StayReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LastMember => f.write_str("it is the last member"),
@@ -79,21 +79,21 @@ pub fn leave(seen: &Seen) -> Leave {
     }
     // A voter that never started is a change under way as well.
     if let Some(joining) = others().find(|m| m.is_learner || m.client_urls.is_empty()) {
-        return Leave::Stay(Stay::AnotherJoins(joining.id));
+        return Leave::StayReason(StayReason::AnotherJoins(joining.id));
     }
     let rest = others().count();
     if rest == 0 {
-        return Leave::Stay(Stay::LastMember);
+        return Leave::StayReason(StayReason::LastMember);
     }
     let healthy = others().filter(|m| seen.healthy.contains(&m.id)).count();
     let needed = quorum(rest);
     if healthy < needed {
-        return Leave::Stay(Stay::QuorumAfter { healthy, needed });
+        return Leave::StayReason(StayReason::QuorumAfter { healthy, needed });
     }
     match (heir(seen), seen.leader) {
         (Some(heir), _) => Leave::HandOver(heir),
         (None, Some(leader)) if seen.healthy.contains(&leader) => Leave::Remove { leader },
-        _ => Leave::Stay(Stay::NoLeader),
+        _ => Leave::StayReason(StayReason::NoLeader),
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
         let three = [Healthy, Healthy, Healthy];
         assert_eq!(leave(&seen(&three, Some(2))), Leave::Remove { leader: MemberId(2) });
         assert_eq!(leave(&seen(&three, Some(0))), Leave::HandOver(MemberId(1)));
-        assert_eq!(leave(&seen(&three, None)), Leave::Stay(Stay::NoLeader));
+        assert_eq!(leave(&seen(&three, None)), Leave::StayReason(StayReason::NoLeader));
         assert_eq!(leave(&seen(&[Healthy, Healthy], Some(1))), Leave::Remove { leader: MemberId(1) });
     }
 
@@ -184,14 +184,17 @@ mod tests {
     fn each_guard_has_its_reason() {
         use Kind::{Healthy, Learner, Silent, Unstarted};
         let stay = |kinds: &[Kind]| match leave(&seen(kinds, Some(1))) {
-            Leave::Stay(why) => why,
+            Leave::StayReason(why) => why,
             other => panic!("{kinds:?}: {other:?}"),
         };
-        assert_eq!(stay(&[Healthy]), Stay::LastMember);
-        assert_eq!(stay(&[Healthy, Learner]), Stay::AnotherJoins(MemberId(1)));
-        assert_eq!(stay(&[Healthy, Healthy, Healthy, Unstarted]), Stay::AnotherJoins(MemberId(3)));
-        assert_eq!(stay(&[Healthy, Healthy, Silent]), Stay::QuorumAfter { healthy: 1, needed: 2 });
-        assert_eq!(leave(&seen(&[Healthy, Silent, Healthy, Healthy], Some(1))), Leave::Stay(Stay::NoLeader));
+        assert_eq!(stay(&[Healthy]), StayReason::LastMember);
+        assert_eq!(stay(&[Healthy, Learner]), StayReason::AnotherJoins(MemberId(1)));
+        assert_eq!(stay(&[Healthy, Healthy, Healthy, Unstarted]), StayReason::AnotherJoins(MemberId(3)));
+        assert_eq!(stay(&[Healthy, Healthy, Silent]), StayReason::QuorumAfter { healthy: 1, needed: 2 });
+        assert_eq!(
+            leave(&seen(&[Healthy, Silent, Healthy, Healthy], Some(1))),
+            Leave::StayReason(StayReason::NoLeader)
+        );
         assert_eq!(leave(&Seen { me: MemberId(9), ..seen(&[Healthy, Healthy], Some(1)) }), Leave::Out);
         // Our own learner is no other's change, and takes no vote along.
         assert_eq!(leave(&seen(&[Learner, Healthy, Healthy, Silent], Some(1))), Leave::Remove { leader: MemberId(1) });
@@ -208,7 +211,7 @@ mod tests {
                     let seen = seen(&kinds, leader);
                     let rest = &kinds[1..];
                     match leave(&seen) {
-                        Leave::Stay(_) => stayed += 1,
+                        Leave::StayReason(_) => stayed += 1,
                         Leave::Out => panic!("{kinds:?}"),
                         goes => {
                             left += 1;

@@ -2,7 +2,7 @@
 
 use super::step::Hold;
 use super::types::Roster;
-use super::view::{Policy, Sighting, View};
+use super::view::{PeerState, Policy, View};
 
 /// A word is enough to start by for one who took part, by its own ledger, or who is too young to have been wiped since. Any
 /// other may have run before, and voted. (Found by the tests, and again by the model for a list that was pushed.)
@@ -18,10 +18,10 @@ pub fn signs_of_a_cluster(view: &View) -> Option<Hold> {
     view.peers.iter().find_map(|(id, peer)| {
         let instance = id.clone();
         match &peer.sighting {
-            Sighting::Etcd(etcd) => Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster }),
-            Sighting::HasData(_) => Some(Hold::PeerHasData { instance }),
-            Sighting::Mismatch(cause) => Some(Hold::PeerMismatch { instance, cause: cause.clone() }),
-            Sighting::Fresh(_) | Sighting::Refused | Sighting::Silent(_) => None,
+            PeerState::Etcd(etcd) => Some(Hold::ClusterWithoutQuorum { instance, cluster: etcd.cluster }),
+            PeerState::HasData(_) => Some(Hold::PeerHasData { instance }),
+            PeerState::Mismatch(cause) => Some(Hold::PeerMismatch { instance, cause: cause.clone() }),
+            PeerState::Fresh(_) | PeerState::Refused | PeerState::Silent(_) => None,
         }
     })
 }

@@ -1,6 +1,6 @@
 //! The names of steps and of the kinds of their reasons, for metrics and scripts: few, without numbers or ids, and stable.
 
-use super::step::{Absence, Alone, Halt, Hold, Quarantine, Removal, Step};
+use super::step::{AbsenceReason, AloneReason, Halt, Hold, Quarantine, RemovalReason, Step};
 
 /// A step and the kind of its reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,10 +48,10 @@ impl Step {
             Self::Claim(_) => ("claim", ""),
             Self::Renounce { .. } => ("renounce", ""),
             Self::StartNew(_) => ("start_new", ""),
-            Self::RemoveMember { why: Removal::OwnOldId, .. } => ("remove_member", "own_old_id"),
-            Self::RemoveMember { why: Removal::Gone(_), .. } => ("remove_member", "gone"),
-            Self::RemoveMember { why: Removal::Unhealthy, .. } => ("remove_member", "unhealthy"),
-            Self::RemoveMember { why: Removal::NeverStarted, .. } => ("remove_member", "never_started"),
+            Self::RemoveMember { why: RemovalReason::OwnOldId, .. } => ("remove_member", "own_old_id"),
+            Self::RemoveMember { why: RemovalReason::Gone(_), .. } => ("remove_member", "gone"),
+            Self::RemoveMember { why: RemovalReason::Unhealthy, .. } => ("remove_member", "unhealthy"),
+            Self::RemoveMember { why: RemovalReason::NeverStarted, .. } => ("remove_member", "never_started"),
             Self::AddSelf => ("add_self", ""),
             Self::UpdateSelf { .. } => ("update_self", ""),
             Self::StartExisting { .. } => ("start_existing", ""),
@@ -88,13 +88,13 @@ impl Hold {
             Self::DifferentRoster { .. } => "different_roster",
             Self::AwaitProposer { .. } => "await_proposer",
             Self::Absent { why, .. } => match why {
-                Absence::Grace { .. } => "absent_grace",
-                Absence::Terminated(_) => "absent_terminated",
-                Absence::Aged(_) => "absent_aged",
-                Absence::AgeUnknown(_) => "absent_age_unknown",
-                Absence::TooFewAnswer { .. } => "absent_too_few_answer",
-                Absence::SizeUnset => "absent_size_unset",
-                Absence::OneOfTwo => "absent_one_of_two",
+                AbsenceReason::Grace { .. } => "absent_grace",
+                AbsenceReason::Terminated(_) => "absent_terminated",
+                AbsenceReason::Aged(_) => "absent_aged",
+                AbsenceReason::AgeUnknown(_) => "absent_age_unknown",
+                AbsenceReason::TooFewAnswer { .. } => "absent_too_few_answer",
+                AbsenceReason::SizeUnset => "absent_size_unset",
+                AbsenceReason::OneOfTwo => "absent_one_of_two",
             },
             Self::AnotherJoins { .. } => "another_joins",
             Self::Spare { .. } => "spare",
@@ -107,7 +107,7 @@ impl Hold {
     }
 }
 
-impl Alone {
+impl AloneReason {
     const fn kind(&self) -> &'static str {
         match self {
             Self::OtherRefused(_) => "other_refused",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::step::{Absence, Alone, Doubt, Halt, Hold, Kept, Quarantine, Removal, Step};
+use super::step::{AbsenceReason, AloneReason, Doubt, Halt, Hold, KeepReason, Quarantine, RemovalReason, Step};
 use super::types::{ClusterId, InstanceId, Known, MemberId};
 
 fn ids<T: ToString>(ids: &[T]) -> String {
@@ -47,7 +47,7 @@ impl fmt::Display for Step {
     }
 }
 
-impl fmt::Display for Removal {
+impl fmt::Display for RemovalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OwnOldId => f.write_str("it is this instance's place from before, and its disk holds nothing of it"),
@@ -64,7 +64,7 @@ impl fmt::Display for Removal {
     }
 }
 
-impl fmt::Display for Alone {
+impl fmt::Display for AloneReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OtherRefused(id) => {
@@ -227,13 +227,13 @@ impl fmt::Display for Hold {
                 write!(f, "member {member} at {} is joining; one change at a time", urls.join(","))?;
                 match silent_for {
                     Some(silent) => write!(f, "; it has not answered for {} s and {kept}", silent.as_secs()),
-                    None if *kept == Kept::Alive => f.write_str("; it ends when that member votes"),
+                    None if *kept == KeepReason::Alive => f.write_str("; it ends when that member votes"),
                     None => write!(f, "; it {kept}"),
                 }
             }
             Self::Spare { cluster, voters, kept } => {
                 write!(f, "spare: cluster {cluster} has all its {voters} members")?;
-                kept.iter().filter(|(_, why)| !matches!(why, Kept::Alive | Kept::Unasked)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
+                kept.iter().filter(|(_, why)| !matches!(why, KeepReason::Alive | KeepReason::Unasked)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
             }
             Self::NameTaken { member, urls, kept } => write!(
                 f,
@@ -285,7 +285,7 @@ fn not_ours(
     }
 }
 
-impl fmt::Display for Absence {
+impl fmt::Display for AbsenceReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Grace { waited, grace } => write!(
@@ -330,7 +330,7 @@ impl fmt::Display for Absence {
     }
 }
 
-impl fmt::Display for Kept {
+impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Alive => f.write_str("is kept: it answers"),
@@ -339,7 +339,7 @@ impl fmt::Display for Kept {
             Self::NoInstance => {
                 f.write_str("is kept: no instance can be named for it; remove it by hand if it is dead")
             }
-            Self::Standing(id) => write!(f, "is kept: {id} is shown in being"),
+            Self::InstanceExists(id) => write!(f, "is kept: {id} is shown in being"),
             Self::Unknown(id, cause) => write!(f, "is kept: EC2 can't say what became of {id} ({cause})"),
             Self::Dwell => f.write_str("is kept until it has been silent for MUSTER_CLEAN_DWELL"),
             Self::ChangeInFlight(learner) => write!(f, "is kept until learner {learner} votes: one change at a time"),

@@ -4,7 +4,7 @@
 use super::initial_list::same_urls;
 use super::step::{Doubt, Hold};
 use super::types::{ClusterId, Known, Member, MemberId};
-use super::view::{Fate, Policy, Twin, View};
+use super::view::{Liveness, Policy, Twin, View};
 
 /// Whether this host may run as the member that its data is of: as its owner by the ledger, or because that owner is provably
 /// gone. That he is silent, and the others a quorum without him, proves nothing: he may be cut off, and two that vote under one
@@ -51,7 +51,7 @@ fn is_at_home(view: &View, cluster: ClusterId, member: MemberId) -> bool {
 }
 
 fn is_silent(view: &View, cluster: ClusterId, member: MemberId) -> bool {
-    !view.living_clusters().contains_key(&cluster) || matches!(view.fate(member), Fate::Silent(_))
+    !view.living_clusters().contains_key(&cluster) || matches!(view.fate(member), Liveness::Silent(_))
 }
 
 /// Whether a host is that instance, told without the metadata service: by the firmware's asset tag where that is an instance id,

@@ -217,7 +217,7 @@ impl Ledger {
 
     /// The chosen list as others may be told it: unless it is void or doesn't hold us, and never beside data that elected. A listed node that
     /// asks then has lost its disk, and must not run again, with an empty log, under an id that has voted.
-    pub fn standing_choice(&self, standing: &Standing) -> Option<&InitialList> {
+    pub fn valid_choice(&self, standing: &AcceptorContext) -> Option<&InitialList> {
         let may_tell = !standing.has_data || self.never_elected;
         let ours = |list: &&InitialList| list.holds(&standing.me);
         self.chosen.as_ref().filter(ours).filter(|list| may_tell && !standing.voids(list))
@@ -260,7 +260,7 @@ pub enum Answer {
 
 /// What an acceptor knows besides its ledger.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Standing {
+pub struct AcceptorContext {
     pub me: InstanceId,
     /// `None` until a complete roster was seen.
     pub charter: Option<Charter>,
@@ -272,7 +272,7 @@ pub struct Standing {
     pub renounced: BTreeSet<(InstanceId, String)>,
 }
 
-impl Standing {
+impl AcceptorContext {
     /// Void: the list can never have a quorum, and we hold no WAL.
     pub fn voids(&self, list: &InitialList) -> bool {
         !self.has_data && (list.fault().is_some() || self.robs_of_quorum(list))
@@ -327,11 +327,11 @@ const MOST_ROUNDS_AHEAD: u64 = 1 << 20;
 const MOST_RENOUNCED: usize = 4096;
 
 /// An acceptor's step: the answer, and the ledger that must be durable before it is given (`None`: unchanged).
-pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Option<Ledger>) {
+pub fn answer(ledger: &Ledger, standing: &AcceptorContext, call: &Call) -> (Answer, Option<Ledger>) {
     if let Call::Chosen { charter, list } = call {
         return hear(ledger, standing, charter.as_ref(), list);
     }
-    if let Some(list) = ledger.standing_choice(standing) {
+    if let Some(list) = ledger.valid_choice(standing) {
         return (Answer::Chosen { list: list.clone() }, None);
     }
     if standing.has_data {
@@ -383,7 +383,7 @@ pub fn answer(ledger: &Ledger, standing: &Standing, call: &Call) -> (Answer, Opt
 }
 
 /// A list that fits but for our own entry is never started here: that is put on record, so that it isn't waited for.
-fn renounced(ledger: &Ledger, standing: &Standing, list: &InitialList) -> Option<Ledger> {
+fn renounced(ledger: &Ledger, standing: &AcceptorContext, list: &InitialList) -> Option<Ledger> {
     let own = standing.listings.get(&standing.me)?;
     let entry = list.entry(&standing.me).filter(|_| list.fault().is_none())?;
     if own.iter().any(|listed| listed.is_same(entry)) || ledger.renounced.len() >= MOST_RENOUNCED {
@@ -397,7 +397,7 @@ fn renounced(ledger: &Ledger, standing: &Standing, list: &InitialList) -> Option
 /// A caller's word that a list is chosen. It is taken of a founding that is ours: by its charter, or because we accepted the list.
 fn hear(
     ledger: &Ledger,
-    standing: &Standing,
+    standing: &AcceptorContext,
     charter: Option<&Charter>,
     list: &InitialList,
 ) -> (Answer, Option<Ledger>) {
@@ -412,8 +412,8 @@ fn hear(
 }
 
 /// Records a chosen list, if it holds us. A second, different one is never taken in place of the first unless the first is void.
-pub fn learn(ledger: &Ledger, standing: &Standing, list: &InitialList) -> (Answer, Option<Ledger>) {
-    if let Some(known) = ledger.standing_choice(standing) {
+pub fn learn(ledger: &Ledger, standing: &AcceptorContext, list: &InitialList) -> (Answer, Option<Ledger>) {
+    if let Some(known) = ledger.valid_choice(standing) {
         return (Answer::Chosen { list: known.clone() }, None);
     }
     if standing.has_data {
@@ -449,7 +449,7 @@ pub enum Tally {
 }
 
 /// Reads the answers to [`Call::Prepare`].
-pub fn tally_promises(charter: &Charter, standing: &Standing, answers: &BTreeMap<InstanceId, Answer>) -> Tally {
+pub fn tally_promises(charter: &Charter, standing: &AcceptorContext, answers: &BTreeMap<InstanceId, Answer>) -> Tally {
     if let Some(verdict) = settled(answers) {
         return verdict;
     }

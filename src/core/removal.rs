@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use super::quorum::quorum;
-use super::step::{Kept, Removal};
+use super::step::{KeepReason, RemovalReason};
 use super::types::{ClusterId, Known, Member, MemberId};
-use super::view::{Clean, EtcdSeen, Fate, Policy, Silence, View};
+use super::view::{Clean, EtcdSeen, Liveness, Policy, Silence, View};
 
 /// `MUSTER_CLEAN=unhealthy`: how long a member must not have answered to be removed without EC2's word.
 pub const UNHEALTHY_AFTER: Duration = Duration::from_secs(300);
 
 /// The first member (by id) that may go, if any. Whoever asks is fresh: a replacement is waiting.
-pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<(MemberId, Removal)> {
+pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<(MemberId, RemovalReason)> {
     let may_go = cluster.members.iter().filter_map(|m| Some((m.id, verdict(policy, view, cluster, m).ok()?)));
     may_go.min_by_key(|(id, _)| *id)
 }
@@ -20,7 +20,11 @@ pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<(Me
 ///
 /// # Errors
 /// Why each member that doesn't answer is kept.
-pub fn reconcile(policy: &Policy, view: &View, ours: ClusterId) -> Result<(MemberId, Removal), Vec<(MemberId, Kept)>> {
+pub fn reconcile(
+    policy: &Policy,
+    view: &View,
+    ours: ClusterId,
+) -> Result<(MemberId, RemovalReason), Vec<(MemberId, KeepReason)>> {
     let living = view.living_clusters();
     let (Some(cluster), 1, Known::Known(roster)) = (living.get(&ours), living.len(), &view.roster) else {
         return Err(Vec::new());
@@ -28,14 +32,14 @@ pub fn reconcile(policy: &Policy, view: &View, ours: ClusterId) -> Result<(Membe
     let size = policy.size(roster);
     let voters = cluster.members.iter().filter(|m| !m.is_learner).count();
     let verdict = |m: &Member| match verdict(policy, view, cluster, m) {
-        Ok(_) if !m.is_learner && quorum(voters - 1) < quorum(size) => Err(Kept::WouldShrink { voters, size }),
+        Ok(_) if !m.is_learner && quorum(voters - 1) < quorum(size) => Err(KeepReason::WouldShrink { voters, size }),
         verdict => verdict,
     };
     let mut kept = Vec::new();
     for member in &cluster.members {
         match verdict(member) {
             Ok(why) => return Ok((member.id, why)),
-            Err(Kept::Alive) => {}
+            Err(KeepReason::Alive) => {}
             Err(why) => kept.push((member.id, why)),
         }
     }
@@ -46,27 +50,27 @@ pub fn reconcile(policy: &Policy, view: &View, ours: ClusterId) -> Result<(Membe
 ///
 /// # Errors
 /// Why it is kept.
-pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<Removal, Kept> {
+pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<RemovalReason, KeepReason> {
     let fate = silence(view, member)?;
     if policy.clean == Clean::Off {
-        return Err(Kept::Off);
+        return Err(KeepReason::Off);
     }
     let gone = match (&fate.instance, &fate.gone) {
         // It never ran, so it never voted, and nobody of the whole roster is where it would run. EC2 forgets a terminated
         // instance's address at once, and the instance within the hour: nothing else could ever tell whose it was.
         (None, _) if never_ran(member) && fate.silent_for >= policy.clean_dwell => {
-            return may_go(view, cluster, member).map(|()| Removal::NeverStarted);
+            return may_go(view, cluster, member).map(|()| RemovalReason::NeverStarted);
         }
-        (None, _) if never_ran(member) => return Err(Kept::Dwell),
-        (None, _) => Err(Kept::NoInstance),
+        (None, _) if never_ran(member) => return Err(KeepReason::Dwell),
+        (None, _) => Err(KeepReason::NoInstance),
         (Some(instance), Known::Known(true)) => Ok(instance),
-        (Some(instance), Known::Known(false)) => Err(Kept::Standing(instance.clone())),
-        (Some(instance), Known::Unknown(cause)) => Err(Kept::Unknown(instance.clone(), cause.clone())),
+        (Some(instance), Known::Known(false)) => Err(KeepReason::InstanceExists(instance.clone())),
+        (Some(instance), Known::Unknown(cause)) => Err(KeepReason::Unknown(instance.clone(), cause.clone())),
     };
     let why = match gone {
-        Ok(instance) if fate.silent_for >= policy.clean_dwell => Removal::Gone(instance.clone()),
-        Ok(_) => return Err(Kept::Dwell),
-        Err(_) if policy.clean == Clean::Unhealthy && fate.silent_for >= UNHEALTHY_AFTER => Removal::Unhealthy,
+        Ok(instance) if fate.silent_for >= policy.clean_dwell => RemovalReason::Gone(instance.clone()),
+        Ok(_) => return Err(KeepReason::Dwell),
+        Err(_) if policy.clean == Clean::Unhealthy && fate.silent_for >= UNHEALTHY_AFTER => RemovalReason::Unhealthy,
         Err(kept) => return Err(kept),
     };
     may_go(view, cluster, member).map(|()| why)
@@ -76,19 +80,19 @@ pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member
 ///
 /// # Errors
 /// Why it is kept.
-pub fn has_fallen_silent(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+pub fn has_fallen_silent(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), KeepReason> {
     match silence(view, member)?.silent_for >= policy.clean_dwell {
         true => may_go(view, cluster, member),
-        false => Err(Kept::Dwell),
+        false => Err(KeepReason::Dwell),
     }
 }
 
 /// Nobody answers as that member. Where that is unknown, it is kept.
-fn silence<'a>(view: &'a View, member: &Member) -> Result<&'a Silence, Kept> {
+fn silence<'a>(view: &'a View, member: &Member) -> Result<&'a Silence, KeepReason> {
     match view.fate(member.id) {
-        Fate::Silent(silence) => Ok(silence),
-        Fate::Answers => Err(Kept::Alive),
-        Fate::Unknown => Err(Kept::Unasked),
+        Liveness::Silent(silence) => Ok(silence),
+        Liveness::Answers => Err(KeepReason::Alive),
+        Liveness::Unknown => Err(KeepReason::Unasked),
     }
 }
 
@@ -98,18 +102,18 @@ pub fn never_ran(member: &Member) -> bool {
 }
 
 /// The cluster can do without it now.
-fn may_go(view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), Kept> {
+fn may_go(view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), KeepReason> {
     // One change at a time (G3): a learner is one, unless it is known to be silent.
-    let is_silent = |m: &Member| matches!(view.fate(m.id), Fate::Silent(_));
+    let is_silent = |m: &Member| matches!(view.fate(m.id), Liveness::Silent(_));
     let on_its_way = |m: &&Member| m.is_learner && m.id != member.id && !is_silent(m);
     if let Some(learner) = cluster.members.iter().find(on_its_way) {
-        return Err(Kept::ChangeInFlight(learner.id));
+        return Err(KeepReason::ChangeInFlight(learner.id));
     }
     let rest: Vec<&Member> = cluster.members.iter().filter(|m| !m.is_learner && m.id != member.id).collect();
-    let answering = rest.iter().filter(|m| *view.fate(m.id) == Fate::Answers).count();
+    let answering = rest.iter().filter(|m| *view.fate(m.id) == Liveness::Answers).count();
     let needed = quorum(rest.len());
     if answering < needed {
-        return Err(Kept::QuorumAfter { answering, needed });
+        return Err(KeepReason::QuorumAfter { answering, needed });
     }
     Ok(())
 }

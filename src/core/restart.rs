@@ -44,7 +44,7 @@ pub const LIVES_THAT_CONDEMN: u32 = 5;
 
 /// One life of etcd, as far as the verdict needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Life {
+pub struct ProcessRun {
     pub ended: Ended,
     pub lasted: Duration,
     /// The peer port answered `/version`.
@@ -55,7 +55,7 @@ pub struct Life {
     pub damaged_before: u32,
 }
 
-impl Life {
+impl ProcessRun {
     /// Lives on end, this one included, that were short and ended by what etcd said of its data.
     pub fn damaged(&self, output: &str) -> u32 {
         let is_short = self.lasted < LIFE_THAT_RESETS;
@@ -65,7 +65,7 @@ impl Life {
 
 /// Classifies an end. Exit codes alone say little: a removed member exits 0, a bad setting in a variable 1, an unknown flag
 /// 2 and so does a panic; etcd's output tells them apart (measured on 3.4.23, 3.5.1).
-pub fn verdict(life: &Life, output: &str, jitter: f64) -> Verdict {
+pub fn verdict(life: &ProcessRun, output: &str, jitter: f64) -> Verdict {
     let refuses = |what: &&str| output.contains(*what);
     if matches!(life.ended, Ended::Exited(1 | 2)) && !life.served && REFUSALS.iter().any(refuses) {
         return Verdict::Misconfigured;
@@ -201,8 +201,8 @@ pub fn waits_for_a_lock(output: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn life(ended: Ended) -> Life {
-        Life { ended, lasted: Duration::from_millis(30), served: false, short_lives_before: 0, damaged_before: 0 }
+    fn life(ended: Ended) -> ProcessRun {
+        ProcessRun { ended, lasted: Duration::from_millis(30), served: false, short_lives_before: 0, damaged_before: 0 }
     }
 
     #[test]
@@ -229,16 +229,17 @@ mod tests {
         ] {
             assert!(matches!(verdict(&life(ended), output, 0.0), Verdict::Again(_)), "{ended:?} {output}");
         }
-        let served = Life { served: true, ..life(Ended::Exited(2)) };
+        let served = ProcessRun { served: true, ..life(Ended::Exited(2)) };
         assert!(matches!(verdict(&served, "", 0.0), Verdict::Again(_)));
     }
 
     #[test]
     fn pauses_double_to_a_minute() {
-        let pause = |before| match verdict(&Life { short_lives_before: before, ..life(Ended::Exited(1)) }, "", 1.0) {
-            Verdict::Again(pause) => pause.as_secs(),
-            _ => 0,
-        };
+        let pause =
+            |before| match verdict(&ProcessRun { short_lives_before: before, ..life(Ended::Exited(1)) }, "", 1.0) {
+                Verdict::Again(pause) => pause.as_secs(),
+                _ => 0,
+            };
         assert_eq!((0..9).map(pause).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     }
 
@@ -259,7 +260,7 @@ mod tests {
         for output in ["", "panic: runtime error\n\ngoroutine 1 [running]:", "address already in use"] {
             for ended in (0..=255).map(Ended::Exited).chain((1..=64).map(Ended::Signaled)) {
                 for served in [false, true] {
-                    let stops = verdict(&Life { served, ..life(ended) }, output, 0.0) == Verdict::Misconfigured;
+                    let stops = verdict(&ProcessRun { served, ..life(ended) }, output, 0.0) == Verdict::Misconfigured;
                     assert!(!stops, "{ended:?} {served} {output}");
                 }
             }
@@ -348,15 +349,15 @@ mod tests {
         (1, r#"{"level":"warn","error":"walpb: crc mismatch: no space left on device"}"#),
     ];
 
-    fn bad(ended: Ended, damaged_before: u32) -> Life {
-        Life { short_lives_before: damaged_before, damaged_before, ..life(ended) }
+    fn bad(ended: Ended, damaged_before: u32) -> ProcessRun {
+        ProcessRun { short_lives_before: damaged_before, damaged_before, ..life(ended) }
     }
 
     #[test]
     fn what_etcd_refuses_is_told_by_its_words_but_never_once_it_has_served() {
         for (code, output) in REFUSED {
             assert_eq!(verdict(&life(Ended::Exited(*code)), output, 0.0), Verdict::Misconfigured, "{output}");
-            let served = Life { served: true, ..life(Ended::Exited(*code)) };
+            let served = ProcessRun { served: true, ..life(Ended::Exited(*code)) };
             assert!(matches!(verdict(&served, output, 0.0), Verdict::Again(_)), "{output}");
             assert!(refusal(output).is_some_and(|line| REFUSALS.iter().any(|what| line.contains(what))), "{output}");
         }
@@ -397,7 +398,7 @@ mod tests {
             for ended in [Ended::Signaled(9), Ended::Signaled(6), Ended::Exited(0), Ended::Exited(137)] {
                 assert_eq!(bad(ended, 100).damaged(output), 0, "{ended:?} is not how etcd ends over its data");
             }
-            let long = Life { lasted: LIFE_THAT_RESETS, ..bad(Ended::Exited(2), 100) };
+            let long = ProcessRun { lasted: LIFE_THAT_RESETS, ..bad(Ended::Exited(2), 100) };
             assert_eq!(long.damaged(output), 0, "it ran for minutes with it");
         }
     }

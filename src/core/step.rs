@@ -14,15 +14,15 @@ pub enum Step {
     /// Run a founding round for this list, unless an older one must be adopted.
     Propose(Proposal),
     /// Found with ourselves as the only member (the rule for N = 2).
-    FoundAlone { accepted: Accepted, why: Alone },
+    FoundAlone { accepted: Accepted, why: AloneReason },
     /// Claim this list as the first members.
-    Claim(Claiming),
+    Claim(ClaimProposal),
     /// Record that we will never start by this chosen list: it holds us otherwise than we can be started now.
     Renounce { list: InitialList, ours: ListedMember },
     /// Start etcd as a new cluster under a chosen list.
     StartNew(InitialList),
     /// Remove that member.
-    RemoveMember { id: MemberId, why: Removal },
+    RemoveMember { id: MemberId, why: RemovalReason },
     /// Add ourselves as a learner.
     AddSelf,
     /// Publish our new peer URLs for that member id.
@@ -33,7 +33,7 @@ pub enum Step {
     Resume,
     /// Move the data aside, then decide again.
     Quarantine(Quarantine),
-    /// Stay down and touch nothing until an operator has looked.
+    /// StayReason down and touch nothing until an operator has looked.
     Halt(Halt),
 }
 
@@ -48,7 +48,7 @@ pub struct Proposal {
 
 /// A list to claim.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Claiming {
+pub struct ClaimProposal {
     /// Recorded as promised before the claim is written, so that no token is ever used for two lists.
     pub ballot: Ballot,
     pub list: InitialList,
@@ -58,7 +58,7 @@ pub struct Claiming {
 
 /// Why we may found alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Alone {
+pub enum AloneReason {
     /// The other of two refused connections for the whole grace time, and we are the oldest.
     OtherRefused(InstanceId),
     /// The other of two is silent and EC2 calls it impaired, and we are the oldest.
@@ -73,7 +73,7 @@ pub enum Alone {
 
 /// Why a member is removed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Removal {
+pub enum RemovalReason {
     /// It is our own id from before our disk was lost: we are the proof.
     OwnOldId,
     /// Its instance is gone by EC2's word, it was silent for the dwell time, and the rest has quorum.
@@ -86,7 +86,7 @@ pub enum Removal {
 
 /// Why a member that looks dead is still kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Kept {
+pub enum KeepReason {
     /// It answers.
     Alive,
     /// Whether it answers could not be found out.
@@ -96,7 +96,7 @@ pub enum Kept {
     /// No instance could be named for it.
     NoInstance,
     /// Its instance is in being, by EC2's or the written roster's word.
-    Standing(InstanceId),
+    InstanceExists(InstanceId),
     /// EC2 could not be asked.
     Unknown(InstanceId, String),
     /// Not silent for long enough.
@@ -235,29 +235,29 @@ pub enum Hold {
     },
     Absent {
         absent: Vec<InstanceId>,
-        why: Absence,
+        why: AbsenceReason,
     },
     AnotherJoins {
         member: MemberId,
         urls: Vec<String>,
         /// Why it isn't removed; `None`: it could be, but for the others.
-        kept: Kept,
+        kept: KeepReason,
         silent_for: Option<Duration>,
     },
     Spare {
         cluster: ClusterId,
         voters: usize,
-        kept: Vec<(MemberId, Kept)>,
+        kept: Vec<(MemberId, KeepReason)>,
     },
     AddressTaken {
         member: MemberId,
-        kept: Kept,
+        kept: KeepReason,
     },
     /// By a written roster this host has the name of a member elsewhere.
     NameTaken {
         member: MemberId,
         urls: Vec<String>,
-        kept: Kept,
+        kept: KeepReason,
     },
     Settling,
     /// This instance is about to end: it joins nothing any more.
@@ -285,7 +285,7 @@ pub enum Doubt {
 
 /// Why the absence of instances isn't forgiven.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Absence {
+pub enum AbsenceReason {
     /// The grace time is not over.
     Grace { waited: Duration, grace: Duration },
     /// The roster shows terminated instances: one of them may have been in a cluster.

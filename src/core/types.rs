@@ -117,7 +117,7 @@ impl Roster {
 
     /// Those that may hold, or may come to hold, a member: all but the terminated. Shutting-down may still serve, stopped
     /// may come back with data.
-    pub fn standing(&self) -> impl Iterator<Item = &Instance> {
+    pub fn non_terminated(&self) -> impl Iterator<Item = &Instance> {
         self.by_rank.iter().filter(|i| i.state != InstanceState::Terminated)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::paxos::{Ballot, Charter, Ledger, Standing};
+use super::paxos::{AcceptorContext, Ballot, Charter, Ledger};
 use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, Member, MemberId, Roster};
 
 /// What the operator has set.
@@ -42,17 +42,17 @@ pub struct Policy {
 impl Policy {
     /// N for this roster.
     pub fn size(&self, roster: &Roster) -> usize {
-        self.cluster_size.unwrap_or_else(|| roster.standing().count())
+        self.cluster_size.unwrap_or_else(|| roster.non_terminated().count())
     }
 
     /// The founding this roster calls for.
     pub fn charter(&self, roster: &Roster) -> Charter {
         let size = self.size(roster);
-        let written = || roster.standing().map(|i| (i.id.clone(), i.address)).collect();
+        let written = || roster.non_terminated().map(|i| (i.id.clone(), i.address)).collect();
         Charter {
             size,
             token_prefix: self.token_prefix.clone(),
-            first: roster.standing().take(size).map(|i| (i.id.clone(), i.launched)).collect(),
+            first: roster.non_terminated().take(size).map(|i| (i.id.clone(), i.launched)).collect(),
             claim: self.claim.clone(),
             written: self.written.then(written),
         }
@@ -137,7 +137,7 @@ pub struct DataSeen {
 
 /// What a peer can say (by evidence, never by assumption).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Sighting {
+pub enum PeerState {
     Etcd(EtcdSeen),
     Fresh(FreshSeen),
     /// Its supervisor holds a data dir, and no etcd runs on it now.
@@ -150,7 +150,7 @@ pub enum Sighting {
     Mismatch(String),
 }
 
-impl fmt::Display for Sighting {
+impl fmt::Display for PeerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etcd(etcd) => {
@@ -173,7 +173,7 @@ impl fmt::Display for Sighting {
 /// A roster instance other than ourselves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
-    pub sighting: Sighting,
+    pub sighting: PeerState,
     /// How long the same kind of silence has lasted; zero for a peer that answered.
     pub unanswered_for: Duration,
     /// Every look in that time was `Refused` (the host answered, so nothing was lost on the way).
@@ -186,7 +186,7 @@ pub struct Peer {
 
 /// What is known of a member's life.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum Liveness {
     /// Its etcd serves, or something stands at its address that can't be understood.
     Answers,
     /// It doesn't answer.
@@ -195,7 +195,7 @@ pub enum Fate {
     Unknown,
 }
 
-impl Fate {
+impl Liveness {
     /// For how long it has been silent, if it is known to be.
     pub fn silent_for(&self) -> Option<Duration> {
         match self {
@@ -219,7 +219,7 @@ pub struct Silence {
 
 /// Who we are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Me {
+pub struct LocalMember {
     pub instance: InstanceId,
     pub listed: ListedMember,
 }
@@ -281,7 +281,7 @@ pub enum Claim {
 
 /// The claim as it was seen.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Claimed {
+pub enum ClaimState {
     /// `MUSTER_CLAIM` is not set, or nothing depends on it.
     NotAsked,
     Unknown(String),
@@ -293,10 +293,10 @@ pub enum Claimed {
     },
 }
 
-impl Claimed {
+impl ClaimState {
     /// By what is seen now nobody has started by this claim, nor ever can: it is free, or its list can't have a quorum any more.
     /// Whoever sees that has a disk from before the founding that is to come.
-    pub fn is_before_a_founding(&self, standing: &Standing) -> bool {
+    pub fn is_before_a_founding(&self, standing: &AcceptorContext) -> bool {
         match self {
             Self::Absent => true,
             Self::Held { claim: Claim::Founding { list }, .. } => list.fault().is_none() && standing.voids(list),
@@ -340,11 +340,11 @@ impl fmt::Display for Ending {
 /// One observation of everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {
-    pub me: Me,
+    pub me: LocalMember,
     pub data: DataDir,
     /// Our etcd has just run with this data and said of it that it never elected (R5's yield).
     pub yielded: bool,
-    /// Life after life etcd has ended over this data: its words ([`super::restart::Verdict::Condemned`]).
+    /// ProcessRun after life etcd has ended over this data: its words ([`super::restart::Verdict::Condemned`]).
     pub condemned: Option<String>,
     pub ledger: Ledger,
     /// What says that this instance is about to end for good, if anything does (`MUSTER_LEAVE`).
@@ -353,14 +353,14 @@ pub struct View {
     pub accepted_cluster: Option<ClusterId>,
     /// The cluster id that follows from the chosen list.
     pub chosen_cluster: Option<ClusterId>,
-    pub claim: Claimed,
+    pub claim: ClaimState,
     pub roster: Known<Roster>,
     pub roster_unchanged_for: Duration,
     /// The roster lacks us: our own tags as EC2 has them when asked by id.
     pub own_tags: Known<Vec<(String, String)>>,
     pub peers: BTreeMap<InstanceId, Peer>,
     /// What is known of the living cluster's members; see [`View::fate`].
-    pub fates: BTreeMap<MemberId, Fate>,
+    pub fates: BTreeMap<MemberId, Liveness>,
     /// Whether the instance that our data belongs to by the ledger, where that is another, is gone by EC2's word.
     pub owner_gone: Known<bool>,
     /// Who else answers as the member that our data is of.
@@ -375,20 +375,20 @@ pub struct View {
 
 impl View {
     /// The acceptor's side of this view.
-    pub fn standing(&self, policy: &Policy) -> Standing {
+    pub fn standing(&self, policy: &Policy) -> AcceptorContext {
         let charter = self.roster.known().map(|roster| policy.charter(roster));
-        Standing { charter, listings: self.listings(), ..self.losses() }
+        AcceptorContext { charter, listings: self.listings(), ..self.losses() }
     }
 
     /// As much of it as tells whether a list can still have a quorum.
-    pub fn losses(&self) -> Standing {
+    pub fn losses(&self) -> AcceptorContext {
         let roster = self.roster.known();
-        Standing {
+        AcceptorContext {
             me: self.me.instance.clone(),
             terminated: roster.into_iter().flat_map(Roster::terminated).map(|i| i.id.clone()).collect(),
             has_data: self.data != DataDir::Fresh,
             renounced: self.renounced(),
-            ..Standing::default()
+            ..AcceptorContext::default()
         }
     }
 
@@ -396,7 +396,7 @@ impl View {
     pub fn listings(&self) -> BTreeMap<InstanceId, BTreeSet<ListedMember>> {
         let peers = self.peers.iter().map(|(id, peer)| {
             let by_its_word = match &peer.sighting {
-                Sighting::Fresh(fresh) => Some(fresh.listed.clone()),
+                PeerState::Fresh(fresh) => Some(fresh.listed.clone()),
                 _ => None,
             };
             (id.clone(), peer.listed.iter().cloned().chain(by_its_word).collect())
@@ -411,22 +411,22 @@ impl View {
             tokens.iter().map(|token| (id.clone(), token.clone())).collect::<Vec<_>>()
         };
         let peers = self.peers.iter().flat_map(|(id, peer)| match &peer.sighting {
-            Sighting::Fresh(fresh) => of(id, &fresh.renounced),
-            Sighting::HasData(data) => of(id, &data.renounced),
+            PeerState::Fresh(fresh) => of(id, &fresh.renounced),
+            PeerState::HasData(data) => of(id, &data.renounced),
             _ => Vec::new(),
         });
         peers.chain(of(&self.me.instance, &self.ledger.renounced)).collect()
     }
 
     /// What is known of that member. Of whom nothing was found out, nothing is known.
-    pub fn fate(&self, member: MemberId) -> &Fate {
-        self.fates.get(&member).unwrap_or(&Fate::Unknown)
+    pub fn fate(&self, member: MemberId) -> &Liveness {
+        self.fates.get(&member).unwrap_or(&Liveness::Unknown)
     }
 
     /// The etcds seen, in the order of their instances' ids.
     pub fn etcds(&self) -> impl Iterator<Item = (&InstanceId, &EtcdSeen)> {
         self.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
-            Sighting::Etcd(etcd) => Some((id, etcd)),
+            PeerState::Etcd(etcd) => Some((id, etcd)),
             _ => None,
         })
     }

@@ -13,9 +13,9 @@ use crate::aws::ssm::Ssm;
 use crate::config::{CaKey, Config, Files, Minting, Origin, Security};
 use crate::discovery::addresses;
 use crate::etcd::command::Settings;
-use crate::net::pki::{self, Ca, Fault, Issuer, Minted, Pair, Standing, Want};
+use crate::net::pki::{self, Ca, Fault, Issuer, LeafStatus, Minted, Pair, Want};
 use crate::state::store::Identity;
-use crate::status::journal::Journal;
+use crate::status::recorder::StatusRecorder;
 use crate::status::snapshot::Certificate;
 use crate::util::clock::{self, rfc3339};
 use crate::util::file;
@@ -30,11 +30,11 @@ const WARN_AHEAD_SECONDS: i64 = 30 * 24 * 3600;
 
 /// Keeps the certificates of one node.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct CertificateManager {
     config: Config,
     identity: Identity,
     ssm: Ssm,
-    journal: Journal,
+    journal: StatusRecorder,
     /// From Parameter Store; a file is read anew each time.
     ca_key: Option<Secret>,
     /// The CAs as etcd has read them, once, at its start: their digests.
@@ -48,9 +48,9 @@ pub struct Keeper {
     due: Instant,
 }
 
-impl Keeper {
-    /// A keeper for this instance.
-    pub fn new(config: Config, identity: Identity, ssm: Ssm, journal: Journal) -> Self {
+impl CertificateManager {
+    /// A manager of this instance's certificates.
+    pub fn new(config: Config, identity: Identity, ssm: Ssm, journal: StatusRecorder) -> Self {
         Self {
             config,
             identity,
@@ -193,11 +193,11 @@ impl Keeper {
         }
         let (looked_for, of) = (minted.clone(), (ca.clone(), names.clone()));
         let standing = look_at(&minting.dir, move |_| Ok(looked_for.standing(&of.0, &of.1, clock::epoch()))).await;
-        let standing = standing.unwrap_or_else(Standing::Unfit);
-        if at_start && standing == Standing::Due {
+        let standing = standing.unwrap_or_else(LeafStatus::Unfit);
+        if at_start && standing == LeafStatus::Due {
             return Ok(Some(clock::epoch()));
         }
-        if let Standing::Good { renew_at } = standing {
+        if let LeafStatus::Good { renew_at } = standing {
             // Said while there is time to mend it; Parameter Store isn't asked before it has to be.
             if let CaKey::File(path) = &minting.ca_key
                 && let Err(cause) = is_there(path).await
@@ -213,7 +213,7 @@ impl Keeper {
                 log::info!("certificate {serial} made for {}, valid until {until}", names.join(","));
                 Ok(Some(pki::renew_at(&made, &ca)))
             }
-            Err(cause) if standing == Standing::Due => {
+            Err(cause) if standing == LeafStatus::Due => {
                 self.say_once(format!("the certificate can't be renewed, and is used until it expires: {cause}"));
                 Ok(None)
             }

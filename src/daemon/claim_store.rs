@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::aws::s3::{Condition, Error, Object, Put, S3};
 use crate::core::types::InstanceId;
 use crate::core::view::Claim;
-use crate::core::view::Claimed;
+use crate::core::view::ClaimState;
 use crate::util::clock;
 
 /// Before a store that failed its trial is tried again; it may be mended.
@@ -26,7 +26,7 @@ const NO_VERSION: &str = "00000000000000000000000000000000";
 
 /// The object that `MUSTER_CLAIM` names, if it names one.
 #[derive(Debug)]
-pub struct ClaimObject {
+pub struct ClaimStore {
     s3: S3,
     object: Option<Object>,
     /// Whose object a trial is made on. Unset: nothing is ever written.
@@ -82,7 +82,7 @@ pub enum Wrote {
     },
 }
 
-impl ClaimObject {
+impl ClaimStore {
     /// That object, in that S3.
     pub fn new(s3: S3, object: Option<Object>) -> Self {
         Self { s3, object, tried_as: OnceLock::new(), state: Mutex::default() }
@@ -94,15 +94,15 @@ impl ClaimObject {
     }
 
     /// The claim as it is now (S3 reads are consistent: what was written before is seen).
-    pub async fn read(&self) -> Claimed {
-        let Some(object) = &self.object else { return Claimed::NotAsked };
+    pub async fn read(&self) -> ClaimState {
+        let Some(object) = &self.object else { return ClaimState::NotAsked };
         match self.s3.get(object).await {
-            Ok(None) => Claimed::Absent,
+            Ok(None) => ClaimState::Absent,
             Ok(Some(stored)) => match serde_json::from_slice(&stored.body) {
-                Ok(claim) => Claimed::Held { claim, version: stored.version },
-                Err(cause) => Claimed::Unknown(format!("{object} holds something else: {cause}")),
+                Ok(claim) => ClaimState::Held { claim, version: stored.version },
+                Err(cause) => ClaimState::Unknown(format!("{object} holds something else: {cause}")),
             },
-            Err(error) => Claimed::Unknown(error.to_string()),
+            Err(error) => ClaimState::Unknown(error.to_string()),
         }
     }
 

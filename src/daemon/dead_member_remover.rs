@@ -7,29 +7,29 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use super::executor::Actor;
-use super::observer::{Observer, Own, WATCH_PAUSE};
+use super::executor::Executor;
+use super::observer::{LocalState, Observer, WATCH_PAUSE};
 use crate::core::removal;
 use crate::core::types::{ClusterId, Known, ListedMember};
-use crate::core::view::{Clean, DataDir, Fate, Policy, View};
+use crate::core::view::{Clean, DataDir, Liveness, Policy, View};
 use crate::etcd::client::Client;
-use crate::peer::server::Desk;
+use crate::peer::server::AcceptorState;
 use crate::util::clock;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Looks after the cluster's dead during one life of etcd.
 #[derive(Debug)]
-pub struct Reconciler<'a> {
+pub struct DeadMemberRemover<'a> {
     pub etcd: &'a Client,
     pub observer: &'a mut Observer,
-    pub actor: &'a Actor,
-    pub desk: &'a Desk,
+    pub executor: &'a Executor,
+    pub acceptor_state: &'a AcceptorState,
     pub own_client_url: String,
     pub listed: ListedMember,
 }
 
-impl Reconciler<'_> {
+impl DeadMemberRemover<'_> {
     /// Looks so often, for ever; `None`: never. Cancel-safe: one removal at a time, and each is looked up afterwards.
     pub async fn every(&mut self, interval: Option<Duration>) -> Infallible {
         let Some(interval) = interval else { return std::future::pending().await };
@@ -57,8 +57,8 @@ impl Reconciler<'_> {
             return Looked { line: None, watches: false };
         };
         let data = DataDir::Whole { ids: Known::Unknown("etcd has it open".to_owned()) };
-        let (listed, ledger) = (self.listed.clone(), self.desk.ledger());
-        let own = Own {
+        let (listed, ledger) = (self.listed.clone(), self.acceptor_state.ledger());
+        let own = LocalState {
             listed,
             data,
             yielded: false,
@@ -73,7 +73,7 @@ impl Reconciler<'_> {
         let filter = &self.observer.policy().filter;
         let line = match &view.roster {
             Known::Unknown(cause) => Some(format!("reconcile: {cause}; nobody is removed")),
-            Known::Known(roster) if roster.standing().next().is_none() => Some(format!(
+            Known::Known(roster) if roster.non_terminated().next().is_none() => Some(format!(
                 "reconcile: no instance with {filter} is listed, not even this one; nobody is removed; check the region (DOCKER_AWSREG) \
                  and MUSTER_TAGS"
             )),
@@ -87,7 +87,7 @@ impl Reconciler<'_> {
         match removal::reconcile(self.observer.policy(), view, ours) {
             Ok((id, why)) => {
                 let cluster = view.living_clusters().remove(&ours)?;
-                match self.actor.remove(cluster, id).await {
+                match self.executor.remove(cluster, id).await {
                     Ok(()) => Some(format!("reconcile: member {id} is removed: {why}")),
                     Err(error) => Some(format!("reconcile: member {id} could not be removed: {error}")),
                 }
@@ -110,12 +110,12 @@ struct Looked {
 
 /// Whether more silence would change what may be done.
 fn watches(policy: &Policy, view: &View) -> bool {
-    let ripens = |fate: &Fate| match (policy.clean, fate) {
-        (Clean::Off, _) | (_, Fate::Answers | Fate::Unknown) => false,
-        (Clean::Gone, Fate::Silent(silence)) => {
+    let ripens = |fate: &Liveness| match (policy.clean, fate) {
+        (Clean::Off, _) | (_, Liveness::Answers | Liveness::Unknown) => false,
+        (Clean::Gone, Liveness::Silent(silence)) => {
             silence.gone == Known::Known(true) && silence.silent_for < policy.clean_dwell
         }
-        (Clean::Unhealthy, Fate::Silent(_)) => true,
+        (Clean::Unhealthy, Liveness::Silent(_)) => true,
     };
     view.fates.values().any(ripens)
 }

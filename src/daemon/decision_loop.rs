@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use super::claim_store::Wrote;
 use super::executor;
 use super::lifecycle_hooks::Transition;
-use super::observer::{Own, WATCH_PAUSE};
+use super::observer::{LocalState, WATCH_PAUSE};
 use super::termination_notice::POLL;
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::core::decide::{decide, scattered};
 use crate::core::evidence::signs_of_a_cluster;
 use crate::core::label::Label;
 use crate::core::paxos::{Ledger, Tally};
-use crate::core::step::Claiming;
-use crate::core::step::{Absence, Hold, Proposal, Removal, Step};
+use crate::core::step::ClaimProposal;
+use crate::core::step::{AbsenceReason, Hold, Proposal, RemovalReason, Step};
 use crate::core::types::{InitialList, InstanceId, Known, Member, MemberId};
-use crate::core::view::Claimed;
-use crate::core::view::{DataDir, Sighting, Told, View};
+use crate::core::view::ClaimState;
+use crate::core::view::{DataDir, PeerState, Told, View};
 use crate::discovery::addresses;
 use crate::etcd::data_dir::{self, Paths};
 use crate::state::store::Store;
@@ -41,10 +41,10 @@ impl Daemon {
         let mut shown = None;
         self.observer.watch_anew();
         loop {
-            self.keeper.tend().await;
+            self.certificates.tend().await;
             let paths = self.settings().paths;
-            let resumed = self.actor.finish_quarantine(&paths);
-            let resumed = resumed.and_then(|()| self.actor.forget_what_never_began(&paths));
+            let resumed = self.executor.finish_quarantine(&paths);
+            let resumed = resumed.and_then(|()| self.executor.forget_what_never_began(&paths));
             if let Err(error) = resumed.and_then(|()| self.renew_a_strangers_ledger(&paths)) {
                 self.say(Label::hold("own_files"), &format!("hold: {error}"));
                 clock::pause(RIPENING_PAUSE).await;
@@ -59,7 +59,7 @@ impl Daemon {
                 }
             };
             // Else a founder that was asked during its look could take its own place for that of a lost disk.
-            if self.desk.ledger().lists() != view.ledger.lists() {
+            if self.acceptor_state.ledger().lists() != view.ledger.lists() {
                 log::debug!("looks again: a list was agreed on meanwhile");
                 continue;
             }
@@ -78,7 +78,9 @@ impl Daemon {
                 Step::Hold(hold) => self.wait(hold, pause).await,
                 Step::Halt(_) => self.stay_halted().await,
                 // Beaten, or too few: jitter parts two proposers.
-                Step::Propose(_) if self.desk.ledger().chosen.is_none() => clock::pause(clock::jittered(pause)).await,
+                Step::Propose(_) if self.acceptor_state.ledger().chosen.is_none() => {
+                    clock::pause(clock::jittered(pause)).await
+                }
                 _ => {}
             }
             pause = (pause * 2).min(self.config.bootstrap_wait);
@@ -87,11 +89,11 @@ impl Daemon {
 
     /// What another instance promised, and its data with it, was moved aside: this one promises anew.
     fn renew_a_strangers_ledger(&self, paths: &Paths) -> Result<(), executor::Error> {
-        let is_ours = self.desk.ledger().instance.is_none_or(|owner| owner.0 == self.identity.instance);
+        let is_ours = self.acceptor_state.ledger().instance.is_none_or(|owner| owner.0 == self.identity.instance);
         if is_ours || paths.inspect().map_err(executor::Error::DataDir)? != DataDir::Fresh {
             return Ok(());
         }
-        Ok(self.desk.bind(&self.identity, false)?)
+        Ok(self.acceptor_state.bind(&self.identity, false)?)
     }
 
     /// For ever: what is seen later must not undo a halt, for of two clusters one may only be out of sight for a moment. But
@@ -112,7 +114,7 @@ impl Daemon {
     fn settle_departure(&self, step: &Step, view: &View) {
         if matches!(step, Step::Hold(Hold::Left { .. }))
             && !view.ledger.left
-            && let Err(error) = self.desk.amend(|ledger| ledger.left = true)
+            && let Err(error) = self.acceptor_state.amend(|ledger| ledger.left = true)
         {
             log::error!("{error}");
         }
@@ -128,44 +130,45 @@ impl Daemon {
 
     async fn look(&mut self) -> Result<View, data_dir::Error> {
         let ending = self.notices.recent().await;
-        if ending == Known::Known(None) && self.desk.ledger().left {
+        if ending == Known::Known(None) && self.acceptor_state.ledger().left {
             log::info!("EC2 lets this instance live on");
-            if let Err(error) = self.desk.amend(|ledger| ledger.left = false) {
+            if let Err(error) = self.acceptor_state.amend(|ledger| ledger.left = false) {
                 log::error!("{error}");
             }
         }
         let data = self.settings().paths.inspect()?;
-        let own = Own {
+        let own = LocalState {
             listed: addresses::own_listing(&self.config, &self.identity),
             data: data.clone(),
             yielded: self.yielded,
             condemned: self.condemned.map(str::to_owned),
-            ledger: self.desk.ledger(),
+            ledger: self.acceptor_state.ledger(),
             ending,
             since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
-            told: self.desk.with_store(Store::told),
+            told: self.acceptor_state.with_store(Store::told),
         };
-        let (desk, policy) = (self.desk.clone(), self.config.policy.clone());
+        let (acceptor_state, policy) = (self.acceptor_state.clone(), self.config.policy.clone());
         // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
         // meanwhile must not be taken for the one whose etcd was seen. `deliberate` looks again then.
-        let mut view = self.observer.look(&own, |roster| desk.standing_is(roster.known(), &policy, &data)).await;
+        let mut view =
+            self.observer.look(&own, |roster| acceptor_state.standing_is(roster.known(), &policy, &data)).await;
         // Whatever is read from a store that is no place for a claim is no claim, and no sign that there is none.
-        if matches!(view.claim, Claimed::Absent | Claimed::Held { .. })
+        if matches!(view.claim, ClaimState::Absent | ClaimState::Held { .. })
             && let Err(unfit) = self.claim.prove().await
         {
-            view.claim = Claimed::Unknown(unfit);
+            view.claim = ClaimState::Unknown(unfit);
         }
         if view.claim.is_before_a_founding(&view.losses())
-            && let Err(error) = self.desk.amend(|ledger| ledger.saw_unclaimed = true)
+            && let Err(error) = self.acceptor_state.amend(|ledger| ledger.saw_unclaimed = true)
         {
             // Nothing is promised by it: without the record only a young node may start by the claim.
             log::warn!("{error}");
         }
         if let (Some(log), DataDir::Whole { ids: Known::Known((cluster, member)) }) = (&view.log, &view.data) {
             let (before, by) = (log.before, log.by.clone());
-            self.desk.is_told(Told { cluster: *cluster, member: *member, before, by });
+            self.acceptor_state.is_told(Told { cluster: *cluster, member: *member, before, by });
         }
-        self.desk.saw(&view);
+        self.acceptor_state.saw(&view);
         Ok(view)
     }
 
@@ -181,28 +184,28 @@ impl Daemon {
         let outcome = match step {
             Step::Hold(_) | Step::Halt(_) => Ok(()),
             Step::Propose(proposal) => self.found(proposal, view).await,
-            Step::FoundAlone { accepted, .. } => self.actor.found_alone(accepted),
+            Step::FoundAlone { accepted, .. } => self.executor.found_alone(accepted),
             Step::Claim(claiming) => self.claim(claiming).await,
-            Step::Renounce { list, .. } => self.actor.renounce(list),
+            Step::Renounce { list, .. } => self.executor.renounce(list),
             Step::StartNew(list) => return Ok(self.start_new(list, view).await),
             Step::StartExisting { cluster, member, initial_cluster } => {
                 let (cluster, member, initial_cluster) = (*cluster, *member, initial_cluster.clone());
                 let kind = Kind::Existing { cluster, member, initial_cluster };
                 return Ok(Some(Launch { kind, others: client_urls(view) }));
             }
-            Step::Resume => match self.actor.own_data() {
+            Step::Resume => match self.executor.own_data() {
                 Ok(()) => return Ok(Some(Launch { kind: Kind::Resume, others: client_urls(view) })),
                 Err(error) => Err(error),
             },
             Step::RemoveMember { id, why } => self.remove(*id, why, view).await,
             Step::AddSelf => self.add_self(view).await,
-            Step::UpdateSelf { id } => match (self.actor.own_data(), view.living_clusters().values().next()) {
-                (Ok(()), Some(etcd)) => self.actor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
+            Step::UpdateSelf { id } => match (self.executor.own_data(), view.living_clusters().values().next()) {
+                (Ok(()), Some(etcd)) => self.executor.update_self(etcd, *id, &view.me.listed.peer_urls).await,
                 (owned, _) => owned,
             },
             Step::Quarantine(why) => {
                 let why = why.left_behind();
-                self.actor.quarantine(&self.settings().paths, why).map(|stamp| {
+                self.executor.quarantine(&self.settings().paths, why).map(|stamp| {
                     log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
                     // What comes next has a past of its own.
                     (self.condemned, self.damaged_lives, self.short_lives) = (None, 0, 0);
@@ -217,8 +220,8 @@ impl Daemon {
         Ok(None)
     }
 
-    async fn claim(&mut self, claiming: &Claiming) -> Result<(), executor::Error> {
-        match self.actor.claim(claiming).await? {
+    async fn claim(&mut self, claiming: &ClaimProposal) -> Result<(), executor::Error> {
+        match self.executor.claim(claiming).await? {
             Wrote::Done => log::info!("claimed: {} (token {})", claiming.list.initial_cluster(), claiming.list.token),
             Wrote::Refused { fault, pause } => {
                 match fault {
@@ -232,26 +235,26 @@ impl Daemon {
     }
 
     async fn start_new(&mut self, list: &InitialList, view: &View) -> Option<Launch> {
-        if let Err(error) = self.desk.learn(list) {
+        if let Err(error) = self.acceptor_state.learn(list) {
             self.say(Label::hold("own_files"), &format!("hold: {error}"));
             clock::pause(RIPENING_PAUSE).await;
             return None;
         }
-        self.actor.offer(list, view).await;
-        self.actor.pace(list, view).await;
+        self.executor.offer(list, view).await;
+        self.executor.pace(list, view).await;
         Some(Launch { kind: Kind::New(list.clone()), others: Vec::new() })
     }
 
-    async fn remove(&mut self, id: MemberId, why: &Removal, view: &View) -> Result<(), executor::Error> {
+    async fn remove(&mut self, id: MemberId, why: &RemovalReason, view: &View) -> Result<(), executor::Error> {
         let Some(etcd) = view.living_clusters().into_values().next() else { return Ok(()) };
         let me = &view.me.listed;
         let at_our_urls = |m: &Member| m.peer_urls.iter().any(|url| me.peer_urls.contains(url));
-        let own = *why == Removal::OwnOldId;
+        let own = *why == RemovalReason::OwnOldId;
         let settles = own || etcd.members.iter().any(|m| m.id == id && at_our_urls(m));
         if own {
-            self.desk.amend(Ledger::give_up_old_id)?;
+            self.acceptor_state.amend(Ledger::give_up_old_id)?;
         }
-        self.actor.remove(etcd, id).await?;
+        self.executor.remove(etcd, id).await?;
         log::info!("member {id} is removed");
         if settles {
             self.own_removed_at = Some(clock::now());
@@ -261,7 +264,7 @@ impl Daemon {
 
     async fn add_self(&mut self, view: &View) -> Result<(), executor::Error> {
         let Some(etcd) = view.living_clusters().into_values().next() else { return Ok(()) };
-        let member = self.actor.add_self(etcd, &view.me.listed.peer_urls).await?;
+        let member = self.executor.add_self(etcd, &view.me.listed.peer_urls).await?;
         log::info!("added as learner {member} to cluster {}", etcd.cluster);
         Ok(())
     }
@@ -270,10 +273,10 @@ impl Daemon {
     async fn found(&mut self, proposal: &Proposal, view: &View) -> Result<(), executor::Error> {
         let begun = clock::now();
         let standing = view.standing(self.observer.policy());
-        let list = match self.actor.prepare(proposal, view, &standing).await? {
+        let list = match self.executor.prepare(proposal, view, &standing).await? {
             Tally::Free => proposal.list.clone(),
             Tally::Adopt(list) => list,
-            Tally::Chosen(list) => return Ok(self.desk.learn(&list)?),
+            Tally::Chosen(list) => return Ok(self.acceptor_state.learn(&list)?),
             other => {
                 log::info!("the founding round did not get its promises: {other:?}");
                 return Ok(());
@@ -286,10 +289,10 @@ impl Daemon {
             log::info!("the founding round is dropped: the view changed, or it took too long");
             return Ok(());
         }
-        match self.actor.accept(proposal, &list, &again).await? {
+        match self.executor.accept(proposal, &list, &again).await? {
             Tally::Chosen(list) => {
                 log::info!("chosen: {} (token {})", list.initial_cluster(), list.token);
-                Ok(self.desk.learn(&list)?)
+                Ok(self.acceptor_state.learn(&list)?)
             }
             other => {
                 log::info!("the founding round was not accepted: {other:?}");
@@ -301,10 +304,10 @@ impl Daemon {
     /// Waits until something stirs, or for the pause, or until a wait in the hold's reason is over.
     async fn wait(&mut self, hold: &Hold, pause: Duration) {
         let most = match hold {
-            Hold::Absent { why: Absence::Grace { waited, grace }, .. } => {
+            Hold::Absent { why: AbsenceReason::Grace { waited, grace }, .. } => {
                 grace.saturating_sub(*waited).min(WATCH_PAUSE)
             }
-            Hold::Absent { why: Absence::OneOfTwo, .. } => WATCH_PAUSE,
+            Hold::Absent { why: AbsenceReason::OneOfTwo, .. } => WATCH_PAUSE,
             Hold::Settling
             | Hold::Spare { .. }
             | Hold::AddressTaken { .. }
@@ -341,11 +344,14 @@ impl Daemon {
     /// Callers that the roster doesn't hold are a reason to ask EC2 anew, when that may be again.
     async fn pause_or_stir(&mut self, pause: Duration) {
         let mut until = clock::now() + pause;
-        let (mut wants_roster, before) = (false, self.desk.ledger());
-        while tokio::time::timeout(until.saturating_duration_since(clock::now()), self.desk.stirred()).await.is_ok() {
-            let callers = self.desk.take_callers();
+        let (mut wants_roster, before) = (false, self.acceptor_state.ledger());
+        while tokio::time::timeout(until.saturating_duration_since(clock::now()), self.acceptor_state.stirred())
+            .await
+            .is_ok()
+        {
+            let callers = self.acceptor_state.take_callers();
             // (Nobody called and nothing was told: the stir of one who was heard before.)
-            let is_told = self.desk.ledger().lists() != before.lists();
+            let is_told = self.acceptor_state.ledger().lists() != before.lists();
             if is_told || callers.iter().any(|id| self.observer.knows(id)) {
                 if self.stirs.allow(clock::now()) {
                     break;
@@ -389,7 +395,7 @@ impl Stirs {
 }
 
 /// What a change in looks worth looking sooner: everything but how long things have lasted.
-fn scene(view: &View, step: &Step) -> (BTreeMap<InstanceId, Discriminant<Sighting>>, Discriminant<Step>) {
+fn scene(view: &View, step: &Step) -> (BTreeMap<InstanceId, Discriminant<PeerState>>, Discriminant<Step>) {
     let sightings = view.peers.iter().map(|(id, peer)| (id.clone(), discriminant(&peer.sighting)));
     (sightings.collect(), discriminant(step))
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::lifecycle_hooks::{Hooks, Transition};
-use super::termination_notice::{Notices, POLL};
-use crate::core::departure::{Leave, Seen, Stay, heir, leave};
+use super::lifecycle_hooks::{LifecycleHooks, Transition};
+use super::termination_notice::{POLL, TerminationNotices};
+use crate::core::departure::{Leave, Seen, StayReason, heir, leave};
 use crate::core::types::{InstanceId, Known, Member, MemberId};
 use crate::core::view::Ending;
 use crate::etcd::client::{Client, MemberList, Status};
-use crate::peer::server::Desk;
+use crate::peer::server::AcceptorState;
 use crate::util::clock;
 use crate::util::words;
 
@@ -27,18 +27,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Looks after one life of etcd, beside its attendant.
 #[derive(Debug)]
-pub struct Leaver<'a> {
+pub struct Departure<'a> {
     pub etcd: &'a Client,
-    pub desk: &'a Desk,
-    pub notices: &'a Notices,
-    pub hooks: &'a Arc<Hooks>,
+    pub acceptor_state: &'a AcceptorState,
+    pub notices: &'a TerminationNotices,
+    pub hooks: &'a Arc<LifecycleHooks>,
     pub instance: InstanceId,
     pub own_client_url: String,
     /// Client URLs of the cluster's other members: a learner answers little itself.
     pub others: Vec<String>,
 }
 
-impl Leaver<'_> {
+impl Departure<'_> {
     /// Attends until our member has left the cluster, which is then on record. Cancel-safe.
     pub async fn until_left(&self) {
         tokio::select! {
@@ -102,22 +102,22 @@ impl Leaver<'_> {
     /// One attempt; `None`: we have left. Else how long until the next.
     async fn depart(&self, ending: &Ending, said: &mut String) -> Option<Duration> {
         let stay = match self.look().await {
-            Err(cause) => Stay::Unknown(format!("the cluster can't be asked: {cause}")),
+            Err(cause) => StayReason::Unknown(format!("the cluster can't be asked: {cause}")),
             Ok((seen, leader_url)) => match (leave(&seen), leader_url) {
                 (Leave::Out, _) => return self.left(seen.me, ending),
                 (Leave::Remove { .. }, Some(url)) => {
                     match self.etcd.member_remove(&url, seen.me, CHANGE_TIMEOUT).await {
                         Ok(()) => return self.left(seen.me, ending),
                         // What became of it shows in the next round, or in etcd's end.
-                        Err(error) => Stay::Unknown(format!("its removal isn't confirmed: {error}")),
+                        Err(error) => StayReason::Unknown(format!("its removal isn't confirmed: {error}")),
                     }
                 }
-                (Leave::Remove { .. }, None) => Stay::NoLeader,
+                (Leave::Remove { .. }, None) => StayReason::NoLeader,
                 (Leave::HandOver(heir), _) => match self.hand_over(heir).await {
                     Ok(()) => return Some(Duration::ZERO),
-                    Err(cause) => Stay::Unknown(cause),
+                    Err(cause) => StayReason::Unknown(cause),
                 },
-                (Leave::Stay(why), _) => {
+                (Leave::StayReason(why), _) => {
                     if let Some(heir) = heir(&seen)
                         && let Err(cause) = self.hand_over(heir).await
                     {
@@ -137,7 +137,7 @@ impl Leaver<'_> {
 
     fn left(&self, member: MemberId, ending: &Ending) -> Option<Duration> {
         log::info!("member {member} has left the cluster: {ending}");
-        if let Err(error) = self.desk.amend(|ledger| ledger.left = true) {
+        if let Err(error) = self.acceptor_state.amend(|ledger| ledger.left = true) {
             // The member list says the same, as long as it can be read.
             log::error!("{error}");
         }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use super::dead_member_remover::Reconciler;
-use super::departure::Leaver;
-use super::member_monitor::{Attendant, Progress, Stop};
+use super::dead_member_remover::DeadMemberRemover;
+use super::departure::Departure;
+use super::member_monitor::{MemberMonitor, Progress, Stop};
 use super::startup;
 use super::stop::end_what_left;
 use super::{Daemon, Kind, Launch};
 use crate::core::label::Label;
-use crate::core::restart::{Ended, LIFE_THAT_RESETS, LIVES_THAT_CONDEMN, Life, Verdict, is_full, refusal, verdict};
+use crate::core::restart::{
+    Ended, LIFE_THAT_RESETS, LIVES_THAT_CONDEMN, ProcessRun, Verdict, is_full, refusal, verdict,
+};
 use crate::core::types::InstanceId;
 use crate::discovery::addresses;
 use crate::etcd::command::{Start, environment};
@@ -26,7 +28,7 @@ const YIELD_TIME: Duration = Duration::from_secs(5);
 /// What a launch came to.
 pub(super) enum Outcome {
     /// etcd ended; its last output beside it.
-    Ended(Life, String),
+    Ended(ProcessRun, String),
     /// It was told to yield, or has left its cluster.
     Stopped,
     /// It couldn't be started, over what passes.
@@ -60,9 +62,9 @@ impl Daemon {
         self.journal.started(child.pid().as_raw());
         let child = &*self.child.insert(child);
         let listed = addresses::own_listing(&self.config, &self.identity);
-        let attendant = Attendant {
+        let attendant = MemberMonitor {
             etcd: &self.etcd,
-            desk: &self.desk,
+            acceptor_state: &self.acceptor_state,
             claim: &self.claim,
             notify: &self.notify,
             journal: &self.journal,
@@ -75,9 +77,9 @@ impl Daemon {
             spawned_at,
             is_first_life: !matches!(launch.kind, Kind::Resume),
         };
-        let leaver = Leaver {
+        let leaver = Departure {
             etcd: &self.etcd,
-            desk: &self.desk,
+            acceptor_state: &self.acceptor_state,
             notices: &self.notices,
             hooks: &self.hooks,
             instance: InstanceId(self.identity.instance.clone()),
@@ -85,11 +87,11 @@ impl Daemon {
             others: launch.others.clone(),
         };
         let mut progress = Progress::default();
-        let mut reconciler = Reconciler {
+        let mut reconciler = DeadMemberRemover {
             etcd: &self.etcd,
             observer: &mut self.observer,
-            actor: &self.actor,
-            desk: &self.desk,
+            executor: &self.executor,
+            acceptor_state: &self.acceptor_state,
             own_client_url: addresses::own_client_url(&settings),
             listed,
         };
@@ -97,7 +99,7 @@ impl Daemon {
             ended = child.wait() => Ok(ended),
             stop = attendant.until_stop(&mut progress) => Err(stop),
             never = reconciler.every(self.config.reconcile) => match never {},
-            never = self.keeper.forever() => match never {},
+            never = self.certificates.forever() => match never {},
             () = leaver.until_left() => Err(Stop::Left),
         };
         let ended = match ended {
@@ -119,12 +121,12 @@ impl Daemon {
         };
         self.child = None;
         self.journal.ended();
-        if let Err(error) = self.actor.forget_what_never_began(&settings.paths) {
+        if let Err(error) = self.executor.forget_what_never_began(&settings.paths) {
             log::error!("{error}");
         }
         let lasted = clock::now() - spawned_at;
         let (short_lives_before, damaged_before) = (self.short_lives, self.damaged_lives);
-        let life = Life { ended, lasted, served: progress.served, short_lives_before, damaged_before };
+        let life = ProcessRun { ended, lasted, served: progress.served, short_lives_before, damaged_before };
         self.short_lives = if lasted < LIFE_THAT_RESETS { self.short_lives + 1 } else { 0 };
         self.damaged_lives = life.damaged(&output);
         Ok(Outcome::Ended(life, output))
@@ -133,9 +135,9 @@ impl Daemon {
     /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger.
     fn record_launch(&self, kind: &Kind, paths: &Paths) -> Result<(), Trouble> {
         if !matches!(kind, Kind::Resume) {
-            paths.mark(self.desk.ledger().nonce)?;
+            paths.mark(self.acceptor_state.ledger().nonce)?;
         }
-        let recorded = self.desk.amend(|ledger| match kind {
+        let recorded = self.acceptor_state.amend(|ledger| match kind {
             Kind::New(list) => ledger.start_founding(list),
             Kind::Existing { cluster, member, .. } => ledger.start_joining(*cluster, *member),
             Kind::Resume => {}
@@ -161,7 +163,7 @@ impl Daemon {
     }
 
     /// etcd ended by itself: say so, wait as long as the verdict says with the port ours again, then decide anew.
-    pub(super) async fn after(&mut self, life: &Life, output: &str) -> Result<(), Failure> {
+    pub(super) async fn after(&mut self, life: &ProcessRun, output: &str) -> Result<(), Failure> {
         let how = match life.ended {
             Ended::Exited(code) => format!("exited with {code}"),
             Ended::Signaled(signal) => format!("was ended by signal {signal}"),

@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::claim_store::{ClaimObject, Wrote};
+use super::claim_store::{ClaimStore, Wrote};
 use crate::aws::s3;
 use crate::config::Config;
 use crate::core::paxos::{
-    Accepted, Answer, Call, Charter, Joined, LeftBehind, Standing, Tally, tally_accepts, tally_promises,
+    Accepted, AcceptorContext, Answer, Call, Charter, Joined, LeftBehind, Tally, tally_accepts, tally_promises,
 };
-use crate::core::step::Claiming;
+use crate::core::step::ClaimProposal;
 use crate::core::step::Proposal;
 use crate::core::types::{InitialList, InstanceId, MemberId, Roster};
 use crate::core::view::Claim;
-use crate::core::view::{EtcdSeen, Sighting, View};
+use crate::core::view::{EtcdSeen, PeerState, View};
 use crate::discovery::addresses;
 use crate::etcd::client;
 use crate::etcd::data_dir::{self, Paths};
 use crate::peer::client::call;
-use crate::peer::clients::Reach;
-use crate::peer::server::Desk;
+use crate::peer::clients::PeerClients;
+use crate::peer::server::AcceptorState;
 use crate::state::store::{self, Moving};
 use crate::util::clock;
 
@@ -66,25 +66,31 @@ impl From<store::Error> for Error {
 
 /// Carries out steps.
 #[derive(Debug)]
-pub struct Actor {
-    reach: Reach,
-    claim: Arc<ClaimObject>,
-    desk: Desk,
+pub struct Executor {
+    reach: PeerClients,
+    claim: Arc<ClaimStore>,
+    acceptor_state: AcceptorState,
     me: InstanceId,
     config: Config,
 }
 
-impl Actor {
-    /// An actor that writes to that desk.
-    pub fn new(config: Config, reach: Reach, desk: Desk, claim: Arc<ClaimObject>, me: InstanceId) -> Self {
-        Self { reach, claim, desk, me, config }
+impl Executor {
+    /// An executor that writes to that acceptor state.
+    pub fn new(
+        config: Config,
+        reach: PeerClients,
+        acceptor_state: AcceptorState,
+        claim: Arc<ClaimStore>,
+        me: InstanceId,
+    ) -> Self {
+        Self { reach, claim, acceptor_state, me, config }
     }
 
     /// Phase 1 of a founding round.
     ///
     /// # Errors
     /// Our own ledger's.
-    pub async fn prepare(&self, proposal: &Proposal, view: &View, standing: &Standing) -> Result<Tally, Error> {
+    pub async fn prepare(&self, proposal: &Proposal, view: &View, standing: &AcceptorContext) -> Result<Tally, Error> {
         let Proposal { ballot, charter, .. } = proposal;
         let call = Call::Prepare { charter: charter.clone(), ballot: ballot.clone() };
         let answers = self.ask(charter, view, &call).await?;
@@ -101,7 +107,7 @@ impl Actor {
         let answers = self.ask(charter, view, &call).await?;
         let tally = tally_accepts(charter, list, &answers);
         if let Tally::Chosen(list) = &tally {
-            self.desk.learn(list)?;
+            self.acceptor_state.learn(list)?;
         }
         Ok(tally)
     }
@@ -119,11 +125,11 @@ impl Actor {
         for (id, _) in &charter.first {
             if *id == self.me {
                 // Beside the others', not before: each answer waits for its own disk.
-                let (desk, question) = (self.desk.clone(), question.clone());
-                own = Some(tokio::task::spawn_blocking(move || desk.answer(&question)));
+                let (acceptor_state, question) = (self.acceptor_state.clone(), question.clone());
+                own = Some(tokio::task::spawn_blocking(move || acceptor_state.answer(&question)));
                 continue;
             }
-            let is_fresh = view.peers.get(id).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
+            let is_fresh = view.peers.get(id).is_some_and(|p| matches!(p.sighting, PeerState::Fresh(_)));
             if let Some(url) = self.peer_url(view.roster.known(), id).filter(|_| is_fresh) {
                 let (http, me, id) = (self.reach.rollcall.clone(), self.me.clone(), id.clone());
                 let (question, within) = (question.clone(), self.config.probe_timeout);
@@ -158,7 +164,7 @@ impl Actor {
         let charter = view.roster.known().map(|roster| self.config.policy.charter(roster));
         let mut calls = JoinSet::new();
         for member in list.members.iter().filter(|m| m.instance != self.me) {
-            let is_fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
+            let is_fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, PeerState::Fresh(_)));
             if let Some(url) = self.peer_url(view.roster.known(), &member.instance).filter(|_| is_fresh) {
                 let (http, me) = (self.reach.rollcall.clone(), self.me.clone());
                 let chosen = Call::Chosen { charter: charter.clone(), list: list.clone() };
@@ -186,16 +192,16 @@ impl Actor {
     /// # Errors
     /// Our own ledger's.
     pub fn found_alone(&self, accepted: &Accepted) -> Result<(), Error> {
-        Ok(self.desk.amend(|ledger| ledger.found_alone(accepted))?)
+        Ok(self.acceptor_state.amend(|ledger| ledger.found_alone(accepted))?)
     }
 
     /// Claims a list as the first.
     ///
     /// # Errors
     /// Our own ledger's, or S3's; what became of the claim shows in the next observation.
-    pub async fn claim(&self, claiming: &Claiming) -> Result<Wrote, Error> {
-        let Claiming { ballot, list, replaces } = claiming;
-        self.desk.amend(|ledger| ledger.promised = Some(ballot.clone()))?;
+    pub async fn claim(&self, claiming: &ClaimProposal) -> Result<Wrote, Error> {
+        let ClaimProposal { ballot, list, replaces } = claiming;
+        self.acceptor_state.amend(|ledger| ledger.promised = Some(ballot.clone()))?;
         let claim = Claim::Founding { list: list.clone() };
         self.claim.write(&claim, replaces.as_deref()).await.map_err(Error::Claim)
     }
@@ -205,7 +211,7 @@ impl Actor {
     /// # Errors
     /// Our own ledger's.
     pub fn renounce(&self, list: &InitialList) -> Result<(), Error> {
-        Ok(self.desk.amend(|ledger| ledger.renounce(list))?)
+        Ok(self.acceptor_state.amend(|ledger| ledger.renounce(list))?)
     }
 
     /// Puts on record that the data here is ours from now on: its owner is gone, or the operator says so.
@@ -213,7 +219,7 @@ impl Actor {
     /// # Errors
     /// Our own ledger's.
     pub fn own_data(&self) -> Result<(), Error> {
-        Ok(self.desk.amend(|ledger| ledger.instance = Some(self.me.clone()))?)
+        Ok(self.acceptor_state.amend(|ledger| ledger.instance = Some(self.me.clone()))?)
     }
 
     /// Removes a member.
@@ -232,7 +238,7 @@ impl Actor {
         let added = self.reach.etcd.member_add_learner(&cluster.client_url, peer_urls, CHANGE_TIMEOUT).await;
         let member = added.map_err(Error::Etcd)?;
         let joined = Joined { cluster: cluster.cluster, member, spawned: false };
-        self.desk.amend(|ledger| ledger.joined = Some(joined))?;
+        self.acceptor_state.amend(|ledger| ledger.joined = Some(joined))?;
         Ok(member)
     }
 
@@ -244,14 +250,14 @@ impl Actor {
         self.reach.etcd.member_update(&cluster.client_url, id, peer_urls, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
     }
 
-    /// Moves the data aside. A crash in the middle is taken up again by [`Actor::finish_quarantine`].
+    /// Moves the data aside. A crash in the middle is taken up again by [`Executor::finish_quarantine`].
     ///
     /// # Errors
     /// The disk's.
     pub fn quarantine(&self, paths: &Paths, why: LeftBehind) -> Result<String, Error> {
         let stamp = clock::file_stamp();
         let moving = Moving { stamp: stamp.clone(), why };
-        self.desk.with_store(|store| store.begin_quarantine(&moving))?;
+        self.acceptor_state.with_store(|store| store.begin_quarantine(&moving))?;
         self.move_aside(paths, &moving)?;
         Ok(stamp)
     }
@@ -261,7 +267,7 @@ impl Actor {
     /// # Errors
     /// The disk's.
     pub fn finish_quarantine(&self, paths: &Paths) -> Result<(), Error> {
-        match self.desk.with_store(store::Store::unfinished_quarantine)? {
+        match self.acceptor_state.with_store(store::Store::unfinished_quarantine)? {
             Some(moving) => self.move_aside(paths, &moving),
             None => Ok(()),
         }
@@ -273,7 +279,7 @@ impl Actor {
     /// # Errors
     /// The disk's.
     pub fn forget_what_never_began(&self, paths: &Paths) -> Result<(), Error> {
-        let ledger = self.desk.ledger();
+        let ledger = self.acceptor_state.ledger();
         let never_began = || ledger.never_began(paths.holds_wal(), paths.is_marked(ledger.nonce));
         // The directories are looked at only where it matters.
         let Some(unstarted) = ledger.starting.and_then(|_| never_began()) else { return Ok(()) };
@@ -283,7 +289,7 @@ impl Actor {
 
     fn move_aside(&self, paths: &Paths, moving: &Moving) -> Result<(), Error> {
         paths.quarantine(&moving.stamp).map_err(Error::DataDir)?;
-        self.desk.amend(|ledger| ledger.left_behind(moving.why))?;
-        Ok(self.desk.with_store(store::Store::end_quarantine)?)
+        self.acceptor_state.amend(|ledger| ledger.left_behind(moving.why))?;
+        Ok(self.acceptor_state.with_store(store::Store::end_quarantine)?)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::termination_notice::Notices;
+use super::termination_notice::TerminationNotices;
 use crate::aws::autoscaling::{Answer, AutoScaling};
 use crate::aws::ec2::Ec2;
 use crate::core::types::{InstanceId, Known};
@@ -29,17 +29,17 @@ pub enum Transition {
 
 /// The hooks by name; of one transition one is waiting, and a call for another does nothing.
 #[derive(Debug)]
-pub struct Hooks {
+pub struct LifecycleHooks {
     ec2: Arc<Ec2>,
     autoscaling: AutoScaling,
-    notices: Arc<Notices>,
+    notices: Arc<TerminationNotices>,
     names: Vec<String>,
     work: Mutex<Option<(Transition, JoinHandle<()>)>>,
 }
 
-impl Hooks {
+impl LifecycleHooks {
     /// The hooks of these names; the group they are of is found out by the instance's tag.
-    pub fn new(ec2: Arc<Ec2>, autoscaling: AutoScaling, notices: Arc<Notices>, names: Vec<String>) -> Self {
+    pub fn new(ec2: Arc<Ec2>, autoscaling: AutoScaling, notices: Arc<TerminationNotices>, names: Vec<String>) -> Self {
         Self { ec2, autoscaling, notices, names, work: Mutex::default() }
     }
 
@@ -141,9 +141,9 @@ mod tests {
     use aws_credential_types::Credentials;
 
     use super::*;
-    use crate::aws::caller::Caller;
     use crate::aws::credentials::{Provider, Source};
     use crate::aws::imds::Imds;
+    use crate::aws::signing_client::SigningClient;
     use crate::net::http::Client;
     use crate::net::scripted::{Reply, Scripted};
     use crate::net::tls::Trust;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     /// `complete`: what Auto Scaling says to the n-th call.
-    async fn hooks(complete: impl Fn(usize) -> Reply + Send + Sync + 'static) -> (Scripted, Hooks) {
+    async fn hooks(complete: impl Fn(usize) -> Reply + Send + Sync + 'static) -> (Scripted, LifecycleHooks) {
         let server = Scripted::start(move |line, before| match line {
             "PUT /latest/api/token" => Reply::ok("token"),
             _ if line.starts_with("GET") => Reply::status(404),
@@ -174,11 +174,11 @@ mod tests {
         let imds = Arc::new(Imds::new(http.clone(), &server.url));
         let source = Source::Static(Credentials::new("key", "secret", None, None, "test"));
         let provider = Provider::new(source, imds.clone(), http.clone());
-        let caller = Arc::new(Caller::new(http, "eu-west-1".to_owned(), provider, imds.meters().clone()));
+        let caller = Arc::new(SigningClient::new(http, "eu-west-1".to_owned(), provider, imds.meters().clone()));
         let ec2 = Arc::new(Ec2::new(caller.clone(), server.url.clone()));
         let autoscaling = AutoScaling::new(caller, server.url.clone());
-        let notices = Arc::new(Notices::new(imds, true));
-        (server, Hooks::new(ec2, autoscaling, notices, vec!["launch".to_owned()]))
+        let notices = Arc::new(TerminationNotices::new(imds, true));
+        (server, LifecycleHooks::new(ec2, autoscaling, notices, vec!["launch".to_owned()]))
     }
 
     fn completions(server: &Scripted) -> usize {
@@ -218,7 +218,7 @@ mod tests {
         let ending =
             Scripted::start(|line, _| Reply::ok(if line.starts_with("PUT") { "token" } else { "Terminated" })).await;
         let imds = Imds::new(Client::new(Trust::public(None)), &ending.url);
-        let hooks = Hooks { notices: Arc::new(Notices::new(Arc::new(imds), true)), ..hooks };
+        let hooks = LifecycleHooks { notices: Arc::new(TerminationNotices::new(Arc::new(imds), true)), ..hooks };
         assert_eq!(hooks.attempt(Transition::Launch, &InstanceId("i-a".to_owned())).await, Ok(Answer::NotWaiting));
         assert_eq!(completions(&server), 0);
         assert_eq!(hooks.attempt(Transition::Terminate, &InstanceId("i-a".to_owned())).await, Ok(Answer::Completed));

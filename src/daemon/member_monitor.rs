@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::claim_store::{ClaimObject, Wrote};
+use super::claim_store::{ClaimStore, Wrote};
 use crate::core::claim::{Establish, establish};
 use crate::core::decide::{Attend, Running, YIELD_AFTER, attend, has_moved};
 use crate::core::label::Label;
@@ -20,10 +20,10 @@ use crate::etcd::alarm;
 use crate::etcd::client::{self, Client};
 use crate::etcd::ids;
 use crate::net::http::Failure;
-use crate::peer::server::Desk;
+use crate::peer::server::AcceptorState;
 use crate::process::notify::Notify;
 use crate::process::spawn::Child;
-use crate::status::journal::Journal;
+use crate::status::recorder::StatusRecorder;
 use crate::util::clock;
 use crate::util::log_once::LogOnce;
 
@@ -51,12 +51,12 @@ const ROLL_EVERY: Duration = Duration::from_secs(5);
 
 /// Looks after one life of etcd.
 #[derive(Debug)]
-pub struct Attendant<'a> {
+pub struct MemberMonitor<'a> {
     pub etcd: &'a Client,
-    pub desk: &'a Desk,
-    pub claim: &'a ClaimObject,
+    pub acceptor_state: &'a AcceptorState,
+    pub claim: &'a ClaimStore,
     pub notify: &'a Notify,
-    pub journal: &'a Journal,
+    pub journal: &'a StatusRecorder,
     pub child: &'a Child,
     pub own_client_url: String,
     pub own_peer_url: String,
@@ -121,7 +121,7 @@ struct Loss {
     line: String,
 }
 
-impl Attendant<'_> {
+impl MemberMonitor<'_> {
     /// Attends until etcd shall be stopped; otherwise for ever. Cancel-safe: `progress` outlives it.
     pub async fn until_stop(&self, progress: &mut Progress) -> Stop {
         let mut pause = FIRST_POLL;
@@ -247,7 +247,7 @@ impl Attendant<'_> {
     /// committed may not be on disk yet: it counts from the next look on.
     async fn see_logs(&self, progress: &mut Progress) {
         let Some(cluster) = progress.cluster else { return };
-        self.desk.saw_logs(cluster, &progress.logs);
+        self.acceptor_state.saw_logs(cluster, &progress.logs);
         let mut questions = JoinSet::new();
         for member in progress.members.iter().filter(|m| Some(m.id) != progress.member) {
             let (etcd, id, urls) = (self.etcd.clone(), member.id, member.client_urls.clone());
@@ -289,7 +289,7 @@ impl Attendant<'_> {
         };
         progress.served = true;
         self.record_serving();
-        let never_elected = version.is_undecided() && self.desk.ledger().never_elected;
+        let never_elected = version.is_undecided() && self.acceptor_state.ledger().never_elected;
         // The client port is mute until the first election: a status would only wait.
         let patience = if version.is_undecided() && !progress.ready { LONGEST_POLL } else { ANSWER_TIMEOUT };
         let mut refused = false;
@@ -334,7 +334,7 @@ impl Attendant<'_> {
         let without_leader_for = if leader.is_some() { Duration::ZERO } else { clock::now() - since };
         // One that never elected has no quorum to lose: it yields.
         if without_leader_for >= LOST_AFTER
-            && !self.desk.ledger().never_elected
+            && !self.acceptor_state.ledger().never_elected
             && (!refused || self.says_it_has_no_leader().await)
         {
             self.note_loss(progress, status.as_ref().map(|s| s.member), since).await;
@@ -403,8 +403,8 @@ impl Attendant<'_> {
 
     /// From now on a missing WAL is a lost one.
     fn record_serving(&self) {
-        if self.desk.ledger().starting.is_some()
-            && let Err(error) = self.desk.amend(|ledger| ledger.starting = None)
+        if self.acceptor_state.ledger().starting.is_some()
+            && let Err(error) = self.acceptor_state.amend(|ledger| ledger.starting = None)
         {
             log::error!("{error}");
         }
@@ -413,16 +413,16 @@ impl Attendant<'_> {
     /// Whose data this is, beside the WAL that says so too.
     fn record_member(&self, cluster: ClusterId, member: MemberId) {
         let ran_as = Some(RanAs { cluster, member });
-        if self.desk.ledger().ran_as != ran_as
-            && let Err(error) = self.desk.amend(|ledger| ledger.ran_as = ran_as)
+        if self.acceptor_state.ledger().ran_as != ran_as
+            && let Err(error) = self.acceptor_state.amend(|ledger| ledger.ran_as = ran_as)
         {
             log::error!("{error}");
         }
     }
 
     fn record_election(&self) {
-        if self.desk.ledger().never_elected
-            && let Err(error) = self.desk.amend(|ledger| ledger.never_elected = false)
+        if self.acceptor_state.ledger().never_elected
+            && let Err(error) = self.acceptor_state.amend(|ledger| ledger.never_elected = false)
         {
             log::error!("{error}");
         }

@@ -23,14 +23,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::certificates::Keeper;
-use self::claim_store::ClaimObject;
-use self::executor::Actor;
-use self::lifecycle_hooks::Hooks;
+use self::certificates::CertificateManager;
+use self::claim_store::ClaimStore;
+use self::executor::Executor;
+use self::lifecycle_hooks::LifecycleHooks;
 use self::observer::Observer;
 use self::services::Services;
 use self::startup::Startup;
-use self::termination_notice::Notices;
+use self::termination_notice::TerminationNotices;
 use crate::config::Config;
 use crate::core::label::Label;
 use crate::core::step::Step;
@@ -40,15 +40,15 @@ use crate::discovery::addresses;
 use crate::etcd::client::Client;
 use crate::etcd::command::{Release, Settings};
 use crate::net::tls::Acceptor;
-use crate::peer::clients::{self, Reach};
-use crate::peer::server::{Desk, Serving, serve};
+use crate::peer::clients::{self, PeerClients};
+use crate::peer::server::{AcceptorState, Serving, serve};
 use crate::process::last_resort::{self, Obeyed};
 use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
 use crate::process::spawn::{Child, Output};
 use crate::state::store::Identity;
-use crate::status::journal::Journal;
+use crate::status::recorder::StatusRecorder;
 use crate::util::backoff::Backoff;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
@@ -72,7 +72,7 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
     for notice in &config.notices {
         log::warn!("{notice}");
     }
-    let journal = Journal::new(LOOP_PATIENCE + config.bootstrap_wait + config.stop_timeout);
+    let journal = StatusRecorder::new(LOOP_PATIENCE + config.bootstrap_wait + config.stop_timeout);
     if let Some(period) = config.watchdog {
         // Beside the loop, for its pauses may be longer than a period; on its thread, so that one that hangs shows no life either.
         let (notify, journal) = (Notify::to(config.notify_socket.clone()), journal.clone());
@@ -112,16 +112,16 @@ struct Daemon {
     observer: Observer,
     /// `None`: the roll call is plain.
     acceptor: Option<Acceptor>,
-    keeper: Keeper,
-    desk: Desk,
-    claim: Arc<ClaimObject>,
-    notices: Arc<Notices>,
-    hooks: Arc<Hooks>,
-    actor: Actor,
+    certificates: CertificateManager,
+    acceptor_state: AcceptorState,
+    claim: Arc<ClaimStore>,
+    notices: Arc<TerminationNotices>,
+    hooks: Arc<LifecycleHooks>,
+    executor: Executor,
     etcd: Client,
     reaper: Reaper,
     notify: Notify,
-    journal: Journal,
+    journal: StatusRecorder,
     obeyed: Obeyed,
     child: Option<Child>,
     short_lives: u32,
@@ -158,18 +158,18 @@ impl Daemon {
         found: Startup,
         acceptor: Option<Acceptor>,
         reaper: Reaper,
-        journal: Journal,
+        journal: StatusRecorder,
         obeyed: Obeyed,
     ) -> Self {
-        let Startup { identity, program, version, desk, services } = found;
+        let Startup { identity, program, version, acceptor_state, services } = found;
         let me = InstanceId(identity.instance.clone());
-        let reach = Reach::new(&config, Some(&identity));
+        let reach = PeerClients::new(&config, Some(&identity));
         let Services { cloud, claim, notices, hooks, ssm } = services;
         claim.is_tried_as(me.clone());
         Self {
             acceptor,
-            keeper: Keeper::new(config.clone(), identity.clone(), ssm, journal.clone()),
-            actor: Actor::new(config.clone(), reach.clone(), desk.clone(), claim.clone(), me),
+            certificates: CertificateManager::new(config.clone(), identity.clone(), ssm, journal.clone()),
+            executor: Executor::new(config.clone(), reach.clone(), acceptor_state.clone(), claim.clone(), me),
             observer: Observer::new(config.clone(), reach.clone(), cloud, claim.clone(), true),
             claim,
             notices,
@@ -183,7 +183,7 @@ impl Daemon {
             program,
             version: Some(version),
             release: None,
-            desk,
+            acceptor_state,
             reaper,
             child: None,
             short_lives: 0,
@@ -210,7 +210,7 @@ impl Daemon {
                 self.hold_on(&why).await?;
                 continue;
             }
-            let left = self.desk.ledger().left;
+            let left = self.acceptor_state.ledger().left;
             self.yielded = matches!(outcome, Outcome::Stopped) && !left;
             match outcome {
                 Outcome::Stopped if !left => self.yield_to_the_late().await?,
@@ -228,12 +228,12 @@ impl Daemon {
     async fn serve(&mut self) -> Result<Serving, Failure> {
         // etcd may have run since the last look. What can't be read counts as data.
         let data = self.settings().paths.inspect();
-        self.desk.has_data_is(data.map_or(true, |data| data != DataDir::Fresh));
+        self.acceptor_state.has_data_is(data.map_or(true, |data| data != DataDir::Fresh));
         let addresses = addresses::roll_call_addresses(&self.settings());
         let addresses = addresses.map_err(|error| Failure::new(Code::Config, error))?;
         let mut backoff = Backoff::new(FIRST_PAUSE, self.config.bootstrap_wait);
         loop {
-            match serve(&self.desk, &addresses, self.acceptor.as_ref()).await {
+            match serve(&self.acceptor_state, &addresses, self.acceptor.as_ref()).await {
                 Ok(serving) => return Ok(serving),
                 Err(error) => self.say(
                     Label::hold("peer_port_in_use"),
@@ -250,7 +250,7 @@ impl Daemon {
     /// not look like one on which nothing runs.
     async fn secure(&mut self) {
         let mut backoff = Backoff::new(FIRST_PAUSE, self.config.bootstrap_wait);
-        while let Err(cause) = self.keeper.prepare().await {
+        while let Err(cause) = self.certificates.prepare().await {
             self.say(Label::hold("certificates"), &format!("hold: {cause}"));
             clock::pause(backoff.pause()).await;
         }

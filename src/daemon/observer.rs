@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::claim_store::ClaimObject;
+use super::claim_store::ClaimStore;
 use super::probes::{Heard, Questions};
 use crate::config::Config;
 use crate::core::evidence::signs_of_a_cluster;
@@ -17,20 +17,20 @@ use crate::core::removal;
 use crate::core::types::{
     ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
-use crate::core::view::Claimed;
+use crate::core::view::ClaimState;
 use crate::core::view::Ending;
 use crate::core::view::{
-    DataDir, EtcdSeen, Fate, LogSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Told, Twin, View,
+    DataDir, EtcdSeen, Liveness, LocalMember, LogSeen, Peer, PeerState, Policy, Quorum, Silence, Told, Twin, View,
 };
 use crate::discovery::addresses;
 use crate::discovery::member_owner::owner;
-use crate::discovery::{Cloud, unlisted};
+use crate::discovery::{Discovery, unlisted};
 use crate::etcd::client;
 use crate::etcd::command::Release;
 use crate::etcd::ids;
 use crate::net::http::Failure;
 use crate::peer::client::{Answered, hello};
-use crate::peer::clients::Reach;
+use crate::peer::clients::PeerClients;
 use crate::util::clock;
 
 /// A roster this young serves the next look too: looks come in bursts while peers move, EC2's answer doesn't change so fast.
@@ -52,7 +52,7 @@ const SECOND_PORT_AFTER: u32 = 6;
 
 /// What a look starts from.
 #[derive(Debug)]
-pub struct Own {
+pub struct LocalState {
     pub listed: ListedMember,
     pub data: DataDir,
     pub yielded: bool,
@@ -68,9 +68,9 @@ pub struct Own {
 #[derive(Debug)]
 pub struct Observer {
     config: Config,
-    cloud: Cloud,
-    claim: Arc<ClaimObject>,
-    reach: Reach,
+    cloud: Discovery,
+    claim: Arc<ClaimStore>,
+    reach: PeerClients,
     /// Tell peers who looks, so that they look too.
     announce: bool,
     roster: Option<(Roster, Instant)>,
@@ -83,7 +83,7 @@ pub struct Observer {
     peers_asked: Option<Instant>,
     members_asked: Option<Instant>,
     /// Those of the roster, by their addresses.
-    peers: Questions<(InstanceId, String), Sighting>,
+    peers: Questions<(InstanceId, String), PeerState>,
     /// Those who aren't in the roster, by their peer URLs.
     members: Questions<Asked, bool>,
     /// A cluster with a quorum was seen at the last look: what is decided then is how to join it, not whether to found one, and
@@ -115,7 +115,7 @@ fn watches_on(last: Option<Instant>, began: Instant, ended: Instant, questions: 
 
 impl Observer {
     /// An observer of that cloud. `announce`: whether peers shall notice its looks.
-    pub fn new(config: Config, reach: Reach, cloud: Cloud, claim: Arc<ClaimObject>, announce: bool) -> Self {
+    pub fn new(config: Config, reach: PeerClients, cloud: Discovery, claim: Arc<ClaimStore>, announce: bool) -> Self {
         Self {
             config,
             claim,
@@ -129,7 +129,7 @@ impl Observer {
             holders: BTreeMap::new(),
             peers_asked: None,
             members_asked: None,
-            peers: Questions::new(|sighting| matches!(sighting, Sighting::Silent(_))),
+            peers: Questions::new(|sighting| matches!(sighting, PeerState::Silent(_))),
             members: Questions::new(|serves| !serves),
             joins: false,
         }
@@ -163,7 +163,7 @@ impl Observer {
 
     /// One look at everything. `with_roster` sees the roster before any peer is asked, so that our own answers to them are
     /// already right.
-    pub async fn look(&mut self, own: &Own, with_roster: impl FnOnce(&Known<Roster>)) -> View {
+    pub async fn look(&mut self, own: &LocalState, with_roster: impl FnOnce(&Known<Roster>)) -> View {
         let has_data = own.data != DataDir::Fresh;
         let me = own.listed.instance.clone();
         let patience = if has_data { ROSTER_PATIENCE_WITH_DATA } else { ROSTER_PATIENCE };
@@ -193,7 +193,7 @@ impl Observer {
             );
         }
         let mut view = View {
-            me: Me { instance: me.clone(), listed: own.listed.clone() },
+            me: LocalMember { instance: me.clone(), listed: own.listed.clone() },
             data: own.data.clone(),
             yielded: own.yielded,
             condemned: own.condemned.clone(),
@@ -201,7 +201,7 @@ impl Observer {
             accepted_cluster: own.ledger.accepted.as_ref().map(|a| ids::cluster_id(&a.list)),
             chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),
             ending: own.ending.clone(),
-            claim: Claimed::NotAsked,
+            claim: ClaimState::NotAsked,
             own_tags: Known::Unknown("not asked".to_owned()),
             roster_unchanged_for: clock::now() - self.roster_since,
             roster,
@@ -238,20 +238,20 @@ impl Observer {
         };
         let written = self.config.written.is_some();
         let shown = |roster: &Roster| {
-            let all = roster.standing().map(|i| (i.launched, i.id.clone(), i.address.filter(|_| written)));
+            let all = roster.non_terminated().map(|i| (i.launched, i.id.clone(), i.address.filter(|_| written)));
             all.collect::<Vec<_>>()
         };
         if self.roster.as_ref().is_none_or(|(last, _)| shown(last) != shown(&roster)) {
             self.roster_since = clock::now();
         }
         self.reach.learn(&roster);
-        let held = roster.standing().filter_map(|i| Some((i.address?, i.id.clone())));
+        let held = roster.non_terminated().filter_map(|i| Some((i.address?, i.id.clone())));
         self.holders.extend(held);
         self.roster = Some((roster.clone(), clock::now()));
         Known::Known(roster)
     }
 
-    async fn look_at_peers(&mut self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Heard<Sighting>> {
+    async fn look_at_peers(&mut self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Heard<PeerState>> {
         let mut heard = BTreeMap::new();
         let mut asked = Vec::new();
         for instance in roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i)) {
@@ -280,13 +280,13 @@ impl Observer {
 
     /// EC2's `terminated` is for ever. An operator's may be a slip: whoever answers there lives, whatever is written.
     fn may_live(&self, roster: &Roster, instance: &Instance) -> bool {
-        let handed_on = || roster.standing().any(|i| i.address == instance.address);
+        let handed_on = || roster.non_terminated().any(|i| i.address == instance.address);
         instance.state != InstanceState::Terminated || (self.config.written.is_some() && !handed_on())
     }
 
-    fn note_silence(&mut self, id: &InstanceId, sighting: &Sighting) -> Option<PeerSilence> {
-        let refused = matches!(sighting, Sighting::Refused);
-        if !refused && !matches!(sighting, Sighting::Silent(_)) {
+    fn note_silence(&mut self, id: &InstanceId, sighting: &PeerState) -> Option<PeerSilence> {
+        let refused = matches!(sighting, PeerState::Refused);
+        if !refused && !matches!(sighting, PeerState::Silent(_)) {
             self.silences.remove(id);
             return None;
         }
@@ -300,7 +300,7 @@ impl Observer {
     async fn ask_where_it_matters(
         &mut self,
         view: &mut View,
-        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        heard: &BTreeMap<InstanceId, Heard<PeerState>>,
         began: Instant,
     ) {
         // Only a fresh node's founding depends on it.
@@ -343,7 +343,7 @@ impl Observer {
     /// Who else is the member that our data is of: at the URLs that any list of its cluster names for it, and where an instance of
     /// its name is.
     async fn ask_twin(&self, view: &View, cluster: ClusterId, member: MemberId) -> Twin {
-        let holds = |peer: &Peer| matches!(&peer.sighting, Sighting::HasData(data) if (data.cluster, data.member) == (Some(cluster), Some(member)));
+        let holds = |peer: &Peer| matches!(&peer.sighting, PeerState::HasData(data) if (data.cluster, data.member) == (Some(cluster), Some(member)));
         if let Some((instance, _)) = view.peers.iter().find(|(_, peer)| holds(peer)) {
             return Twin::Holds { instance: instance.clone() };
         }
@@ -359,7 +359,7 @@ impl Observer {
             };
             let peers = view.peers.values().filter(|peer| peer.listed.as_ref().is_some_and(is_it));
             urls.extend(peers.filter_map(|peer| match &peer.sighting {
-                Sighting::Etcd(etcd) => Some(etcd.client_url.clone()),
+                PeerState::Etcd(etcd) => Some(etcd.client_url.clone()),
                 _ => None,
             }));
             let mut told = false;
@@ -390,7 +390,7 @@ impl Observer {
         before: Option<&Told>,
     ) -> Option<LogSeen> {
         let told = view.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
-            Sighting::HasData(data) if data.cluster == Some(cluster) => Some((*data.logs.get(&member)?, id)),
+            PeerState::HasData(data) if data.cluster == Some(cluster) => Some((*data.logs.get(&member)?, id)),
             _ => None,
         });
         let (before, by) = told.chain(before.map(|told| (told.before, &told.by))).max()?;
@@ -410,13 +410,13 @@ impl Observer {
         if view.data != DataDir::Fresh || !is_near() {
             return;
         }
-        let first = roster.standing().take(self.config.policy.size(roster));
+        let first = roster.non_terminated().take(self.config.policy.size(roster));
         let mut lookups = JoinSet::new();
         let mut names = HashMap::new();
         for instance in first {
             let listed = match view.peers.get(&instance.id) {
                 _ if instance.id == view.me.instance => Some(&view.me.listed),
-                Some(Peer { sighting: Sighting::Fresh(fresh), .. }) => Some(&fresh.listed),
+                Some(Peer { sighting: PeerState::Fresh(fresh), .. }) => Some(&fresh.listed),
                 _ => None,
             };
             for (host, url) in
@@ -450,7 +450,7 @@ impl Observer {
             return;
         }
         for (id, peer) in &mut view.peers {
-            if matches!(peer.sighting, Sighting::Silent(_)) && peer.unanswered_for >= grace {
+            if matches!(peer.sighting, PeerState::Silent(_)) && peer.unanswered_for >= grace {
                 peer.impaired = match self.cloud.is_impaired(id).await {
                     Ok(impaired) => Known::Known(impaired),
                     Err(error) => Known::Unknown(error.to_string()),
@@ -463,7 +463,7 @@ impl Observer {
     async fn ask_fates(
         &mut self,
         view: &mut View,
-        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        heard: &BTreeMap<InstanceId, Heard<PeerState>>,
         roster: &Roster,
         etcd: &EtcdSeen,
         began: Instant,
@@ -485,7 +485,7 @@ impl Observer {
                 Some(id) => self.ask_gone(roster, id).await,
             };
             let silent_for = until.saturating_duration_since(since).max(ended_for.unwrap_or_default());
-            view.fates.insert(member.id, Fate::Silent(Silence { instance, gone, silent_for }));
+            view.fates.insert(member.id, Liveness::Silent(Silence { instance, gone, silent_for }));
         }
         self.member_silences.retain(|id, _| unanswered.contains_key(id));
     }
@@ -504,10 +504,10 @@ impl Observer {
     async fn who_answers(
         &mut self,
         view: &View,
-        heard: &BTreeMap<InstanceId, Heard<Sighting>>,
+        heard: &BTreeMap<InstanceId, Heard<PeerState>>,
         members: &[Member],
         cluster: ClusterId,
-    ) -> (BTreeMap<MemberId, Fate>, BTreeMap<MemberId, (Instant, Instant)>) {
+    ) -> (BTreeMap<MemberId, Liveness>, BTreeMap<MemberId, (Instant, Instant)>) {
         let (mut fates, mut silent) = (BTreeMap::new(), BTreeMap::new());
         let mut asked = Vec::new();
         for member in members {
@@ -517,7 +517,7 @@ impl Observer {
                     .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
             };
             match view.peers.iter().find(|(_, peer)| is_peer(peer)) {
-                Some((_, peer)) if is_alive(&peer.sighting, cluster) => _ = fates.insert(member.id, Fate::Answers),
+                Some((_, peer)) if is_alive(&peer.sighting, cluster) => _ = fates.insert(member.id, Liveness::Answers),
                 Some((id, _)) => {
                     silent.extend(heard.get(id).map(|heard| (member.id, (heard.began, heard.until))));
                 }
@@ -543,10 +543,10 @@ impl Observer {
         };
         for (Asked { member, .. }, answer) in self.members.ask(&asked, self.joins, lives).await {
             match answer {
-                Some(heard) if heard.value => _ = fates.insert(member, Fate::Answers),
+                Some(heard) if heard.value => _ = fates.insert(member, Liveness::Answers),
                 Some(heard) => _ = silent.insert(member, (heard.began, heard.until)),
                 // A probe that panics says nothing.
-                None => _ = fates.insert(member, Fate::Unknown),
+                None => _ = fates.insert(member, Liveness::Unknown),
             }
         }
         (fates, silent)
@@ -591,7 +591,7 @@ fn named_host(url: &str) -> Option<String> {
 }
 
 /// Whether a supervisor answers at one of these peer URLs.
-async fn supervised(reach: &Reach, urls: &[String], within: Duration) -> bool {
+async fn supervised(reach: &PeerClients, urls: &[String], within: Duration) -> bool {
     for url in urls {
         if matches!(hello(&reach.rollcall, url, None, within).await, Ok(Answered::Hello(_))) {
             return true;
@@ -618,15 +618,15 @@ async fn serves(etcd: &client::Client, urls: &[String], cluster: ClusterId, with
 }
 
 /// Nobody could be asked, or nothing came of it.
-fn unheard(why: &str) -> Heard<Sighting> {
+fn unheard(why: &str) -> Heard<PeerState> {
     let now = clock::now();
-    Heard { value: Sighting::Silent(why.to_owned()), began: now, until: now }
+    Heard { value: PeerState::Silent(why.to_owned()), began: now, until: now }
 }
 
 /// One peer, asked on both ports.
 #[derive(Debug)]
 pub struct Probe {
-    pub reach: Reach,
+    pub reach: PeerClients,
     pub peer_url: String,
     pub client_url: String,
     /// Ourselves, if we want to be noticed.
@@ -637,7 +637,7 @@ pub struct Probe {
 
 impl Probe {
     /// What it says.
-    pub async fn sight(&self) -> Sighting {
+    pub async fn sight(&self) -> PeerState {
         let hello = hello(&self.reach.rollcall, &self.peer_url, self.from.as_ref(), self.within);
         tokio::pin!(hello);
         // Who says nothing for a while is asked at the other port meanwhile.
@@ -652,11 +652,11 @@ impl Probe {
             Ok(Answered::Hello(hello)) => return (*hello).into(),
             Ok(Answered::Other) => return self.sight_etcd().await,
             Err(error) => match error.failure {
-                Failure::Refused => Sighting::Refused,
-                Failure::Timeout(_) | Failure::Unreachable(_) => Sighting::Silent(error.to_string()),
+                Failure::Refused => PeerState::Refused,
+                Failure::Timeout(_) | Failure::Unreachable(_) => PeerState::Silent(error.to_string()),
                 // Somebody is there.
                 Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_) => {
-                    return Sighting::Mismatch(error.to_string());
+                    return PeerState::Mismatch(error.to_string());
                 }
             },
         };
@@ -670,15 +670,15 @@ impl Probe {
             Err(error) if matches!(error.failure(), Some(Failure::Refused)) => seen,
             Err(error) => match error.failure() {
                 Some(Failure::Timeout(_) | Failure::Unreachable(_)) => {
-                    Sighting::Silent(format!("client port: {error}"))
+                    PeerState::Silent(format!("client port: {error}"))
                 }
-                _ => Sighting::Mismatch(format!("client port: {error}")),
+                _ => PeerState::Mismatch(format!("client port: {error}")),
             },
         }
     }
 
     /// An etcd's peer port answers without a quorum, its client port only with one: so the peer port goes first.
-    async fn sight_etcd(&self) -> Sighting {
+    async fn sight_etcd(&self) -> PeerState {
         let version = match self.reach.etcd.peer_version(&self.peer_url, self.within).await {
             Ok(version) => version,
             Err(error) => return unread(&error),
@@ -687,7 +687,7 @@ impl Probe {
             match self.list_through_quorum(&version).await {
                 Ok(list) => return self.etcd_seen(list, Quorum::Proven),
                 // Whether it has a quorum is more than can be said.
-                Err(error) if error.is_refusal() => return Sighting::Mismatch(error.to_string()),
+                Err(error) if error.is_refusal() => return PeerState::Mismatch(error.to_string()),
                 Err(_) => {}
             }
         }
@@ -711,26 +711,26 @@ impl Probe {
         self.reach.etcd.member_list(&self.client_url, self.within).await
     }
 
-    fn etcd_seen(&self, list: client::MemberList, quorum: Quorum) -> Sighting {
+    fn etcd_seen(&self, list: client::MemberList, quorum: Quorum) -> PeerState {
         let client_url = self.client_url.clone();
-        Sighting::Etcd(EtcdSeen { cluster: list.cluster, client_url, members: list.members, quorum })
+        PeerState::Etcd(EtcdSeen { cluster: list.cluster, client_url, members: list.members, quorum })
     }
 }
 
 /// Whether a member of that cluster is seen to live. That we don't understand each other is no sign of his death.
-fn is_alive(sighting: &Sighting, cluster: ClusterId) -> bool {
+fn is_alive(sighting: &PeerState, cluster: ClusterId) -> bool {
     match sighting {
-        Sighting::Etcd(etcd) => etcd.cluster == cluster,
-        Sighting::Mismatch(_) => true,
-        Sighting::Refused | Sighting::Silent(_) | Sighting::Fresh(_) | Sighting::HasData(_) => false,
+        PeerState::Etcd(etcd) => etcd.cluster == cluster,
+        PeerState::Mismatch(_) => true,
+        PeerState::Refused | PeerState::Silent(_) | PeerState::Fresh(_) | PeerState::HasData(_) => false,
     }
 }
 
 /// An answer that can't be read is no sign of absence.
-fn unread(error: &client::Error) -> Sighting {
+fn unread(error: &client::Error) -> PeerState {
     match error.failure() {
-        Some(Failure::Timeout(_) | Failure::Unreachable(_) | Failure::Refused) => Sighting::Silent(error.to_string()),
-        _ => Sighting::Mismatch(error.to_string()),
+        Some(Failure::Timeout(_) | Failure::Unreachable(_) | Failure::Refused) => PeerState::Silent(error.to_string()),
+        _ => PeerState::Mismatch(error.to_string()),
     }
 }
 
@@ -754,7 +754,7 @@ mod tests {
             assert!(!is_alive(&unread(&error(failure.clone())), ClusterId(1)), "{failure:?}");
         }
         let data = DataSeen { cluster: Some(ClusterId(1)), ..DataSeen::default() };
-        assert!(!is_alive(&Sighting::HasData(data), ClusterId(1)));
+        assert!(!is_alive(&PeerState::HasData(data), ClusterId(1)));
     }
 
     /// A member that was restarted at two looks five minutes apart was never silent for five minutes.

@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use super::claim_store::ClaimObject;
-use super::lifecycle_hooks::Hooks;
-use super::termination_notice::Notices;
+use super::claim_store::ClaimStore;
+use super::lifecycle_hooks::LifecycleHooks;
+use super::termination_notice::TerminationNotices;
 use crate::aws::imds::Imds;
 use crate::aws::ssm::Ssm;
 use crate::config::Config;
-use crate::discovery::Cloud;
+use crate::discovery::Discovery;
 use crate::discovery::aws_clients::Aws;
 
 /// What lies outside of this host, ready to be asked.
 #[derive(Debug)]
 pub struct Services {
-    pub cloud: Cloud,
+    pub cloud: Discovery,
     /// The object that `MUSTER_CLAIM` names; shared by those who read it and those who write it.
-    pub claim: Arc<ClaimObject>,
+    pub claim: Arc<ClaimStore>,
     /// What the metadata service says about this instance's end.
-    pub notices: Arc<Notices>,
+    pub notices: Arc<TerminationNotices>,
     /// The lifecycle hooks that `MUSTER_LIFECYCLE_HOOK` names.
-    pub hooks: Arc<Hooks>,
+    pub hooks: Arc<LifecycleHooks>,
     /// Parameter Store.
     pub ssm: Ssm,
 }
@@ -29,12 +29,12 @@ impl Services {
     /// The services of this region, or of the default one.
     pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
         let aws = Aws::new(config, imds, region);
-        let notices = Arc::new(Notices::new(aws.imds.clone(), config.leave));
+        let notices = Arc::new(TerminationNotices::new(aws.imds.clone(), config.leave));
         let names = config.lifecycle_hooks.clone();
         Self {
-            cloud: Cloud::new(config, &aws),
-            claim: Arc::new(ClaimObject::new(aws.s3(), config.claim.clone())),
-            hooks: Arc::new(Hooks::new(aws.ec2.clone(), aws.autoscaling(), notices.clone(), names)),
+            cloud: Discovery::new(config, &aws),
+            claim: Arc::new(ClaimStore::new(aws.s3(), config.claim.clone())),
+            hooks: Arc::new(LifecycleHooks::new(aws.ec2.clone(), aws.autoscaling(), notices.clone(), names)),
             notices,
             ssm: aws.ssm(),
         }

@@ -15,11 +15,11 @@ use crate::discovery;
 use crate::discovery::addresses;
 use crate::etcd::command::Release;
 use crate::etcd::data_dir::{self, MUSTER_DIR};
-use crate::peer::server::Desk;
+use crate::peer::server::AcceptorState;
 use crate::process::reaper::Reaper;
 use crate::process::spawn::Output;
 use crate::state::store::{self, Identity, Store};
-use crate::status::journal::Journal;
+use crate::status::recorder::StatusRecorder;
 use crate::status::server::{Place, SOCKET, serve};
 use crate::util::backoff::Backoff;
 use crate::util::clock;
@@ -41,7 +41,7 @@ pub struct Startup {
     pub program: PathBuf,
     /// `etcd --version`, under way: it takes longer than all else here, and only etcd's start needs it.
     pub version: Output,
-    pub desk: Desk,
+    pub acceptor_state: AcceptorState,
     pub services: Services,
 }
 
@@ -49,7 +49,7 @@ pub struct Startup {
 ///
 /// # Errors
 /// A missing etcd, a data directory or a state file that can't be used.
-pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) -> Result<Startup, Failure> {
+pub async fn look_around(config: &Config, reaper: &Reaper, journal: &StatusRecorder) -> Result<Startup, Failure> {
     let program = wait_out(journal, async || find_etcd(config)).await?;
     let mut store = wait_out(journal, async || open_store(config, journal).await).await?;
     serve(journal, Place::Socket(config.data.join(MUSTER_DIR).join(SOCKET)));
@@ -70,13 +70,16 @@ pub async fn look_around(config: &Config, reaper: &Reaper, journal: &Journal) ->
     if let Err(error) = store.keep_identity(&identity) {
         log::warn!("{error}");
     }
-    let desk = Desk::new(store, addresses::own_listing(config, &identity), data != DataDir::Fresh);
+    let acceptor_state = AcceptorState::new(store, addresses::own_listing(config, &identity), data != DataDir::Fresh);
     let services = Services::new(config, imds, identity.region.as_deref());
-    Ok(Startup { identity, program, version, desk, services })
+    Ok(Startup { identity, program, version, acceptor_state, services })
 }
 
 /// Tries until it succeeds, or fails over what only an operator mends. What passes is said once.
-async fn wait_out<T>(journal: &Journal, mut attempt: impl AsyncFnMut() -> Result<T, Trouble>) -> Result<T, Failure> {
+async fn wait_out<T>(
+    journal: &StatusRecorder,
+    mut attempt: impl AsyncFnMut() -> Result<T, Trouble>,
+) -> Result<T, Failure> {
     loop {
         match attempt().await {
             Ok(had) => return Ok(had),
@@ -87,14 +90,14 @@ async fn wait_out<T>(journal: &Journal, mut attempt: impl AsyncFnMut() -> Result
     }
 }
 
-fn hold(journal: &Journal, why: &str) {
+fn hold(journal: &StatusRecorder, why: &str) {
     if journal.now(Label::hold("files_unusable"), why) {
         log::warn!("hold: {why}");
     }
 }
 
 /// Our files. Their disk is waited for, however long it takes.
-async fn open_store(config: &Config, journal: &Journal) -> Result<Store, Trouble> {
+async fn open_store(config: &Config, journal: &StatusRecorder) -> Result<Store, Trouble> {
     let data = config.data.clone();
     let unusable = |cause| store::Error::Unwritable { path: config.data.clone(), cause };
     let mut opening = file::begin(&config.data, move || Store::open(&data)).map_err(unusable)?;
@@ -155,7 +158,7 @@ pub async fn find_release(version: Output) -> Option<Release> {
 }
 
 /// Who we are: by the metadata service, or the written roster; failing that, by what it said last time.
-async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &Journal) -> Identity {
+async fn find_identity(config: &Config, imds: &Imds, store: &Store, journal: &StatusRecorder) -> Identity {
     let kept = store.identity().unwrap_or_else(|error| {
         log::warn!("{error}");
         None

@@ -55,7 +55,7 @@ impl Daemon {
             log::info!("stopped");
             return 0;
         };
-        if self.desk.ledger().left {
+        if self.acceptor_state.ledger().left {
             self.obeyed.set();
             end_what_left(child).await;
             log::info!("etcd stopped");
@@ -90,7 +90,7 @@ impl Daemon {
         let status = self.etcd.status(&client_url, QUORUM_TIMEOUT).await.map_err(unknown)?;
         // A stop may come between an election and the look that would have seen it. Data that elected never gives way (R6).
         if status.leader.is_some()
-            && let Err(error) = self.desk.amend(|ledger| ledger.never_elected = false)
+            && let Err(error) = self.acceptor_state.amend(|ledger| ledger.never_elected = false)
         {
             log::error!("{error}");
         }

@@ -20,7 +20,7 @@ pub type Reading = Known<Option<Ending>>;
 
 /// Reads the notices; with `MUSTER_LEAVE=no` nothing is ever asked for.
 #[derive(Debug)]
-pub struct Notices {
+pub struct TerminationNotices {
     imds: Arc<Imds>,
     wanted: bool,
     last: Mutex<Option<Last>>,
@@ -34,7 +34,7 @@ struct Last {
     proven_since: Option<Instant>,
 }
 
-impl Notices {
+impl TerminationNotices {
     /// The notices of that metadata service.
     pub fn new(imds: Arc<Imds>, wanted: bool) -> Self {
         Self { imds, wanted, last: Mutex::default() }
@@ -131,7 +131,7 @@ mod tests {
     const GROUP: &str = "GET /latest/meta-data/autoscaling/target-lifecycle-state";
 
     /// What the group's state is at each moment, of this script, is for the test to say.
-    async fn notices(states: &'static [&'static str], now: Arc<AtomicUsize>) -> (Scripted, Notices) {
+    async fn notices(states: &'static [&'static str], now: Arc<AtomicUsize>) -> (Scripted, TerminationNotices) {
         let server = Scripted::start(move |line, _| match line {
             "PUT /latest/api/token" => Reply::ok("token"),
             GROUP => match states[now.load(Ordering::Relaxed)] {
@@ -142,7 +142,7 @@ mod tests {
         })
         .await;
         let imds = Imds::new(Client::new(Trust::public(None)), &server.url);
-        (server, Notices::new(Arc::new(imds), true))
+        (server, TerminationNotices::new(Arc::new(imds), true))
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,7 +177,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_not_to_leave_asks_nothing() {
         let (server, notices) = notices(&["Terminated"], Arc::default()).await;
-        let notices = Notices { wanted: false, ..notices };
+        let notices = TerminationNotices { wanted: false, ..notices };
         assert_eq!(notices.read().await, Known::Known(None));
         assert!(server.asked().is_empty());
     }

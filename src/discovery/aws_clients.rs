@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::aws::autoscaling::AutoScaling;
-use crate::aws::caller::Caller;
 use crate::aws::credentials::Provider;
 use crate::aws::ec2::Ec2;
 use crate::aws::endpoint;
 use crate::aws::imds::Imds;
 use crate::aws::s3::{Endpoint, S3};
+use crate::aws::signing_client::SigningClient;
 use crate::aws::ssm::Ssm;
 use crate::config::Config;
 use crate::net::http::Client;
@@ -21,7 +21,7 @@ const DEFAULT_REGION: &str = "eu-west-1";
 #[derive(Debug)]
 pub struct Aws {
     pub imds: Arc<Imds>,
-    pub caller: Arc<Caller>,
+    pub caller: Arc<SigningClient>,
     pub ec2: Arc<Ec2>,
     endpoints: Endpoints,
 }
@@ -51,7 +51,7 @@ impl Aws {
         };
         let imds = Arc::new(imds);
         let provider = Provider::new(config.credentials.clone(), imds.clone(), direct);
-        let caller = Arc::new(Caller::new(http, region.to_owned(), provider, imds.meters().clone()));
+        let caller = Arc::new(SigningClient::new(http, region.to_owned(), provider, imds.meters().clone()));
         let ec2 = Arc::new(Ec2::new(caller.clone(), api(&config.ec2_endpoint, "ec2")));
         Self { imds, caller, ec2, endpoints }
     }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::aws::caller::{self, Caller};
 use crate::aws::credentials;
 use crate::aws::ec2::{self, Described, Ec2};
 use crate::aws::imds::{self, Imds};
+use crate::aws::signing_client::{self, SigningClient};
 use crate::config::hosts::Written;
 use crate::config::{Config, MemberType, Security};
 use crate::core::types::{InstanceId, Roster};
@@ -46,7 +46,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let denied = match &error {
             Error::Imds(_) | Error::Roster(_) => false,
-            Error::Ec2(ec2::Error::Unanswered(caller::Error::Credentials(cause))) => {
+            Error::Ec2(ec2::Error::Unanswered(signing_client::Error::Credentials(cause))) => {
                 !matches!(cause, credentials::Error::Imds(_))
             }
             Error::Ec2(cause) => cause.is_denial(),
@@ -57,8 +57,8 @@ impl From<Error> for Failure {
 
 /// EC2's instances of the tags, or those of a written roster.
 #[derive(Debug)]
-pub struct Cloud {
-    caller: Arc<Caller>,
+pub struct Discovery {
+    caller: Arc<SigningClient>,
     ec2: Arc<Ec2>,
     tags: Vec<(String, String)>,
     written: Option<Written>,
@@ -109,7 +109,7 @@ pub fn metadata_service(config: &Config) -> Imds {
     Imds::new(Client::new(Trust::public(None)), &config.imds_endpoint)
 }
 
-impl Cloud {
+impl Discovery {
     /// The instances that these settings name, asked of that AWS.
     pub fn new(config: &Config, aws: &Aws) -> Self {
         let (caller, ec2) = (aws.caller.clone(), aws.ec2.clone());

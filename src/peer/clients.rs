@@ -16,7 +16,7 @@ use crate::util::clock;
 
 /// Clients of both ports.
 #[derive(Clone, Debug)]
-pub struct Reach {
+pub struct PeerClients {
     /// Of other supervisors, at the peer port.
     pub rollcall: http::Client,
     pub etcd: Client,
@@ -24,7 +24,7 @@ pub struct Reach {
     own: Vec<String>,
 }
 
-impl Reach {
+impl PeerClients {
     /// As this node reaches members. `own`: who we are, where that is known.
     pub fn new(config: &Config, own: Option<&Identity>) -> Self {
         let own = own_hosts(config, own);
@@ -40,7 +40,7 @@ impl Reach {
 
     /// At an instance's address a certificate for its private name will do, too.
     pub fn learn(&self, roster: &Roster) {
-        for instance in roster.standing() {
+        for instance in roster.non_terminated() {
             let host = instance.address.map(|address| address.to_string());
             if let Some(host) = host.filter(|host| !self.own.contains(host)) {
                 let name = instance.private_dns.clone().filter(|name| !name.is_empty());

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::paxos::{Ballot, Call, Charter};
 use crate::core::types::{ClusterId, InitialList, InstanceId, ListedMember, MemberId};
-use crate::core::view::{DataSeen, FreshSeen, LogEnd, Sighting};
+use crate::core::view::{DataSeen, FreshSeen, LogEnd, PeerState};
 
 const HELLO_PATH: &str = "/muster/v1/hello";
 const CALL_PATH: &str = "/muster/v1/call";
@@ -42,7 +42,7 @@ pub struct Hello {
     pub logs: Vec<(MemberId, LogEnd)>,
 }
 
-impl From<Hello> for Sighting {
+impl From<Hello> for PeerState {
     fn from(hello: Hello) -> Self {
         let Hello { listed, has_data, cluster, charter, promised, chosen, renounced, member, logs } = hello;
         match has_data {

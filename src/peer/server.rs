@@ -13,9 +13,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::{CALL_PATH, Envelope, FROM_HEADER, HELLO_PATH, Hello};
-use crate::core::paxos::{self, Answer, Ledger, Standing};
+use crate::core::paxos::{self, AcceptorContext, Answer, Ledger};
 use crate::core::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId, Roster};
-use crate::core::view::{DataDir, LogEnd, Peer, Policy, Sighting, Told, View};
+use crate::core::view::{DataDir, LogEnd, Peer, PeerState, Policy, Told, View};
 use crate::net::http::Stream;
 use crate::net::serve::{self, Answering, Listener, Room};
 use crate::net::tls::Acceptor;
@@ -35,7 +35,7 @@ const MAX_NAME_BYTES: usize = 64;
 /// What the answers rest on; shared by the server and the daemon. All changes are synchronous and durable before they are
 /// answered.
 #[derive(Clone, Debug)]
-pub struct Desk(Arc<Shared>);
+pub struct AcceptorState(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -46,7 +46,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     store: Store,
-    standing: Standing,
+    standing: AcceptorContext,
     listed: ListedMember,
     /// What our data is of, where known.
     data: Option<(ClusterId, Option<MemberId>)>,
@@ -57,12 +57,12 @@ struct State {
     strangers: usize,
 }
 
-impl Desk {
-    /// A desk over that store; it knows no roster yet, only whether there is data.
+impl AcceptorState {
+    /// The acceptor over that store; it knows no roster yet, only whether there is data.
     pub fn new(store: Store, listed: ListedMember, has_data: bool) -> Self {
         let me = listed.instance.clone();
         let listings = BTreeMap::from([(me.clone(), BTreeSet::from([listed.clone()]))]);
-        let standing = Standing { me, has_data, listings, ..Standing::default() };
+        let standing = AcceptorContext { me, has_data, listings, ..AcceptorContext::default() };
         let state = State {
             store,
             standing,
@@ -97,7 +97,7 @@ impl Desk {
     /// What the last look saw: how each instance may be listed, and what it will never start by. A call from whoever didn't answer
     /// it is news.
     pub fn saw(&self, view: &View) {
-        let answered = |p: &Peer| !matches!(p.sighting, Sighting::Refused | Sighting::Silent(_));
+        let answered = |p: &Peer| !matches!(p.sighting, PeerState::Refused | PeerState::Silent(_));
         let mut state = self.state();
         state.seen = view.peers.iter().filter(|(_, p)| answered(p)).map(|(id, _)| id.clone()).collect();
         state.strangers = 0;
@@ -197,7 +197,7 @@ impl Desk {
             renounced: ledger.renounced.clone(),
             charter: state.standing.charter.clone(),
             promised: ledger.promised.clone(),
-            chosen: ledger.standing_choice(&state.standing).cloned(),
+            chosen: ledger.valid_choice(&state.standing).cloned(),
         }
     }
 
@@ -230,35 +230,39 @@ impl Serving {
 ///
 /// # Errors
 /// The address that can't be bound, by name.
-pub async fn serve(desk: &Desk, addresses: &[SocketAddr], tls: Option<&Acceptor>) -> io::Result<Serving> {
+pub async fn serve(
+    acceptor_state: &AcceptorState,
+    addresses: &[SocketAddr],
+    tls: Option<&Acceptor>,
+) -> io::Result<Serving> {
     let mut tasks = JoinSet::new();
     for address in addresses {
         // tokio sets SO_REUSEADDR; without it etcd couldn't bind while our closed connections linger.
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))?;
-        let (tls, answering) = (tls.cloned(), answering(desk.clone()));
+        let (tls, answering) = (tls.cloned(), answering(acceptor_state.clone()));
         tasks.spawn(async move { match serve::answer(Listener::Address(listener), ROOM, tls, answering).await {} });
     }
     Ok(Serving(tasks))
 }
 
 /// Answers one caller.
-pub async fn converse<S: Stream + 'static>(stream: S, desk: Desk, tls: Option<Acceptor>) {
-    serve::converse(Box::new(stream), tls, answering(desk)).await;
+pub async fn converse<S: Stream + 'static>(stream: S, acceptor_state: AcceptorState, tls: Option<Acceptor>) {
+    serve::converse(Box::new(stream), tls, answering(acceptor_state)).await;
 }
 
-fn answering(desk: Desk) -> Answering {
-    Arc::new(move |request| Box::pin(respond(desk.clone(), request)))
+fn answering(acceptor_state: AcceptorState) -> Answering {
+    Arc::new(move |request| Box::pin(respond(acceptor_state.clone(), request)))
 }
 
-async fn respond(desk: Desk, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(acceptor_state: AcceptorState, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, HELLO_PATH) => {
             let from = request.headers().get(FROM_HEADER).and_then(|v| v.to_str().ok());
-            notice(&desk, from);
-            as_json(&desk.hello())
+            notice(&acceptor_state, from);
+            as_json(&acceptor_state.hello())
         }
-        (&Method::POST, CALL_PATH) => take_call(&desk, request).await,
+        (&Method::POST, CALL_PATH) => take_call(&acceptor_state, request).await,
         _ => (StatusCode::NOT_FOUND, Vec::new()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -267,10 +271,10 @@ async fn respond(desk: Desk, request: Request<Incoming>) -> Response<Full<Bytes>
 }
 
 /// Nobody empties what is kept here while no look is taken: of strangers only so many are kept, and of a name only what may be one.
-fn notice(desk: &Desk, from: Option<&str>) {
+fn notice(acceptor_state: &AcceptorState, from: Option<&str>) {
     let Some(from) = from.filter(|from| is_name(from)) else { return };
     let from = InstanceId(from.to_owned());
-    let mut state = desk.state();
+    let mut state = acceptor_state.state();
     let is_first = |charter: &paxos::Charter| charter.first.iter().any(|(id, _)| *id == from);
     let is_known = state.standing.charter.as_ref().is_some_and(is_first);
     if !is_known && state.strangers >= MAX_STRANGERS {
@@ -279,7 +283,7 @@ fn notice(desk: &Desk, from: Option<&str>) {
     if state.seen.insert(from.clone()) {
         state.strangers += usize::from(!is_known);
         state.callers.insert(from);
-        desk.0.stirred.notify_one();
+        acceptor_state.0.stirred.notify_one();
     }
 }
 
@@ -287,25 +291,25 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-async fn take_call(desk: &Desk, request: Request<Incoming>) -> (StatusCode, Vec<u8>) {
+async fn take_call(acceptor_state: &AcceptorState, request: Request<Incoming>) -> (StatusCode, Vec<u8>) {
     let Ok(body) = Limited::new(request.into_body(), MAX_CALL_BYTES).collect().await else {
         return (StatusCode::BAD_REQUEST, Vec::new());
     };
     let Ok(envelope) = serde_json::from_slice::<Envelope>(&body.to_bytes()) else {
         return (StatusCode::BAD_REQUEST, Vec::new());
     };
-    match desk.answer(&envelope.call) {
+    match acceptor_state.answer(&envelope.call) {
         Ok(answer) => {
             log::debug!("{} asks: {:?}; answered {answer:?}", envelope.from, envelope.call);
             match (&envelope.call, &answer) {
                 (paxos::Call::Chosen { list, .. }, Answer::Chosen { list: taken }) if list == taken => {
                     log::info!("{} says that a list was chosen (token {})", envelope.from, list.token);
-                    desk.0.stirred.notify_one();
+                    acceptor_state.0.stirred.notify_one();
                 }
                 // A look may show how the instances are listed now.
                 (_, Answer::Unfit { why }) => {
                     log::warn!("a call of {} is refused: {why}", envelope.from);
-                    desk.0.stirred.notify_one();
+                    acceptor_state.0.stirred.notify_one();
                 }
                 _ => {}
             }

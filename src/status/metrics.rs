@@ -46,7 +46,7 @@ pub fn render(now: &Snapshot) -> String {
     for api in &now.api {
         page.sample(&[("service", &api.service)], api.calls);
     }
-    page.family("etcd_muster_api_errors_total", "counter", "Attempts to call AWS that came to nothing.");
+    page.family("etcd_muster_api_errors_total", "counter", "Retries to call AWS that came to nothing.");
     for api in &now.api {
         page.sample(&[("service", &api.service)], api.errors);
     }

@@ -2,8 +2,8 @@
 //!
 //! Told by the daemon, never asked for: showing it costs no question to etcd or AWS. Nothing here can stop etcd.
 
-pub mod journal;
 pub mod metrics;
-pub mod screen;
+pub mod recorder;
 pub mod server;
 pub mod snapshot;
+pub mod text;

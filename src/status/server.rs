@@ -18,8 +18,8 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-use super::journal::Journal;
 use super::metrics;
+use super::recorder::StatusRecorder;
 use super::snapshot::Snapshot;
 use crate::net::serve::{Answering, Listener, Room, answer};
 use crate::util::backoff::Backoff;
@@ -55,7 +55,7 @@ impl fmt::Display for Place {
 }
 
 /// Serves there from now on, as soon as the place is free.
-pub fn serve(journal: &Journal, place: Place) {
+pub fn serve(journal: &StatusRecorder, place: Place) {
     let journal = journal.clone();
     let answering: Answering = Arc::new(move |request| {
         let response = respond(&journal, &request);
@@ -104,7 +104,7 @@ async fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn respond(journal: &Journal, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn respond(journal: &StatusRecorder, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let page = page(request.method(), request.uri().path(), &journal.snapshot());
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;

@@ -31,7 +31,7 @@ impl Api {
 
 /// The counts, shared by all who count and all who read.
 #[derive(Clone, Debug, Default)]
-pub struct Meters(Arc<[Meter; 5]>);
+pub struct ApiCounters(Arc<[Meter; 5]>);
 
 #[derive(Debug, Default)]
 struct Meter {
@@ -39,7 +39,7 @@ struct Meter {
     errors: AtomicU64,
 }
 
-impl Meters {
+impl ApiCounters {
     /// A request goes out; a retry is one more.
     pub fn called(&self, api: Api) {
         self.of(api).calls.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +55,7 @@ impl Meters {
         self.of(api).calls.load(Ordering::Relaxed)
     }
 
-    /// Attempts so far that came to nothing.
+    /// Retries so far that came to nothing.
     pub fn errors(&self, api: Api) -> u64 {
         self.of(api).errors.load(Ordering::Relaxed)
     }

@@ -10,9 +10,10 @@ use muster_core::paxos::{Charter, Ledger};
 use muster_core::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
-use muster_core::view::Claimed;
+use muster_core::view::ClaimState;
 use muster_core::view::{
-    Clean, DataDir, DataSeen, EtcdSeen, Fate, FreshSeen, Me, Peer, Policy, Quorum, Sighting, Silence, Twin, View,
+    Clean, DataDir, DataSeen, EtcdSeen, FreshSeen, Liveness, LocalMember, Peer, PeerState, Policy, Quorum, Silence,
+    Twin, View,
 };
 
 /// When EC2 answered, in every world.
@@ -88,8 +89,8 @@ pub fn voter(name: char) -> Member {
 }
 
 /// An etcd of the living cluster with these voters.
-pub fn etcd(members: &str, has_quorum: bool) -> Sighting {
-    Sighting::Etcd(EtcdSeen {
+pub fn etcd(members: &str, has_quorum: bool) -> PeerState {
+    PeerState::Etcd(EtcdSeen {
         cluster: LIVING,
         client_url: "http://x:2379".to_owned(),
         members: members.chars().map(voter).collect(),
@@ -98,8 +99,8 @@ pub fn etcd(members: &str, has_quorum: bool) -> Sighting {
 }
 
 /// A fresh supervisor that sees this founding.
-pub fn fresh(name: char, charter: &Charter) -> Sighting {
-    Sighting::Fresh(FreshSeen {
+pub fn fresh(name: char, charter: &Charter) -> PeerState {
+    PeerState::Fresh(FreshSeen {
         charter: Some(charter.clone()),
         promised: None,
         chosen: None,
@@ -109,10 +110,10 @@ pub fn fresh(name: char, charter: &Charter) -> Sighting {
 }
 
 /// A peer that says so, silent (if it is) for that long.
-pub fn peer(name: char, sighting: Sighting, silent: Duration) -> Peer {
-    let refused_throughout = sighting == Sighting::Refused;
+pub fn peer(name: char, sighting: PeerState, silent: Duration) -> Peer {
+    let refused_throughout = sighting == PeerState::Refused;
     let unanswered_for =
-        if matches!(sighting, Sighting::Refused | Sighting::Silent(_)) { silent } else { Duration::ZERO };
+        if matches!(sighting, PeerState::Refused | PeerState::Silent(_)) { silent } else { Duration::ZERO };
     Peer {
         sighting,
         unanswered_for,
@@ -125,17 +126,17 @@ pub fn peer(name: char, sighting: Sighting, silent: Duration) -> Peer {
 /// What `me` sees with a roster of these names, nobody answering yet.
 pub fn view(me: char, names: &str) -> View {
     let roster = roster(names);
-    let silent = || Sighting::Silent("timeout".to_owned());
+    let silent = || PeerState::Silent("timeout".to_owned());
     let others = names.chars().filter(|n| *n != me);
     View {
-        me: Me { instance: id(me), listed: listed(me) },
+        me: LocalMember { instance: id(me), listed: listed(me) },
         data: DataDir::Fresh,
         yielded: false,
         condemned: None,
         ledger: Ledger { nonce: u64::from(me), instance: Some(id(me)), ..Ledger::default() },
         accepted_cluster: None,
         chosen_cluster: None,
-        claim: Claimed::NotAsked,
+        claim: ClaimState::NotAsked,
         ending: Known::Known(None),
         roster_unchanged_for: Duration::ZERO,
         own_tags: Known::Unknown("not asked".to_owned()),
@@ -151,8 +152,8 @@ pub fn view(me: char, names: &str) -> View {
 }
 
 /// What a dead member's instance is known to be.
-pub fn fate(name: char, gone: Known<bool>, silent_for: Duration) -> Fate {
-    Fate::Silent(Silence { instance: Some(id(name)), gone, silent_for })
+pub fn fate(name: char, gone: Known<bool>, silent_for: Duration) -> Liveness {
+    Liveness::Silent(Silence { instance: Some(id(name)), gone, silent_for })
 }
 
 /// All that are listed answer, but for those whose fate is known already; our own place doesn't.
@@ -165,18 +166,18 @@ pub fn others_answer(view: &mut View) {
             gone: Known::Unknown("no instance can be named".to_owned()),
             silent_for: Duration::ZERO,
         };
-        let fate = if is_ours { Fate::Silent(silent) } else { Fate::Answers };
+        let fate = if is_ours { Liveness::Silent(silent) } else { Liveness::Answers };
         view.fates.entry(member.id).or_insert(fate);
     }
 }
 
 /// A supervisor that holds data.
-pub fn seen_data(cluster: Option<ClusterId>, chosen: Option<InitialList>) -> Sighting {
-    Sighting::HasData(DataSeen { cluster, chosen, ..DataSeen::default() })
+pub fn seen_data(cluster: Option<ClusterId>, chosen: Option<InitialList>) -> PeerState {
+    PeerState::HasData(DataSeen { cluster, chosen, ..DataSeen::default() })
 }
 
 /// Sets what a peer says.
-pub fn says(view: &mut View, name: char, sighting: Sighting, silent: Duration) {
+pub fn says(view: &mut View, name: char, sighting: PeerState, silent: Duration) {
     view.peers.insert(id(name), peer(name, sighting, silent));
 }
 

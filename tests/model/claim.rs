@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use muster_core::claim::{Establish, establish};
-use muster_core::step::Claiming;
+use muster_core::step::ClaimProposal;
 use muster_core::view::Claim;
-use muster_core::view::Claimed;
+use muster_core::view::ClaimState;
 use serde::{Deserialize, Serialize};
 
 use crate::world::{NAMES, Rules, Store, World};
@@ -29,9 +29,9 @@ struct Write {
 }
 
 impl Object {
-    pub fn read(&self) -> Claimed {
-        let held = |claim: &Claim| Claimed::Held { claim: claim.clone(), version: self.version.to_string() };
-        self.claim.as_ref().map_or(Claimed::Absent, held)
+    pub fn read(&self) -> ClaimState {
+        let held = |claim: &Claim| ClaimState::Held { claim: claim.clone(), version: self.version.to_string() };
+        self.claim.as_ref().map_or(ClaimState::Absent, held)
     }
 
     fn becomes(&mut self, claim: Option<Claim>) {
@@ -45,7 +45,7 @@ impl Object {
 }
 
 /// A node claims its list: its ballot on record, then the write on its way.
-pub fn claim(after: &mut World, n: usize, claiming: &Claiming) {
+pub fn claim(after: &mut World, n: usize, claiming: &ClaimProposal) {
     after.nodes[n].ledger.promised = Some(claiming.ballot.clone());
     after.object.send(Claim::Founding { list: claiming.list.clone() }, claiming.replaces.clone());
 }

@@ -6,7 +6,7 @@ use muster_core::decide::decide;
 use muster_core::paxos::{self, Call, Charter, Tally, answer, tally_accepts, tally_promises};
 use muster_core::step::Step;
 use muster_core::types::InitialList;
-use muster_core::view::{Sighting, View};
+use muster_core::view::{PeerState, View};
 
 use crate::mail::{Letter, post};
 use crate::world::{Doing, Round, Rules, Waited, World, index_of};
@@ -21,7 +21,7 @@ pub fn send_round(rules: &Rules, after: &mut World, n: usize, view: &View, mut r
                 after.nodes[n].ledger = ledger;
             }
             round.answers.insert(acceptor, given);
-        } else if view.peers.get(&acceptor).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_))) {
+        } else if view.peers.get(&acceptor).is_some_and(|p| matches!(p.sighting, PeerState::Fresh(_))) {
             post(after, n, index_of(&acceptor), Letter::Call(call.clone()));
         }
     }

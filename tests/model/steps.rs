@@ -2,9 +2,9 @@
 
 use muster_core::decide::decide;
 use muster_core::paxos::{Call, Joined, LeftBehind};
-use muster_core::step::{Removal, Step};
+use muster_core::step::{RemovalReason, Step};
 use muster_core::types::{InitialList, MemberId};
-use muster_core::view::{DataDir, Sighting, View};
+use muster_core::view::{DataDir, PeerState, View};
 
 use crate::claim::{claim, settle_claim};
 use crate::etcd::{is_removed, living_cluster, make_wal, promote, removal_keeps_quorum};
@@ -127,7 +127,7 @@ fn go_on(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, Wo
 }
 
 /// Moves the data aside; or what a crash leaves of that, after each of its four writes. What is left is taken up again at
-/// the next start (`Actor::finish_quarantine`).
+/// the next start (`Executor::finish_quarantine`).
 fn quarantine(world: &World, n: usize, moving: Moving) -> Vec<(&'static str, World)> {
     let mut done = world.clone();
     done.nodes[n].moving = Some(moving);
@@ -222,10 +222,10 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
 }
 
 /// Our own id is given up in our record first.
-fn remove_member(world: &World, n: usize, id: MemberId, why: &Removal, step: &Step) -> Vec<(String, World)> {
+fn remove_member(world: &World, n: usize, id: MemberId, why: &RemovalReason, step: &Step) -> Vec<(String, World)> {
     let mut after = world.clone();
     let mut outcomes = Vec::new();
-    if *why == Removal::OwnOldId {
+    if *why == RemovalReason::OwnOldId {
         after.nodes[n].ledger.give_up_old_id();
         if world.budget.crashes > 0 {
             let mut recorded = after.clone();
@@ -268,7 +268,7 @@ fn add_self(world: &World, n: usize, view: &View, step: &Step) -> Vec<(String, W
 /// R4: the chosen list is offered to the listed that were seen fresh.
 fn offer(rules: &Rules, after: &mut World, n: usize, view: &View, list: &InitialList) {
     for member in list.members.iter().filter(|m| m.instance != view.me.instance) {
-        let fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, Sighting::Fresh(_)));
+        let fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, PeerState::Fresh(_)));
         if fresh {
             let charter = view.roster.known().map(|roster| rules.policy.charter(roster));
             post(after, n, node_of(member), Letter::Call(Call::Chosen { charter, list: list.clone() }));

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use muster_core::paxos::Standing;
+use muster_core::paxos::AcceptorContext;
 use muster_core::types::{Instance, InstanceState, Known, MemberId, Roster};
-use muster_core::view::Claimed;
-use muster_core::view::{DataDir, DataSeen, Fate, FreshSeen, Me, Peer, Sighting, Silence, Twin, View};
+use muster_core::view::ClaimState;
+use muster_core::view::{DataDir, DataSeen, FreshSeen, Liveness, LocalMember, Peer, PeerState, Silence, Twin, View};
 
 use crate::common::{NOW, id, instance, listed};
 use crate::world::{Data, Doing, LONG, LeftOut, Life, NAMES, Rules, Store, Waited, World, bits, index_of};
@@ -30,7 +30,7 @@ impl World {
         Roster::new(all.chain(gone).collect(), if self.old { NOW + 86_400 } else { NOW })
     }
 
-    pub fn standing(&self, rules: &Rules, n: usize) -> Standing {
+    pub fn standing(&self, rules: &Rules, n: usize) -> AcceptorContext {
         let roster = self.roster(rules, n);
         let me = self.me(n);
         let own = [(id(NAMES[me]), BTreeSet::from([self.listed(n)]))];
@@ -47,7 +47,7 @@ impl World {
         // It is known from the last look, and the one that decided to start by a list saw nobody renounce it.
         let looks = !matches!(self.nodes[n].doing, Doing::Launching(_));
         let told = peers.iter().copied().filter(|p| looks && answers(p));
-        Standing {
+        AcceptorContext {
             me: id(NAMES[me]),
             charter: Some(rules.policy.charter(&roster)),
             terminated: roster.terminated().map(|i| i.id.clone()).collect(),
@@ -72,27 +72,27 @@ impl World {
         }
     }
 
-    pub fn sight(&self, rules: &Rules, from: usize, to: usize) -> Sighting {
+    pub fn sight(&self, rules: &Rules, from: usize, to: usize) -> PeerState {
         let node = &self.nodes[to];
         if !self.same_side(from, to) || node.life == Life::Dead {
-            return Sighting::Silent("cut off".to_owned());
+            return PeerState::Silent("cut off".to_owned());
         }
         if let Some(data) = node.data.filter(|_| node.life == Life::Up && node.runs()) {
-            return Sighting::Etcd(self.etcd_seen(usize::from(data.cluster), to));
+            return PeerState::Etcd(self.etcd_seen(usize::from(data.cluster), to));
         }
         if !node.answers() {
-            return Sighting::Refused;
+            return PeerState::Refused;
         }
         let standing = self.standing(rules, to);
-        let chosen = node.ledger.standing_choice(&standing).cloned();
+        let chosen = node.ledger.valid_choice(&standing).cloned();
         let renounced = node.ledger.renounced.clone();
         match node.data {
             Some(data) => {
                 let cluster = Some(Self::cluster_of_list(&self.clusters[usize::from(data.cluster)].list));
-                Sighting::HasData(DataSeen { cluster, chosen, renounced, ..DataSeen::default() })
+                PeerState::HasData(DataSeen { cluster, chosen, renounced, ..DataSeen::default() })
             }
-            None if node.half => Sighting::HasData(DataSeen { chosen, renounced, ..DataSeen::default() }),
-            None => Sighting::Fresh(FreshSeen {
+            None if node.half => PeerState::HasData(DataSeen { chosen, renounced, ..DataSeen::default() }),
+            None => PeerState::Fresh(FreshSeen {
                 charter: standing.charter,
                 promised: node.ledger.promised.clone(),
                 chosen,
@@ -110,11 +110,11 @@ impl World {
         let mut peers = BTreeMap::new();
         for p in bits(node.shown.0).filter(|p| ![n, self.me(n)].contains(p)) {
             let sighting = self.sight(rules, n, p);
-            let silent = matches!(sighting, Sighting::Refused | Sighting::Silent(_));
+            let silent = matches!(sighting, PeerState::Refused | PeerState::Silent(_));
             peers.insert(
                 id(NAMES[p]),
                 Peer {
-                    refused_throughout: sighting == Sighting::Refused,
+                    refused_throughout: sighting == PeerState::Refused,
                     sighting,
                     unanswered_for: if silent { silent_for } else { Duration::ZERO },
                     impaired: Known::Unknown("not asked".to_owned()),
@@ -132,7 +132,7 @@ impl World {
             }
         };
         let mut view = View {
-            me: Me { instance: id(NAMES[self.me(n)]), listed: self.listed(n) },
+            me: LocalMember { instance: id(NAMES[self.me(n)]), listed: self.listed(n) },
             data,
             yielded: node.yielded,
             condemned: None,
@@ -157,11 +157,11 @@ impl World {
     }
 
     /// What the claim says to those who may depend on it: nothing, in a store that failed its trial.
-    fn claim_seen(&self, rules: &Rules) -> Claimed {
+    fn claim_seen(&self, rules: &Rules) -> ClaimState {
         match (rules.store, rules.left_out) {
-            _ if rules.policy.claim.is_none() => Claimed::NotAsked,
+            _ if rules.policy.claim.is_none() => ClaimState::NotAsked,
             (Store::Keeps, _) | (_, Some(LeftOut::Trial)) => self.object.read(),
-            (Store::Ignores | Store::Refuses, _) => Claimed::Unknown("the store failed its trial".to_owned()),
+            (Store::Ignores | Store::Refuses, _) => ClaimState::Unknown("the store failed its trial".to_owned()),
         }
     }
 
@@ -177,7 +177,7 @@ impl World {
         }
     }
 
-    pub fn fates(&self, n: usize, view: &View, silent_for: Duration) -> BTreeMap<MemberId, Fate> {
+    pub fn fates(&self, n: usize, view: &View, silent_for: Duration) -> BTreeMap<MemberId, Liveness> {
         let mut fates = BTreeMap::new();
         for etcd in view.living_clusters().values() {
             let cluster = self.clusters.iter().position(|c| Self::cluster_of_list(&c.list) == etcd.cluster);
@@ -187,13 +187,13 @@ impl World {
                 let data = Some(Data { cluster: cluster as u8, member: *member });
                 let seen = self.same_side(n, usize::from(place.node));
                 if seen && holder.life == Life::Up && holder.runs() && holder.data == data {
-                    fates.insert(Self::member_id(cluster, *member), Fate::Answers);
+                    fates.insert(Self::member_id(cluster, *member), Liveness::Answers);
                     continue;
                 }
                 // EC2 asked by id tells the truth; only listings lag.
                 let gone = holder.life == Life::Dead;
                 let instance = Some(id(NAMES[usize::from(place.node)]));
-                let fate = Fate::Silent(Silence { instance, gone: Known::Known(gone), silent_for });
+                let fate = Liveness::Silent(Silence { instance, gone: Known::Known(gone), silent_for });
                 fates.insert(Self::member_id(cluster, *member), fate);
             }
         }

@@ -237,7 +237,7 @@ pub enum Store {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeftOut {
-    /// The store is used as it is (`ClaimObject::prove`).
+    /// The store is used as it is (`ClaimStore::prove`).
     Trial,
     /// Whoever can't ask who he is, is whom his disk was with (`owner::is_this_machine`).
     Machine,

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use etcd_muster::core::decide::{Attend, attend, decide};
 use etcd_muster::core::paxos::{Answer, answer};
-use etcd_muster::core::restart::{Life, Verdict, verdict};
+use etcd_muster::core::restart::{ProcessRun, Verdict, verdict};
 use etcd_muster::core::step::Step;
 use etcd_muster::core::types::{ClusterId, InitialList, InstanceState, Known, ListedMember, Member};
-use etcd_muster::core::view::{DataDir, Fate, Sighting, View};
+use etcd_muster::core::view::{DataDir, Liveness, PeerState, View};
 
 use crate::common::{fate, id};
 use crate::story::{NOBODY, Question, Story};
@@ -29,7 +29,7 @@ impl Story {
             ("then", Question::Look) => decide(&self.policy()?, &self.look()?).to_string(),
             ("peers are told", _) => {
                 let standing = self.look()?.standing(&self.policy()?);
-                let list = self.view.ledger.standing_choice(&standing);
+                let list = self.view.ledger.valid_choice(&standing);
                 list.map_or("of no chosen list".to_owned(), |list| format!("{} was chosen", self.list_in_words(list)))
             }
             ("initial cluster", _) => match decide(&self.policy()?, &self.look()?) {
@@ -47,7 +47,8 @@ impl Story {
         if view.me.instance == id(NOBODY) {
             return Err("nobody looks: say `we are: i-a, fresh`".to_owned());
         }
-        let others: BTreeSet<_> = self.shown.standing().map(|i| &i.id).filter(|id| **id != view.me.instance).collect();
+        let others: BTreeSet<_> =
+            self.shown.non_terminated().map(|i| &i.id).filter(|id| **id != view.me.instance).collect();
         if let Some(mute) = others.iter().find(|id| !view.peers.contains_key(id)) {
             return Err(format!("nothing says what {mute} answers"));
         }
@@ -56,7 +57,7 @@ impl Story {
         }
         let charter = self.policy()?.charter(&self.shown);
         for (_, peer) in view.peers.iter_mut().filter(|(id, _)| self.agreeing.contains(id)) {
-            if let Sighting::Fresh(fresh) = &mut peer.sighting {
+            if let PeerState::Fresh(fresh) = &mut peer.sighting {
                 fresh.charter = Some(charter.clone());
             }
         }
@@ -77,9 +78,9 @@ impl Story {
     fn find_fate(&self, cluster: ClusterId, member: &Member, view: &mut View) -> Parsed<()> {
         let is_it = |listed: &ListedMember| listed.name == member.name || listed.peer_urls == member.peer_urls;
         let mut seen = view.peers.values().filter(|p| p.listed.as_ref().is_some_and(is_it));
-        let serves = |s: &Sighting| matches!(s, Sighting::Etcd(etcd) if etcd.cluster == cluster);
+        let serves = |s: &PeerState| matches!(s, PeerState::Etcd(etcd) if etcd.cluster == cluster);
         if self.answering.contains(&member.id) || seen.any(|peer| serves(&peer.sighting)) {
-            view.fates.insert(member.id, Fate::Answers);
+            view.fates.insert(member.id, Liveness::Answers);
             return Ok(());
         }
         let fate = match self.view.fates.get(&member.id) {
@@ -88,7 +89,7 @@ impl Story {
             None => return Err(format!("nothing says what became of member {} {}", member.id, member.name)),
         };
         let gone = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
-        let Fate::Silent(silence) = &fate else { return Err(format!("{} is not said to be silent", member.id)) };
+        let Liveness::Silent(silence) = &fate else { return Err(format!("{} is not said to be silent", member.id)) };
         let shown = silence.instance.as_ref().and_then(|id| self.shown.find(id));
         if let Some(shown) = shown.filter(|shown| silence.gone != Known::Known(gone(shown.state))) {
             return Err(format!("EC2 shows {} {}, and its member's line says otherwise", shown.id, shown.state.name()));
@@ -127,7 +128,7 @@ fn attend_in_words(attend: Attend) -> String {
 }
 
 /// The pause is random between half and whole.
-fn verdict_in_words(life: &Life, output: &str) -> String {
+fn verdict_in_words(life: &ProcessRun, output: &str) -> String {
     match (verdict(life, output, 0.0), verdict(life, output, 1.0)) {
         (Verdict::Again(least), Verdict::Again(most)) => format!("decide again in {least:?} to {most:?}"),
         (Verdict::Condemned { said, pause: least }, Verdict::Condemned { pause: most, .. }) => {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use etcd_muster::config;
 use etcd_muster::core::decide::{Running, YIELD_AFTER};
 use etcd_muster::core::paxos::{Accepted, Call, Joined, Ledger, LeftBehind};
-use etcd_muster::core::restart::{Ended, Life};
+use etcd_muster::core::restart::{Ended, ProcessRun};
 use etcd_muster::core::types::{ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, MemberId, Roster};
 use etcd_muster::core::view::Claim;
-use etcd_muster::core::view::Claimed;
-use etcd_muster::core::view::{DataDir, DataSeen, Fate, Policy, Sighting, Silence, View};
+use etcd_muster::core::view::ClaimState;
+use etcd_muster::core::view::{DataDir, DataSeen, Liveness, PeerState, Policy, Silence, View};
 
 use crate::common::*;
 use crate::words::*;
@@ -22,7 +22,7 @@ pub const NOBODY: char = '-';
 pub enum Question {
     Look,
     Attend(Running),
-    Ended(Life, String),
+    Ended(ProcessRun, String),
     Call(Call),
 }
 
@@ -202,7 +202,7 @@ impl Story {
     /// Our etcd's end.
     fn end(&mut self, value: &str) -> Parsed<()> {
         let (ended, lasted) = (Ended::Exited(0), Duration::ZERO);
-        let mut life = Life { ended, lasted, served: false, short_lives_before: 0, damaged_before: 0 };
+        let mut life = ProcessRun { ended, lasted, served: false, short_lives_before: 0, damaged_before: 0 };
         let mut output = String::new();
         for part in split(value, ',') {
             match words(part).as_slice() {
@@ -280,22 +280,23 @@ impl Story {
             }
         }
         let roster = by(instances, self.shown.seen_at);
-        let standing = |roster: &Roster| roster.standing().map(|i| (i.launched, i.id.clone())).collect::<Vec<_>>();
+        let standing =
+            |roster: &Roster| roster.non_terminated().map(|i| (i.launched, i.id.clone())).collect::<Vec<_>>();
         if standing(&roster) != standing(&self.shown) {
             self.view.roster_unchanged_for = Duration::ZERO;
         }
-        self.view.peers.retain(|id, _| roster.standing().any(|i| i.id == *id));
+        self.view.peers.retain(|id, _| roster.non_terminated().any(|i| i.id == *id));
         self.view.roster = Known::Known(roster.clone());
         self.shown = roster;
         Ok(())
     }
 
     fn claim(&mut self, value: &str) -> Parsed<()> {
-        let held = |claim| Claimed::Held { claim, version: "1".to_owned() };
+        let held = |claim| ClaimState::Held { claim, version: "1".to_owned() };
         let (text, cause) = aside(value);
         self.view.claim = match words(text).as_slice() {
-            ["free"] => Claimed::Absent,
-            ["can't", "be", "read"] => Claimed::Unknown(cause),
+            ["free"] => ClaimState::Absent,
+            ["can't", "be", "read"] => ClaimState::Unknown(cause),
             ["for", "list", cluster] => held(Claim::Founding { list: self.list(cluster)? }),
             [cluster, "is", "established"] => held(Claim::Established { cluster: cluster_id(cluster)? }),
             _ => return not_understood(value),
@@ -321,7 +322,7 @@ impl Story {
         self.view.roster_unchanged_for += time;
         self.view.since_own_removal = self.view.since_own_removal.map(|since| since + time);
         self.view.fates.values_mut().for_each(|fate| {
-            if let Fate::Silent(silence) = fate {
+            if let Liveness::Silent(silence) = fate {
                 silence.silent_for += time;
             }
         });
@@ -340,9 +341,9 @@ impl Story {
             }
             ["holds", "data"] => seen_data(None, None),
             ["holds", "data", "of", cluster] => seen_data(Some(cluster_id(cluster)?), None),
-            ["refused"] | ["refused", _] => Sighting::Refused,
-            ["silent"] | ["silent", _] => Sighting::Silent(cause),
-            ["mismatch"] => Sighting::Mismatch(cause),
+            ["refused"] | ["refused", _] => PeerState::Refused,
+            ["silent"] | ["silent", _] => PeerState::Silent(cause),
+            ["mismatch"] => PeerState::Mismatch(cause),
             _ => return not_understood(value),
         };
         let lasted = said.get(1).filter(|_| !answers(&sighting)).map(|lasted| duration(lasted)).transpose()?;
@@ -355,34 +356,34 @@ impl Story {
         self.agreeing.insert(id(name));
         for part in &parts[1..] {
             match (&mut peer.sighting, words(part).as_slice()) {
-                (Sighting::Fresh(fresh), ["promised", "round", round, "of", proposer]) => {
+                (PeerState::Fresh(fresh), ["promised", "round", round, "of", proposer]) => {
                     fresh.promised = Some(ballot(round, proposer)?);
                 }
-                (Sighting::Fresh(fresh), ["named", name]) => (*name).clone_into(&mut fresh.listed.name),
-                (Sighting::Fresh(fresh), ["sees", seen @ ..]) => {
+                (PeerState::Fresh(fresh), ["named", name]) => (*name).clone_into(&mut fresh.listed.name),
+                (PeerState::Fresh(fresh), ["sees", seen @ ..]) => {
                     let no_roster = seen == ["no", "roster", "yet"];
                     let roster = if no_roster { None } else { Some(self.as_seen(seen)?) };
                     fresh.charter =
                         roster.map(|roster| Ok::<_, String>(self.policy()?.charter(&roster))).transpose()?;
                     self.agreeing.remove(&id(name));
                 }
-                (Sighting::Fresh(fresh), ["knows", "list", cluster, "was", "chosen"]) => {
+                (PeerState::Fresh(fresh), ["knows", "list", cluster, "was", "chosen"]) => {
                     fresh.chosen = Some(self.list(cluster)?);
                 }
-                (Sighting::HasData(DataSeen { chosen, .. }), ["knows", "list", cluster, "was", "chosen"]) => {
+                (PeerState::HasData(DataSeen { chosen, .. }), ["knows", "list", cluster, "was", "chosen"]) => {
                     *chosen = Some(self.list(cluster)?);
                 }
-                (Sighting::Etcd(etcd), ["members", members @ ..]) => {
+                (PeerState::Etcd(etcd), ["members", members @ ..]) => {
                     etcd.members = members.iter().map(|word| member(word)).collect::<Parsed<_>>()?;
                 }
-                (Sighting::Silent(_), ["impaired", "by", "EC2's", "word"]) => peer.impaired = Known::Known(true),
-                (Sighting::Silent(_), ["not", "impaired", "by", "EC2's", "word"]) => {
+                (PeerState::Silent(_), ["impaired", "by", "EC2's", "word"]) => peer.impaired = Known::Known(true),
+                (PeerState::Silent(_), ["not", "impaired", "by", "EC2's", "word"]) => {
                     peer.impaired = Known::Known(false)
                 }
                 _ => return not_understood(part),
             }
         }
-        if matches!(&peer.sighting, Sighting::Etcd(etcd) if etcd.members.is_empty()) {
+        if matches!(&peer.sighting, PeerState::Etcd(etcd) if etcd.members.is_empty()) {
             return Err("say which members that etcd lists".to_owned());
         }
         self.view.peers.insert(id(name), peer);
@@ -408,17 +409,17 @@ impl Story {
                 _ => return not_understood(part),
             }
         }
-        self.view.fates.insert(member, Fate::Silent(silence));
+        self.view.fates.insert(member, Liveness::Silent(silence));
         Ok(())
     }
 }
 
-fn answers(sighting: &Sighting) -> bool {
-    !matches!(sighting, Sighting::Refused | Sighting::Silent(_))
+fn answers(sighting: &PeerState) -> bool {
+    !matches!(sighting, PeerState::Refused | PeerState::Silent(_))
 }
 
-fn of_cluster(mut sighting: Sighting, cluster: &str) -> Parsed<Sighting> {
-    if let Sighting::Etcd(etcd) = &mut sighting {
+fn of_cluster(mut sighting: PeerState, cluster: &str) -> Parsed<PeerState> {
+    if let PeerState::Etcd(etcd) = &mut sighting {
         etcd.cluster = cluster_id(cluster)?;
     }
     Ok(sighting)

@@ -25,7 +25,7 @@ pub struct Minted {
 
 /// Whether what lies there can be served.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Standing {
+pub enum LeafStatus {
     /// To be renewed at that moment, in seconds since the epoch.
     Good { renew_at: i64 },
     /// It can, but a new one should be made now: two thirds of its life are over, or its names are not those that are wanted.
@@ -59,13 +59,13 @@ impl Minted {
     }
 
     /// Whether what lies there is of this CA and valid at `now` (seconds since the epoch), and for exactly these names.
-    pub fn standing(&self, ca: &Ca, names: &[String], now: i64) -> Standing {
+    pub fn standing(&self, ca: &Ca, names: &[String], now: i64) -> LeafStatus {
         match self.judge(ca, names, now) {
             Ok((leaf, same_names)) => match renew_at(&leaf, ca) {
-                renew_at if now < renew_at && same_names => Standing::Good { renew_at },
-                _ => Standing::Due,
+                renew_at if now < renew_at && same_names => LeafStatus::Good { renew_at },
+                _ => LeafStatus::Due,
             },
-            Err(fault) => Standing::Unfit(fault),
+            Err(fault) => LeafStatus::Unfit(fault),
         }
     }
 

@@ -15,7 +15,7 @@ pub use certificate::Certificate;
 pub use fault::{Fault, Flaw};
 pub use files::{Ca, Pair, Want, leaf_in};
 pub use issuer::{Issuer, Leaf, ephemeral};
-pub use minted::{Minted, Standing, renew_at};
+pub use minted::{LeafStatus, Minted, renew_at};
 
 #[cfg(test)]
 mod tests;

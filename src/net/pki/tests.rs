@@ -668,7 +668,7 @@ fn an_intermediate_follows_its_leaf() {
     minted.keep(&leaf).unwrap();
     // Good for those who trust the root alone.
     let ca = Ca::load(&dir.write("root.crt", &root.pem)).unwrap();
-    assert!(matches!(minted.standing(&ca, &names(&["localhost"]), NOW), Standing::Good { .. }));
+    assert!(matches!(minted.standing(&ca, &names(&["localhost"]), NOW), LeafStatus::Good { .. }));
 }
 
 #[test]
@@ -680,7 +680,7 @@ fn a_minted_leaf_on_disk() {
     let minted = Minted::at(dir.0.join("muster/tls"));
     let own = names(&["10.0.0.1", "FD00::1", "localhost"]);
     let standing = |own: &[String], now: i64| match minted.standing(issuer.ca(), own, now) {
-        Standing::Unfit(fault) => dir.line(&fault),
+        LeafStatus::Unfit(fault) => dir.line(&fault),
         other => format!("{other:?}"),
     };
     assert_eq!(standing(&own, NOW), "muster/tls/leaf.crt: there is no such file; put it there");
@@ -702,7 +702,7 @@ fn a_minted_leaf_on_disk() {
     // Nor does it take the CA's key to start with one that lacks a name.
     assert_eq!(standing(&names(&["10.0.0.2", "*.etcd.lab"]), NOW), "Due");
     let new_ca = Ca::load(&dir.write("new.crt", made(ca_params("new CA"), p256(), None).pem)).unwrap();
-    assert!(matches!(minted.standing(&new_ca, &own, NOW), Standing::Unfit(_)));
+    assert!(matches!(minted.standing(&new_ca, &own, NOW), LeafStatus::Unfit(_)));
 
     // A renewal leaves the key's file alone, so that the pair matches at every moment.
     let (old_key, old) = (fs::read(minted.key_file()).unwrap(), minted.pair().unwrap());

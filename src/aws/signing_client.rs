@@ -9,11 +9,11 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::DATE;
 
 use super::credentials::{self, Provider};
-use super::refusal::Outlook;
+use super::refusal::RetryClass;
 use super::sigv4::{Scope, Service, sign_request};
 use crate::net::http::{self, Client, Outgoing};
 use crate::util::clock;
-use crate::util::meter::{Api, Meters};
+use crate::util::meter::{Api, ApiCounters};
 
 /// The SDKs' standard mode: three attempts, random times the lesser of 2^i and 20 s.
 const ATTEMPTS: u32 = 3;
@@ -41,18 +41,18 @@ impl std::error::Error for Error {}
 
 /// Makes calls with one set of credentials.
 #[derive(Debug)]
-pub struct Caller {
+pub struct SigningClient {
     http: Client,
     region: String,
     provider: Provider,
     /// AWS's clock less ours, in seconds, learnt from its Date header.
     clock_offset: AtomicI64,
-    meters: Meters,
+    meters: ApiCounters,
 }
 
-impl Caller {
+impl SigningClient {
     /// A caller in that region; its calls are counted there.
-    pub fn new(http: Client, region: String, provider: Provider, meters: Meters) -> Self {
+    pub fn new(http: Client, region: String, provider: Provider, meters: ApiCounters) -> Self {
         Self { http, region, provider, clock_offset: AtomicI64::new(0), meters }
     }
 
@@ -67,8 +67,8 @@ impl Caller {
     }
 
     /// The attempts of one call.
-    pub(super) fn attempts(&self, service: Service) -> Attempts<'_> {
-        Attempts { caller: self, service, made: 0, renewed: false }
+    pub(super) fn attempts(&self, service: Service) -> Retries<'_> {
+        Retries { caller: self, service, made: 0, renewed: false }
     }
 
     /// Counts an attempt that came to nothing.
@@ -108,32 +108,32 @@ impl Caller {
 }
 
 /// How often one call was tried.
-pub(super) struct Attempts<'a> {
-    caller: &'a Caller,
+pub(super) struct Retries<'a> {
+    caller: &'a SigningClient,
     service: Service,
     made: u32,
     renewed: bool,
 }
 
-impl Attempts<'_> {
+impl Retries<'_> {
     /// Returns when it is time for another attempt.
     ///
     /// # Errors
     /// The error of the last one, if it was the last.
-    pub(super) async fn after<E: fmt::Display>(&mut self, error: E, outlook: Outlook) -> Result<(), E> {
+    pub(super) async fn after<E: fmt::Display>(&mut self, error: E, outlook: RetryClass) -> Result<(), E> {
         self.made += 1;
-        if outlook != Outlook::Answered {
+        if outlook != RetryClass::Answered {
             self.caller.failed(self.service);
         }
-        if matches!(outlook, Outlook::Denied | Outlook::Stale) {
+        if matches!(outlook, RetryClass::Denied | RetryClass::Stale) {
             // Whoever mends the role or its policy need not restart us: the next call asks for credentials anew.
             self.caller.forget_credentials();
         }
-        if outlook == Outlook::Stale && !self.renewed {
+        if outlook == RetryClass::Stale && !self.renewed {
             self.renewed = true;
             return Ok(());
         }
-        if outlook != Outlook::Transient || self.made >= ATTEMPTS {
+        if outlook != RetryClass::Transient || self.made >= ATTEMPTS {
             return Err(error);
         }
         let most = Duration::from_secs(1 << self.made.min(4)).min(LONGEST_PAUSE);

@@ -10,7 +10,7 @@ use crate::core::types::{ClusterId, Member, MemberId};
 use crate::util::clock;
 use crate::util::log_once::without_numbers;
 use crate::util::logger;
-use crate::util::meter::{Api, Meters};
+use crate::util::meter::{Api, ApiCounters};
 use crate::util::words;
 
 /// How many decisions are kept.
@@ -22,7 +22,7 @@ const MEMBERS_COUNT_FOR: Duration = Duration::from_secs(150);
 
 /// A handle; all its clones tell of the same node.
 #[derive(Clone, Debug)]
-pub struct Journal(Arc<Mutex<State>>);
+pub struct StatusRecorder(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -30,7 +30,7 @@ struct State {
     /// Without a beat for so long the loop is taken for dead.
     patience: Duration,
     beat: Instant,
-    meters: Meters,
+    meters: ApiCounters,
     who: Option<Who>,
     label: Label,
     reason: String,
@@ -57,7 +57,7 @@ struct Past {
     reason: String,
 }
 
-impl Journal {
+impl StatusRecorder {
     /// A journal that begins now.
     pub fn new(patience: Duration) -> Self {
         let began = (clock::now(), clock::wall());
@@ -65,7 +65,7 @@ impl Journal {
             began,
             patience,
             beat: began.0,
-            meters: Meters::default(),
+            meters: ApiCounters::default(),
             who: None,
             label: Label { step: "start", kind: "" },
             reason: "finding out which instance this is".to_owned(),
@@ -87,7 +87,7 @@ impl Journal {
     }
 
     /// Where calls are counted.
-    pub fn counts_in(&self, meters: &Meters) {
+    pub fn counts_in(&self, meters: &ApiCounters) {
         self.state().meters = meters.clone();
     }
 
@@ -300,8 +300,8 @@ mod tests {
 
     const HOLD: Label = Label::hold("too_few_instances");
 
-    fn journal() -> Journal {
-        Journal::new(Duration::from_secs(10))
+    fn journal() -> StatusRecorder {
+        StatusRecorder::new(Duration::from_secs(10))
     }
 
     #[test]
