@@ -212,7 +212,7 @@ pub fn parse(text: &str, from: &str) -> Result<Held, Error> {
     let malformed = |cause: String| Error::Malformed { from: from.to_owned(), cause };
     // serde's own words would quote what it found instead of what it wanted: the place must do.
     let document: Document = serde_json::from_str(text)
-        .map_err(|e| malformed(format!("no such JSON (line {}, column {})", e.line(), e.column())))?;
+        .map_err(|e| malformed(format!("invalid JSON (line {}, column {})", e.line(), e.column())))?;
     if let Some(code) = document.code.filter(|code| code != "Success") {
         let message = document.message.unwrap_or_default();
         return Err(Error::Refused { role: from.to_owned(), code, message });

@@ -21,8 +21,8 @@ use crate::util::words;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ask etcd on this node whether it is healthy. Exit code 0: all that were asked are; 1: one isn't. How to reach it is found by
-/// the same settings that `run` has; the flags mean what they mean to etcdctl and curl.
+/// Ask etcd on this node whether it is healthy. Exits with 0 if every queried member is healthy, otherwise with 1. Uses the same
+/// settings as `run`; the flags mean what they mean to etcdctl and curl.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "health")]
 pub(super) struct Health {
@@ -35,13 +35,13 @@ pub(super) struct Health {
     /// ask every member of the cluster
     #[argh(switch)]
     cluster: bool,
-    /// believe servers whose certificate is signed by this CA
+    /// trust servers whose certificate is signed by this CA
     #[argh(option, arg_name = "FILE")]
     cacert: Option<PathBuf>,
-    /// show this certificate
+    /// client certificate to present
     #[argh(option, arg_name = "FILE")]
     cert: Option<PathBuf>,
-    /// its key
+    /// private key of --cert
     #[argh(option, arg_name = "FILE")]
     key: Option<PathBuf>,
     /// believe any server

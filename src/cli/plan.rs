@@ -124,7 +124,7 @@ fn print_text(view: &View, step: &str) {
     for (member, fate) in silent {
         let gone = match &fate.gone {
             Known::Known(true) => "its instance is gone".to_owned(),
-            Known::Known(false) => "its instance is shown in being".to_owned(),
+            Known::Known(false) => "its instance exists".to_owned(),
             Known::Unknown(cause) => format!("unknown: {cause}"),
         };
         line(format_args!("member {member} doesn't answer; {gone}"));

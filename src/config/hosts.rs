@@ -106,7 +106,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Instance>, String> {
         if let Some(launched) = &entry.launched {
             let at = clock::parse_rfc3339(launched);
             let at =
-                at.ok_or_else(|| format!("`launched` of {} is no time; write 2026-11-24T09:00:00Z", entry.host))?;
+                at.ok_or_else(|| format!("`launched` of {} is not a time; write 2026-11-24T09:00:00Z", entry.host))?;
             instance.launched = Some(at);
         }
         instance.zone = entry.zone.unwrap_or_default();
@@ -122,7 +122,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Instance>, String> {
 /// As [`parse`].
 pub fn parse_static(text: &str) -> Result<Vec<Instance>, String> {
     let entry = |entry: &str| {
-        let (host, address) = entry.trim().split_once('=').ok_or_else(|| format!("{entry:?} is no host=address"))?;
+        let (host, address) = entry.trim().split_once('=').ok_or_else(|| format!("{entry:?} is not host=address"))?;
         let inner = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
         instance(host, inner.unwrap_or(address))
     };
@@ -135,7 +135,7 @@ fn instance(host: &str, address: &str) -> Result<Instance, String> {
     // It becomes a member's name, which etcd tells from its URL by `=` and from the next by `,`; and a name in certificates.
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if host.is_empty() || host.len() > MAX_HOST || !host.chars().all(fits) {
-        return Err(format!("{host:?} is no host name; letters, digits, -, _ and . make one"));
+        return Err(format!("{host:?} is not a host name; letters, digits, -, _ and . make one"));
     }
     let reachable = |a: &IpAddr| {
         let link_local = matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
@@ -148,7 +148,7 @@ fn instance(host: &str, address: &str) -> Result<Instance, String> {
         launched: None,
         attached: None,
         changed: None,
-        address: Some(parsed.ok_or_else(|| format!("{address:?} of {host} is no address to reach it at"))?),
+        address: Some(parsed.ok_or_else(|| format!("{address:?} of {host} is not an address to reach it at"))?),
         private_dns: Some(host.to_owned()),
         zone: String::new(),
     })
@@ -221,15 +221,15 @@ mod tests {
             (r#"[{"host": "a", "address": "10.0.0.1", "staet": "terminated"}]"#, "unknown field `staet`"),
             (r#"[{"host": "a", "address": "10.0.0.1", "state": "running", "state": "terminated"}]"#, "duplicate field"),
             (r#"[{"host": "a", "address": "10.0.0.1", "state": "dead"}]"#, "the state of a is none of"),
-            (r#"[{"host": "a", "address": "10.0.0.1", "launched": "today"}]"#, "`launched` of a is no time"),
+            (r#"[{"host": "a", "address": "10.0.0.1", "launched": "today"}]"#, "`launched` of a is not a time"),
             (r#"[{"host": "a", "address": "10.0.0.1"}, {"host": "A", "address": "10.0.0.2"}]"#, "A is there twice"),
             (
                 r#"[{"host": "a", "address": "10.0.0.1"}, {"host": "b", "address": "::ffff:10.0.0.1"}]"#,
                 "10.0.0.1 is there twice",
             ),
-            (r#"[{"host": "a=b", "address": "10.0.0.1"}]"#, "is no host name"),
-            (r#"[{"host": "a", "address": "db-1"}]"#, "is no address"),
-            (r#"[{"host": "a", "address": "fe80::1"}]"#, "is no address"),
+            (r#"[{"host": "a=b", "address": "10.0.0.1"}]"#, "is not a host name"),
+            (r#"[{"host": "a", "address": "db-1"}]"#, "is not an address"),
+            (r#"[{"host": "a", "address": "fe80::1"}]"#, "is not an address"),
         ] {
             let said = list(text).expect_err(text);
             assert!(said.contains(why), "{text}: {said}");

@@ -293,7 +293,7 @@ impl Reader<'_> {
         let (user, file) = ("MUSTER_ETCD_USER", "MUSTER_ETCD_PASSWORD_FILE");
         if self.text(file).is_some_and(|value| is_secret(file, value)) {
             self.problems.push(Problem(format!(
-                "{file}: is no absolute path (not shown); it names the file that holds the password, it isn't the password"
+                "{file}: is not an absolute path (not shown); it names the file that holds the password, it isn't the password"
             )));
             return None;
         }
@@ -390,7 +390,10 @@ impl Reader<'_> {
     fn member(&mut self, name: &str) -> Option<MemberId> {
         let parsed = u64::from_str_radix(self.text(name)?, 16).ok().filter(|id| *id != 0);
         if parsed.is_none() {
-            self.wrong(name, "is no member id; write it as etcd and the hold's own line do, in hex: 8e9e05c52164694d");
+            self.wrong(
+                name,
+                "is not a member id; write it as etcd and the hold's own line do, in hex: 8e9e05c52164694d",
+            );
         }
         parsed.map(MemberId)
     }
@@ -411,7 +414,7 @@ impl Reader<'_> {
         const NAME: &str = "MUSTER_STATUS_LISTEN";
         let listen = self.text(NAME)?.parse::<SocketAddr>().ok().filter(|listen| listen.port() != 0);
         let Some(listen) = listen else {
-            self.wrong(NAME, "is no address:port; write 127.0.0.1:2382, 0.0.0.0:2382 or [::]:2382");
+            self.wrong(NAME, "is not an address:port; write 127.0.0.1:2382, 0.0.0.0:2382 or [::]:2382");
             return None;
         };
         let urls =
@@ -439,7 +442,7 @@ impl Reader<'_> {
                 Some(Object { bucket: bucket.to_owned(), key })
             }
             _ => {
-                self.wrong("MUSTER_CLAIM", "is no place in S3; write s3://bucket/prefix");
+                self.wrong("MUSTER_CLAIM", "is not a location in S3; write s3://bucket/prefix");
                 None
             }
         }
@@ -454,7 +457,7 @@ impl Reader<'_> {
             true => Vec::new(),
             false if names.iter().all(|name| (1..=255).contains(&name.len()) && name.chars().all(fits)) => names,
             false => {
-                self.wrong("MUSTER_LIFECYCLE_HOOK", "is no lifecycle hook's name; write NAME, or NAME,NAME2");
+                self.wrong("MUSTER_LIFECYCLE_HOOK", "is not the name of a lifecycle hook; write NAME, or NAME,NAME2");
                 Vec::new()
             }
         }
@@ -560,7 +563,7 @@ impl Reader<'_> {
             if path.starts_with('/') && url.parse::<hyper::Uri>().is_ok_and(|uri| uri.host() == Some(ECS_AGENT)) {
                 return Some(url);
             }
-            self.wrong(PATH, "is no path; write /path, or the whole URL in AWS_CONTAINER_CREDENTIALS_FULL_URI");
+            self.wrong(PATH, "is not a path; write /path, or the whole URL in AWS_CONTAINER_CREDENTIALS_FULL_URI");
             return None;
         }
         let url = self.url(URL)?;

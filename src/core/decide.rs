@@ -298,8 +298,8 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
     // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
     let ledger = &view.ledger;
     let added = ledger.joined.is_some_and(|j| j.cluster == etcd.cluster && j.member == member.id && !j.spawned);
-    // Our acceptance shows that our disk is the founding's, and so does to have seen the claim absent. To have been told the
-    // list shows nothing: a wiped node is told too.
+    // Having accepted the list, or having seen the claim absent, proves that this disk took part in the founding. Having merely
+    // received the list proves nothing: a wiped node receives it too.
     let accepted = view.accepted_cluster == Some(etcd.cluster);
     let claimed = ledger.saw_unclaimed && view.chosen_cluster == Some(etcd.cluster);
     let renounced = ledger.lists().into_iter().flatten().any(|list| ledger.renounced.contains(&list.token));

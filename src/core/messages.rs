@@ -212,10 +212,10 @@ impl fmt::Display for Hold {
                 write!(f, "{instance} can't be understood ({cause}); that is never read as \"no cluster\"")
             }
             Self::DifferentRoster { instance, theirs: Some(theirs) } if theirs.written.is_some() => {
-                write!(f, "{instance} counts another founding ({theirs}); give all the same MUSTER_ROSTER")
+                write!(f, "{instance} has a different founding configuration ({theirs}); give all the same MUSTER_ROSTER")
             }
             Self::DifferentRoster { instance, theirs: Some(theirs) } => {
-                write!(f, "{instance} counts another founding ({theirs}); waiting for EC2's answers to agree")
+                write!(f, "{instance} has a different founding configuration ({theirs}); waiting for EC2's answers to agree")
             }
             Self::DifferentRoster { instance, theirs: None } => write!(f, "{instance} has no complete roster yet"),
             Self::AwaitProposer { instance } => write!(f, "{instance} is older and proposes"),
@@ -242,7 +242,7 @@ impl fmt::Display for Hold {
                 urls.join(",")
             ),
             Self::AddressTaken { member, kept } => write!(f, "member {member} is listed at this address; {member} {kept}"),
-            Self::Settling => f.write_str("the removal of the old member settles"),
+            Self::Settling => f.write_str("etcd applies the removal of the old member"),
             Self::Ending(ending) => write!(f, "this instance joins no more ({ending})"),
             Self::Left { ending: Known::Known(ending) } => {
                 write!(f, "this instance has left the cluster ({ending}); it joins again if EC2 lets it live on")
@@ -272,7 +272,7 @@ fn not_ours(
     }
     let owner = owner.map_or_else(|| "its owner".to_owned(), ToString::to_string);
     match why {
-        Doubt::OwnerStands => write!(f, "{owner} is shown in being")?,
+        Doubt::OwnerStands => write!(f, "{owner} exists")?,
         Doubt::OwnerUnknown(cause) => write!(f, "what became of {owner} is unknown ({cause})")?,
         Doubt::NoRecord => f.write_str("no list that is seen has that member at this address")?,
         Doubt::Answered { at, cause } => write!(f, "at {at}, where that member is listed, somebody answers ({cause})")?,
@@ -304,7 +304,7 @@ impl fmt::Display for AbsenceReason {
             ),
             Self::AgeUnknown(id) => write!(
                 f,
-                "how old {id} is, nobody says (`launched` in MUSTER_ROSTER's file), so there may have been a cluster; \
+                "the age of {id} is unknown (add `launched` in MUSTER_ROSTER's file), so a cluster may already exist; \
                  MUSTER_FOUND_ABSENT=yes if not"
             ),
             Self::TooFewAnswer { answering, needed, first } => {
@@ -339,7 +339,7 @@ impl fmt::Display for KeepReason {
             Self::NoInstance => {
                 f.write_str("is kept: no instance can be named for it; remove it by hand if it is dead")
             }
-            Self::InstanceExists(id) => write!(f, "is kept: {id} is shown in being"),
+            Self::InstanceExists(id) => write!(f, "is kept: {id} exists"),
             Self::Unknown(id, cause) => write!(f, "is kept: EC2 can't say what became of {id} ({cause})"),
             Self::Dwell => f.write_str("is kept until it has been silent for MUSTER_CLEAN_DWELL"),
             Self::ChangeInFlight(learner) => write!(f, "is kept until learner {learner} votes: one change at a time"),

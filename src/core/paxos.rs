@@ -438,7 +438,7 @@ pub enum Tally {
     Chosen(InitialList),
     /// A higher ballot is about.
     Beaten(Ballot),
-    /// This peer counts another founding.
+    /// This peer has a different founding configuration.
     DifferentRoster(InstanceId),
     /// This peer holds data.
     HasData(InstanceId),

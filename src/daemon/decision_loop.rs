@@ -131,7 +131,7 @@ impl Daemon {
     async fn look(&mut self) -> Result<View, data_dir::Error> {
         let ending = self.notices.recent().await;
         if ending == Known::Known(None) && self.acceptor_state.ledger().left {
-            log::info!("EC2 lets this instance live on");
+            log::info!("EC2 cancelled the termination of this instance");
             if let Err(error) = self.acceptor_state.amend(|ledger| ledger.left = false) {
                 log::error!("{error}");
             }
@@ -226,7 +226,7 @@ impl Daemon {
             Wrote::Refused { fault, pause } => {
                 match fault {
                     Some(fault) => self.complain(Step::Claim(claiming.clone()).label(), fault),
-                    None => log::info!("somebody else's claim came first"),
+                    None => log::info!("another node's claim was written first"),
                 }
                 self.pause_or_stir(clock::jittered(pause)).await;
             }

@@ -84,7 +84,7 @@ impl Departure<'_> {
                 Known::Known(None) => {
                     self.hooks.recall_termination();
                     if ended_before {
-                        log::info!("EC2 lets this instance live on");
+                        log::info!("EC2 cancelled the termination of this instance");
                     }
                     said.clear();
                     POLL

@@ -237,7 +237,7 @@ async fn bounded<T>(work: impl Future<Output = Result<T, Failure>>, url: String,
 }
 
 fn target(uri: &Uri) -> Result<(String, u16, bool), Failure> {
-    let bad = || Failure::Protocol("is no http:// or https:// URL".to_owned());
+    let bad = || Failure::Protocol("is not an http:// or https:// URL".to_owned());
     let secure = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,

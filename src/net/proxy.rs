@@ -26,12 +26,12 @@ impl Proxy {
             uri.scheme_str() == Some("http") && has_host && uri.port_u16().is_some() && ["", "/"].contains(&uri.path())
         };
         match uri.is_some_and(|uri| well_formed(&uri)) {
-            // What makes no uri of it is none to the matcher either: it would go on without a proxy.
+            // The matcher silently ignores a URL that it cannot parse, and would go on without a proxy: reject it here.
             true => Ok(Self(Arc::new(Matcher::builder().https(url).no(except).build()))),
             false if ["https:", "socks"].iter().any(|scheme| url.starts_with(scheme)) => {
                 Err("only a proxy that is spoken to over plain http is supported".to_owned())
             }
-            false => Err("is no proxy's URL".to_owned()),
+            false => Err("is not a proxy URL".to_owned()),
         }
     }
 

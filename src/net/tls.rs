@@ -99,9 +99,8 @@ impl Trust {
         Self { pinned: Some((hosts, cert)), ..self }
     }
 
-    /// What AWS is believed by: the public roots, and those of further files. The files are read when the first connection is made, and until they can
-    /// be read: an etcd with its data is to start whether or not AWS can be asked, so a bad file means no more than that, and
-    /// is had again when it is mended.
+    /// How AWS is verified: by the public roots, and by those of further files. The files are loaded on the first connection, and the load is
+    /// retried until it succeeds. A bad file makes AWS unreachable, but never stops etcd from starting.
     pub fn public(beside: impl IntoIterator<Item = CaFile>) -> Self {
         let believed = Believed::Public { beside: beside.into_iter().collect() };
         Self { believed, shown: None, names: Names::default(), pinned: None, kept: Some(Arc::default()) }

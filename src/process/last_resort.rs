@@ -4,13 +4,12 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
 use super::reaper::Reaper;
 use super::signals::take_stops;
-use crate::util::clock;
 use crate::util::exit::{Code, Failure, conclude};
 
 /// For the main thread to take up a stop, and to ask the child to end: leadership is handed over first, which is bounded by less.
@@ -28,8 +27,9 @@ impl Obeyed {
     }
 }
 
-/// From now on a thread of its own takes the signals that ask for a stop; they come through this pipe, and to the main thread. A stop
-/// that the main thread doesn't take up within 10 s is carried out by it: the children are asked to end, are waited for so long, and are killed; then the program ends.
+/// From now on a thread of its own takes the signals that ask for a stop; they come through this pipe, and to the main thread. It carries
+/// out a stop that the main thread doesn't take up within 10 s: the children are asked to end, are waited for so long, and are killed; then
+/// the program ends.
 ///
 /// # Errors
 /// A thread that can't be had.
@@ -43,9 +43,7 @@ pub fn stand_by(signals: UnixStream, reaper: Reaper, stop_timeout: Duration) -> 
             log::error!("signals can't be had: {error}");
         }
         wait_for_signal(&signals);
-        let asked = clock::now();
-        if signals.set_read_timeout(Some(POLL)).is_err() || waits_until(&signals, asked + OBEY_WITHIN, || seen.is_set())
-        {
+        if signals.set_read_timeout(Some(POLL)).is_err() || came_true(&signals, OBEY_WITHIN, || seen.is_set()) {
             return;
         }
         end_all(&signals, &reaper, stop_timeout);
@@ -63,13 +61,15 @@ fn wait_for_signal(mut signals: &UnixStream) {
     while !matches!(signals.read(&mut [0; 64]), Ok(1..)) {}
 }
 
-/// Whether that came true in time. A pause here is a read of the pipe that nobody answers.
-fn waits_until(mut signals: &UnixStream, deadline: Instant, is_so: impl Fn() -> bool) -> bool {
+/// Whether that came true within so many pauses. A pause is a read of the pipe that nothing answers; they are counted, not timed, for a
+/// program that was frozen meanwhile had no chance to make it true.
+fn came_true(mut signals: &UnixStream, within: Duration, is_so: impl Fn() -> bool) -> bool {
+    let mut left = within.as_millis() / POLL.as_millis();
     while !is_so() {
-        if clock::now() >= deadline {
+        if left == 0 {
             return false;
         }
-        let _more_signals = signals.read(&mut [0; 64]);
+        left -= u128::from(signals.read(&mut [0; 64]).is_err());
     }
     true
 }
@@ -87,11 +87,29 @@ fn end_all(signals: &UnixStream, reaper: &Reaper, stop_timeout: Duration) {
         reaper.running().is_empty()
     };
     tell(Signal::SIGTERM);
-    if !waits_until(signals, clock::now() + stop_timeout, all_have_ended) {
+    if !came_true(signals, stop_timeout, all_have_ended) {
         tell(Signal::SIGKILL);
     }
     std::process::exit(conclude(Err(Failure::new(
         Code::System,
         "stopped by the last resort, for the main thread hangs",
     ))));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn pauses_are_counted_and_further_signals_are_none() {
+        let (signals, mut more) = UnixStream::pair().unwrap();
+        signals.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert!(!came_true(&signals, POLL * 3, || false));
+        let seen = AtomicBool::new(false);
+        let second_look = || seen.swap(true, Ordering::Relaxed);
+        more.write_all(b"X").unwrap();
+        assert!(came_true(&signals, POLL, second_look), "the signal took no pause");
+    }
 }

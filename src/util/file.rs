@@ -66,7 +66,7 @@ pub async fn fetch(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`fetch`]; and bytes that are no UTF-8.
 pub async fn fetch_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(fetch(path).await?).map_err(|_| io::Error::other("it is no text in UTF-8"))
+    String::from_utf8(fetch(path).await?).map_err(|_| io::Error::other("it is not UTF-8 text"))
 }
 
 /// Does what looks at that path beside the main thread, and waits for it no longer than [`PATIENCE`]. Cancel-safe: what was begun is

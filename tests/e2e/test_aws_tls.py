@@ -411,9 +411,9 @@ def test_what_fails_behind_a_proxy_names_it_too(lab, node, proxy, proxied, ca, t
     [
         ("https://etcd:hunter2@proxy:3129", "only a proxy that is spoken to over plain http"),
         ("socks5h://etcd:hunter2@proxy:1080", "only a proxy that is spoken to over plain http"),
-        ("proxy:3128", "is no proxy's URL"),
-        ("http://proxy", "is no proxy's URL"),
-        ("http://etcd:hunter2", "is no proxy's URL"),
+        ("proxy:3128", "is not a proxy URL"),
+        ("http://proxy", "is not a proxy URL"),
+        ("http://etcd:hunter2", "is not a proxy URL"),
     ],
 )
 def test_a_proxy_that_is_none_is_a_wrong_setting(lab, node, url, words):

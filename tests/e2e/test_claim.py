@@ -150,7 +150,7 @@ def test_claimers_and_voters_dont_mix(lab, claims):
     start(nodes[2])
     wait_said(lab, nodes[2], "hold: ")
     start(*nodes[:2])
-    wait_said(lab, nodes[0], "counts another founding")
+    wait_said(lab, nodes[0], "has a different founding configuration")
     wait_looks(lab, *nodes)
     assert not any(node.etcd_pids() for node in nodes)
     stop(nodes[2])

@@ -201,7 +201,7 @@ def test_a_refusal_without_a_reason_is_the_stores_fault_and_said_once(lab, store
     pauses = [later - earlier for earlier, later in zip(at, at[1:])]
     assert pauses[-1] > 2 * pauses[0], pauses
     assert sum("the store refuses a write" in line for line in lines(node)) == 1
-    assert not said(node, "somebody else's claim came first") and no_etcd_ran(node)
+    assert not said(node, "another node's claim was written first") and no_etcd_ran(node)
     store.heal()
     wait_formed(lab, node)
 

@@ -269,7 +269,7 @@ def test_nodes_that_are_shown_different_fleets_do_not_found_until_they_agree(lab
     start(*nodes[1:])
     for node in nodes:
         lab.wait(lambda: said(node, "hold: "), BOUND, "a node that holds")
-    assert lab.wait(lambda: any(said(n, "hold: ", "counts another founding") for n in nodes), BOUND, "the reason")
+    assert lab.wait(lambda: any(said(n, "hold: ", "has a different founding configuration") for n in nodes), BOUND, "the reason")
     wait_looks(lab, *nodes, more=5)
     assert no_etcd_ran(*nodes)
     lab.heal_ec2()

@@ -304,7 +304,7 @@ def test_an_end_that_is_called_off_before_leaving_changes_nothing(lab):
     ending(nodes[0])
     wait_said(lab, nodes[0], "its member stays until then")
     nodes[0].imds.meta_data[STATE] = "InService"
-    wait_said(lab, nodes[0], "EC2 lets this instance live on")
+    wait_said(lab, nodes[0], "EC2 cancelled the termination of this instance")
     start(nodes[2])
     wait_formed(lab, *nodes)
     wait_polls(lab, nodes[0])

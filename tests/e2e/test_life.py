@@ -360,7 +360,7 @@ def test_a_member_that_hangs_is_never_removed(lab):
     os.kill(etcd_pid(hung), signal.SIGSTOP)
     spare = lab.add_node()
     start(spare)
-    reason = wait_said(lab, spare, "hold: spare", before[hung.peer_url], f"{hung.instance.id} is shown in being")
+    reason = wait_said(lab, spare, "hold: spare", before[hung.peer_url], f"{hung.instance.id} exists")
     assert "kept" in reason
     wait_looks(lab, spare, more=4)
     assert member_ids(nodes[0]) == before
@@ -393,7 +393,7 @@ def test_a_stopped_instance_is_not_removed(lab):
     lab.stop_instances(nodes[2])
     spare = lab.add_node()
     start(spare)
-    wait_said(lab, spare, "hold: spare", f"{nodes[2].instance.id} is shown in being")
+    wait_said(lab, spare, "hold: spare", f"{nodes[2].instance.id} exists")
     wait_looks(lab, spare, more=4)
     assert member_ids(nodes[0]) == before
     lab.start_instances(nodes[2])

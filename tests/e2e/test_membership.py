@@ -211,7 +211,7 @@ def test_who_is_not_gone_by_ec2s_word_is_never_removed(lab, silence):
         lab.stop_instances(quiet)
         if silence == "stopping":
             lab.fault_ec2(shown_as("stopping", quiet.instance.id))
-    kept = f"{quiet.instance.id} is shown in being"
+    kept = f"{quiet.instance.id} exists"
     lab.wait(lambda: any(said(node, "reconcile: member ", kept) for node in rest), BOUND, "the leader's reason")
     listings = lambda: sum(node.front.calls["DescribeInstances"] for node in rest)
     calls = listings()

@@ -159,7 +159,7 @@ def test_a_host_is_replaced_when_the_file_says_that_it_is_terminated(lab):
     (new,) = hosts(lab, "db-4")
     write([entry(node) for node in [*nodes, new]], new)
     start(new)
-    wait_said(lab, new, "hold: spare", "db-3 is shown in being")
+    wait_said(lab, new, "hold: spare", "db-3 exists")
     write([entry(node) for node in [*survivors, new]], new)
     wait_said(lab, new, "hold: spare", "no instance can be named for it")
     wait_looks(lab, new)
@@ -251,7 +251,7 @@ def test_an_absent_host_is_waited_for_until_the_operator_vouches(lab):
     write([entry(node) for node in nodes], *nodes)
     early = nodes[:2]
     start(*early)
-    wait_said(lab, early[0], "hold: db-3 did not answer; how old db-1 is, nobody says")
+    wait_said(lab, early[0], "hold: db-3 did not answer; the age of db-1 is unknown")
     wait_looks(lab, *early)
     assert no_etcd_ran(*early)
     for node in early:
@@ -292,7 +292,7 @@ def test_hosts_with_lists_that_differ_never_found(lab):
             wait_said(lab, nodes[2], "hold: ")
             start(*nodes[:2])
         for node in nodes[:2]:
-            wait_said(lab, node, "hold: db-3 counts another founding", told, "give all the same MUSTER_ROSTER", since=since[node])
+            wait_said(lab, node, "hold: db-3 has a different founding configuration", told, "give all the same MUSTER_ROSTER", since=since[node])
         wait_looks(lab, *nodes)
         assert no_etcd_ran(*nodes)
     write(whole, nodes[2])

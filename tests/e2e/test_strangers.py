@@ -229,7 +229,7 @@ def test_others_words_steer_nothing(lab):
             return any("READY=1" in message for message in told)
 
         start(node)
-        wait_said(lab, node, "hold: ", "counts another founding")
+        wait_said(lab, node, "hold: ", "has a different founding configuration")
         lab.wait(heard, BOUND, "the charter's words at the service manager")
         assert all("\n" not in message and not STEERING.search(message) for message in told), told
         assert not STEERING.search(node.log_text())

@@ -69,7 +69,7 @@ fn damage(error: &pem::Error) -> &'static str {
         pem::Error::MissingSectionEnd { .. } | pem::Error::IllegalSectionStart { .. } => {
             "a BEGIN or END line is missing, or isn't on a line of its own"
         }
-        pem::Error::Base64Decode(_) => "what is between BEGIN and END is no base64",
+        pem::Error::Base64Decode(_) => "what is between BEGIN and END is not base64",
         _ => "it can't be taken apart",
     }
 }

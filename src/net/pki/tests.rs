@@ -246,7 +246,7 @@ fn files_that_hold_something_else() {
     );
     loads_as(
         |scene| drop(scene.dir.write("client.crt", "-----BEGIN CERTIFICATE-----\n$\n-----END CERTIFICATE-----\n")),
-        "client.crt: its PEM is damaged: what is between BEGIN and END is no base64; copy it anew",
+        "client.crt: its PEM is damaged: what is between BEGIN and END is not base64; copy it anew",
     );
     loads_as(
         |scene| drop(scene.dir.write("client.crt", &scene.leaf.pem[..200])),
