@@ -59,3 +59,23 @@ fn every_hold_and_halt_is_explained() {
     assert_eq!(holds, explained(HOLDS));
     assert_eq!(of("Halt"), explained(HALTS));
 }
+
+/// Every relative link of the documents leads to a file.
+#[test]
+fn links_lead_somewhere() {
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let tops = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root().join(name));
+    let mut links = 0;
+    for page in docs.chain(tops).filter(|path| path.extension().is_some_and(|e| e == "md")) {
+        let text = fs::read_to_string(&page).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            links += 1;
+            assert!(page.parent().unwrap().join(file).exists(), "{}: {target}", page.display());
+        }
+    }
+    assert!(links > 30, "{links}");
+}
