@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use etcd_muster::core::decide::decide;
 use etcd_muster::core::view::{EtcdSeen, PeerState, Quorum};
-use etcd_muster::daemon::observer::Probe;
+use etcd_muster::daemon::probe::Probe;
 use etcd_muster::peer::clients::PeerClients;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,5 +1,6 @@
 //! The only owner of state: observe, decide, act, and again; signals and child exits in between.
 
+pub mod background_probes;
 pub mod certificates;
 pub mod claim_store;
 mod dead_member_remover;
@@ -10,7 +11,7 @@ mod executor;
 pub mod lifecycle_hooks;
 mod member_monitor;
 pub mod observer;
-pub mod probes;
+pub mod probe;
 pub mod services;
 mod startup;
 mod stop;
