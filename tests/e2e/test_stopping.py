@@ -52,7 +52,7 @@ def test_a_stop_with_clients_is_bounded_clean_and_loses_nothing(lab):
 
 def test_a_stop_that_nobody_holds_up_ends_by_itself(lab):
     """The bound is for clients that don't let go: an etcd that can end is never killed."""
-    nodes = form(lab, 3, size=3)
+    nodes = form(lab, 3, size=3, MUSTER_DRAIN_TIMEOUT="25s")  # far more than it takes
     assert stop(nodes[0]) == 0
     assert not said(nodes[0], "etcd still had clients")
 
@@ -74,6 +74,8 @@ def test_without_a_quorum_of_the_others_nothing_is_cut_short(lab):
     """One of three is down: what the second has may be nowhere else but here."""
     nodes = form(lab, 3, size=3, MUSTER_STOP_TIMEOUT="20s")
     nodes[2].power_off()
+    # It may have been the leader: until the next is elected nobody is healthy.
+    lab.wait(lambda: all(node.etcd.health() for node in nodes[:2]), BOUND, "two healthy members")
     with Watch(nodes[0].etcd, "key"):
         assert stop(nodes[0]) == 0
     assert said(nodes[0], "etcd has not ended after 3 s", "since 1 other voters are healthy, a quorum is 2")
