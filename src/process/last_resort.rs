@@ -58,7 +58,10 @@ impl Obeyed {
 }
 
 fn wait_for_signal(mut signals: &UnixStream) {
-    while !matches!(signals.read(&mut [0; 64]), Ok(1..)) {}
+    while !matches!(signals.read(&mut [0; 64]), Ok(1..)) {
+        // Neither an end nor an error is met here: the write end lives in the handler. If one were, it would not spin.
+        std::thread::park_timeout(POLL);
+    }
 }
 
 /// Whether that came true within so many pauses. A pause is a read of the pipe that nothing answers; they are counted, not timed, for a
@@ -69,7 +72,8 @@ fn came_true(mut signals: &UnixStream, within: Duration, is_so: impl Fn() -> boo
         if left == 0 {
             return false;
         }
-        left -= u128::from(signals.read(&mut [0; 64]).is_err());
+        // Another signal interrupts a pause; that is none.
+        left -= u128::from(signals.read(&mut [0; 64]).is_err_and(|error| error.kind() != io::ErrorKind::Interrupted));
     }
     true
 }

@@ -25,7 +25,7 @@ impl Backoff {
         pause
     }
 
-    /// The same, up to a half less or more by chance: for those who would else try at one moment.
+    /// The same, half to whole of it by chance: for those who would else try at one moment.
     pub fn jittered(&mut self) -> Duration {
         clock::jittered(self.pause())
     }

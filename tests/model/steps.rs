@@ -60,7 +60,7 @@ fn go_on(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, Wo
     let name = NAMES[n];
     let mut after = world.clone();
     match &node.doing {
-        // What a crash broke off comes first, as in `Daemon::deliberate`.
+        // What a crash broke off comes first, as in `Daemon::deliberate` (decision_loop.rs).
         Doing::Deliberates if node.moving.is_some() => {
             finish_quarantine(&mut after, n);
             add(format!("{name} finishes its quarantine"), after);
