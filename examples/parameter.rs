@@ -22,13 +22,13 @@ fn read() -> Result<i32, Failure> {
         Failure::new(Code::Config, lines.join("\n"))
     };
     let config = config::read(&config::environment(&[])).map_err(wrong)?;
-    logger::start(config.log_level, config.log_format);
+    logger::start(config.log.level, config.log.format);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
     let value = runtime.block_on(async {
-        let imds = discovery::metadata_service(&config);
+        let imds = discovery::metadata_service(&config.aws);
         let region = discovery::fetch_identity(&config, &imds).await.map_err(Failure::from)?.region;
-        let ssm = Aws::new(&config, imds, region.as_deref()).ssm();
+        let ssm = Aws::new(&config.aws, imds, region.as_deref()).ssm();
         let failed =
             |error: Error| Failure::new(if error.is_denial() { Code::Denied } else { Code::Unavailable }, error);
         ssm.parameter(&name).await.map_err(failed)

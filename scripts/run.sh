@@ -3,11 +3,11 @@
 # until every member is healthy, and prints the endpoints.
 #   scripts/run.sh [--yes] [terraform's own arguments, as -var shape=group]
 #   scripts/run.sh --destroy [--yes] [the same arguments]
-# --yes doesn't ask. Data volumes with at_destroy = "keep" stay, and are named.
+# --yes doesn't ask. Data volumes with at_destroy = "keep" stay, and so does a bucket for snapshots; they are named.
 set -eu
 cd "$(dirname "$0")/../terraform/init"
 
-HEALTHY_WITHIN=1200 # seconds; machines boot in one to three minutes, a founding waits up to one more
+HEALTHY_WITHIN=1200 # seconds; machines boot in one to three minutes, a bootstrap waits up to one more
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "run.sh: $*"; exit 1; }
@@ -31,7 +31,7 @@ for tool in terraform aws openssl; do
 done
 [ -z "$missing" ] || fail "missing:$missing; install them (terraform 1.11 or later, the AWS CLI), then run me again"
 [ -e aws_credentials.tf ] || fail "no terraform/init/aws_credentials.tf: \
-cp terraform/init/aws_credentials.tf.example terraform/init/aws_credentials.tf, and look into it"
+cp terraform/init/aws_credentials.tf.example terraform/init/aws_credentials.tf, and edit it"
 
 confirm() {
     [ "$sure" = yes ] && return
@@ -80,7 +80,7 @@ told=$(ask 'join(" ", [var.region, var.tls])' "$@") || true
 region=${told% *} tls=${told#* }
 who=$(aws sts get-caller-identity ${region:+--region "$region"} --query '[Account, Arn]' --output text 2>&1) ||
     fail "AWS doesn't know you${region:+ in $region}: $(printf '%s\n' "$who" | sed -n '/./{p;q;}'); \
-log in (aws sso login), export AWS_PROFILE=NAME (see terraform/init/aws_credentials.tf), or mend the variable region"
+log in (aws sso login), export AWS_PROFILE=NAME (see terraform/init/aws_credentials.tf), or correct the variable region"
 say "Account $(printf '%s\n' "$who" | tr '\t' ' ')${region:+, region $region}"
 
 # Terraform waits for what it is doing, and saves what it has done; then it is our turn.
@@ -96,11 +96,20 @@ if [ "$destroy" = yes ]; then
     [ -n "$(terraform state list 2>/dev/null)" ] ||
         fail "there is nothing to destroy: Terraform's state is empty; \
 it is where you applied: terraform/init/terraform.tfstate, or your backend"
-    # Terraform refuses to destroy kept volumes, so they are taken out of its state; a plan that isn't applied puts them back.
-    kept=$(terraform state list | grep '\.aws_ebs_volume\.kept\[' || true)
-    if [ -n "$kept" ]; then
+    # Terraform refuses to destroy kept volumes and the bucket for snapshots, so they are taken out of its state, the bucket with all
+    # that guards it; a plan that isn't applied puts them back.
+    volumes=$(terraform state list | grep '\.aws_ebs_volume\.kept\[' || true)
+    bucket=$(terraform state list | grep '\.aws_s3_bucket[a-z_]*\.snapshots\[' || true)
+    kept=$(printf '%s\n' "$volumes" "$bucket" | sed '/^$/d')
+    if [ -n "$volumes" ]; then
         say "These data volumes stay, and Terraform forgets them: $(terraform output -json data_volume_ids)"
         say 'A new cluster at the same addresses takes them as existing_volumes.'
+    fi
+    if [ -n "$bucket" ]; then
+        say "The snapshots stay, and Terraform forgets their bucket: $(terraform output -raw snapshots_place)"
+        say 'A new cluster takes it as the place in its snapshots.'
+    fi
+    if [ -n "$kept" ]; then
         state=$(mktemp)
         terraform state pull >"$state"
         trap 'terraform state push -force "$state" >/dev/null; rm -f "$plan" "$state"' EXIT

@@ -1,6 +1,6 @@
-//! etcd-muster: EC2 instances that carry a tag become one etcd cluster, and stay one.
+//! etcd-muster: forms one etcd cluster from the EC2 instances that carry a tag, and maintains it.
 //!
-//! The program is `main.rs`; this is everything under it, as a library so that tests, benches and fuzz targets reach it.
+//! The program is `main.rs`; everything else is here, as a library so that tests, benches and fuzz targets can use it.
 #![deny(clippy::print_stdout, reason = "cli/terminal.rs alone prints")]
 
 pub use muster_core as core;
@@ -14,6 +14,7 @@ pub mod etcd;
 pub mod net;
 pub mod peer;
 pub mod process;
+pub mod snapshot;
 pub mod state;
 pub mod status;
 pub mod util;

@@ -1,4 +1,4 @@
-//! The program: what `commands` does, and the code it ends with.
+//! The program: runs the command line, and exits with its code.
 
 use etcd_muster::cli;
 use etcd_muster::util::exit;

@@ -301,7 +301,7 @@ fn lists_that_differ_never_agree() {
         says(&mut v, 'b', fresh('b', &policy.charter(&theirs)), NO_TIME);
         let hold = decide(&policy, &v);
         assert!(matches!(hold, Step::Hold(Hold::DifferentRoster { .. })), "{why}: {hold}");
-        assert!(hold.to_string().ends_with("give all the same MUSTER_ROSTER"), "{hold}");
+        assert!(hold.to_string().ends_with("set the same MUSTER_HOSTS on all nodes"), "{hold}");
         let standing = AcceptorContext { charter: Some(policy.charter(&ours)), ..AcceptorContext::default() };
         let ballot = Ballot { round: 1, proposer: id('b'), nonce: 2 };
         let call = Call::Prepare { charter: policy.charter(&theirs), ballot };
@@ -337,19 +337,19 @@ fn the_member_that_bears_our_name_elsewhere_is_replaced_only_once_it_is_silent()
         Step::Hold(Hold::NameTaken { kept, .. }) => kept,
         other => panic!("{other}"),
     };
-    v.fates.insert(member_id('c'), Liveness::Answers);
+    v.liveness.insert(member_id('c'), Liveness::Answers);
     assert_eq!(kept(decide(&policy, &v)), KeepReason::Alive);
     v.roster = Known::Unknown("half a file".into());
-    v.fates.clear();
+    v.liveness.clear();
     let unasked = muster_core::decide::decide(&policy, &v);
     assert_eq!(kept(unasked), KeepReason::Unasked, "nor while the list can't be read");
-    v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(29)));
+    v.liveness.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(29)));
     assert_eq!(kept(decide(&policy, &v)), KeepReason::Dwell);
-    v.fates.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(30)));
+    v.liveness.insert(member_id('c'), fate('c', Known::Known(false), Duration::from_secs(30)));
     assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('c'), why: RemovalReason::OwnOldId });
-    v.fates.insert(member_id('b'), fate('b', Known::Known(false), LONG));
+    v.liveness.insert(member_id('b'), fate('b', Known::Known(false), LONG));
     assert!(matches!(kept(decide(&policy, &v)), KeepReason::QuorumAfter { .. }));
-    v.fates.clear();
+    v.liveness.clear();
     v.me.listed = listed('c');
     let at_home = Step::RemoveMember { id: member_id('c'), why: RemovalReason::OwnOldId };
     assert_eq!(decide(&policy, &v), at_home, "where it was, we are: its disk is lost");
@@ -742,7 +742,7 @@ fn a_replacement_removes_the_provably_dead_first() {
         (Known::Known(true), dwell - Duration::from_secs(1), Some(KeepReason::Dwell)),
         (Known::Known(true), dwell, None),
     ] {
-        v.fates.insert(member_id('a'), fate('a', gone, silent));
+        v.liveness.insert(member_id('a'), fate('a', gone, silent));
         match (decide(&policy, &v), kept) {
             (Step::RemoveMember { id, why: RemovalReason::Gone(_) }, None) => assert_eq!(id, member_id('a')),
             (Step::Hold(Hold::Spare { kept, .. }), Some(why)) => assert!(kept.contains(&(member_id('a'), why))),
@@ -756,8 +756,8 @@ fn nobody_is_removed_below_quorum() {
     let policy = policy(Some(3));
     let mut v = view('d', "bcd");
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
-    v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
-    v.fates.insert(member_id('c'), fate('c', Known::Known(false), LONG));
+    v.liveness.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    v.liveness.insert(member_id('c'), fate('c', Known::Known(false), LONG));
     let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
     assert!(kept.contains(&(member_id('a'), KeepReason::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
 }
@@ -769,9 +769,9 @@ fn nobody_is_removed_while_a_learner_is_on_its_way() {
     let PeerState::Etcd(mut seen) = etcd("abc", true) else { panic!() };
     seen.members.push(Member { is_learner: true, ..voter('x') });
     says(&mut v, 'b', PeerState::Etcd(seen), NO_TIME);
-    v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    v.liveness.insert(member_id('a'), fate('a', Known::Known(true), LONG));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { member, .. }) if member == member_id('x')));
-    v.fates.insert(member_id('x'), fate('x', Known::Known(true), LONG));
+    v.liveness.insert(member_id('x'), fate('x', Known::Known(true), LONG));
     let Step::RemoveMember { .. } = decide(&policy, &v) else { panic!("a dead learner blocks nobody") };
 }
 
@@ -783,7 +783,7 @@ fn the_unhealthy_are_removed_only_where_the_operator_says_so() {
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
     for (silent, removed) in [(UNHEALTHY_AFTER, true), (UNHEALTHY_AFTER - Duration::from_secs(1), false)] {
         for gone in [Known::Known(false), Known::Unknown("throttled".into())] {
-            v.fates.insert(member_id('a'), fate('a', gone, silent));
+            v.liveness.insert(member_id('a'), fate('a', gone, silent));
             let why = RemovalReason::Unhealthy;
             assert_eq!(decide(&bold, &v) == Step::RemoveMember { id: member_id('a'), why }, removed);
             assert!(matches!(decide(&cautious, &v), Step::Hold(Hold::Spare { .. })));
@@ -797,8 +797,8 @@ fn without_a_replacement_no_cluster_shrinks_so_far_that_fresh_ones_could_outvote
         let mut v = view('a', "ab");
         v.data = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
         says(&mut v, 'b', etcd(members, true), NO_TIME);
-        v.fates.insert(member_id('z'), fate('z', Known::Known(true), LONG));
-        v.fates.insert(member_id('a'), Liveness::Answers);
+        v.liveness.insert(member_id('z'), fate('z', Known::Known(true), LONG));
+        v.liveness.insert(member_id('a'), Liveness::Answers);
         others_answer(&mut v);
         reconcile(&policy(Some(size)), &v, LIVING)
     };
@@ -808,7 +808,7 @@ fn without_a_replacement_no_cluster_shrinks_so_far_that_fresh_ones_could_outvote
     let mut unseen = view('a', "ab");
     unseen.roster = Known::Unknown("throttled".into());
     says(&mut unseen, 'b', etcd("abz", true), NO_TIME);
-    unseen.fates.insert(member_id('z'), fate('z', Known::Known(true), LONG));
+    unseen.liveness.insert(member_id('z'), fate('z', Known::Known(true), LONG));
     assert_eq!(reconcile(&policy(Some(3)), &unseen, LIVING), Err(Vec::new()));
     assert_eq!(reconcile(&policy(Some(3)), &unseen, ClusterId(7)), Err(Vec::new()));
 }
@@ -907,7 +907,7 @@ fn an_instance_that_ends_joins_nothing_but_its_member_runs_on() {
 
     let mut replacing = view('d', "bcd");
     says(&mut replacing, 'b', etcd("abc", true), NO_TIME);
-    replacing.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    replacing.liveness.insert(member_id('a'), fate('a', Known::Known(true), LONG));
     assert!(matches!(decide(&policy, &replacing), Step::RemoveMember { .. }));
     replacing.ending = terminated();
     assert!(matches!(decide(&policy, &replacing), Step::Hold(Hold::Ending(_))));
@@ -1013,9 +1013,9 @@ fn the_disk_of_an_owner_that_is_gone_runs_where_it_is_now() {
     let policy = policy(Some(3));
     let mut v = a_copy(true);
     v.owner_gone = Known::Known(true);
-    v.fates.insert(member_id('a'), fate('a', Known::Known(true), NO_TIME));
+    v.liveness.insert(member_id('a'), fate('a', Known::Known(true), NO_TIME));
     assert_eq!(decide(&policy, &v), Step::UpdateSelf { id: member_id('a') }, "at once");
-    v.fates.insert(member_id('a'), Liveness::Answers);
+    v.liveness.insert(member_id('a'), Liveness::Answers);
     assert_eq!(doubt(decide(&policy, &v)), Doubt::OwnerStands, "whoever answers is not gone");
     let mut alone = a_copy(false);
     alone.owner_gone = Known::Known(true);
@@ -1032,7 +1032,7 @@ fn an_owner_that_is_only_silent_is_never_replaced_by_a_copy() {
         let mut v = a_copy(true);
         v.ledger.instance = owner;
         says(&mut v, 'a', PeerState::Refused, LONG);
-        v.fates.insert(member_id('a'), fate('a', Known::Known(false), LONG));
+        v.liveness.insert(member_id('a'), fate('a', Known::Known(false), LONG));
         assert_eq!(doubt(decide(&policy, &v)), why);
         let vouched = Policy { adopt: Some(member_id('a')), ..policy.clone() };
         assert_eq!(decide(&vouched, &v), Step::UpdateSelf { id: member_id('a') });
@@ -1076,11 +1076,11 @@ fn our_old_place_is_not_removed_while_anybody_answers_as_that_member() {
     let mut v = view('a', "abc");
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
     v.me.listed.peer_urls = vec!["http://new-a:2380".to_owned()];
-    v.fates.insert(member_id('a'), Liveness::Answers);
+    v.liveness.insert(member_id('a'), Liveness::Answers);
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: KeepReason::Alive, .. })));
-    v.fates.insert(member_id('a'), Liveness::Unknown);
+    v.liveness.insert(member_id('a'), Liveness::Unknown);
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { kept: KeepReason::Unasked, .. })));
-    v.fates.insert(member_id('a'), fate('a', Known::Known(false), NO_TIME));
+    v.liveness.insert(member_id('a'), fate('a', Known::Known(false), NO_TIME));
     assert_eq!(decide(&policy, &v), Step::RemoveMember { id: member_id('a'), why: RemovalReason::OwnOldId });
 }
 
@@ -1094,7 +1094,7 @@ fn an_older_copy_of_its_own_disk_is_had_anew_or_waits() {
     v.log = seen(300, 500);
     let step = decide(&policy, &v);
     assert!(matches!(&step, Step::Hold(Hold::OlderCopy { by, .. }) if *by == id('c')), "{step}");
-    assert!(step.to_string().contains("could be lost") && step.to_string().contains("MUSTER_ADOPT=61"), "{step}");
+    assert!(step.to_string().contains("could lose writes") && step.to_string().contains("MUSTER_ADOPT=61"), "{step}");
     assert_eq!(decide(&Policy { adopt: Some(member_id('a')), ..policy.clone() }, &v), Step::Resume);
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
     assert!(matches!(decide(&policy, &v), Step::Quarantine(Quarantine::OlderCopy { .. })), "a quorum has all of it");
@@ -1151,11 +1151,11 @@ fn a_place_of_ours_under_another_address_is_given_up() {
         Member { id: MemberId(9), name: String::new(), client_urls: Vec::new(), is_learner: true, ..voter('x') };
     seen.members.push(place);
     says(&mut v, 'a', PeerState::Etcd(seen), NO_TIME);
-    v.fates.insert(MemberId(9), fate('c', Known::Known(false), NO_TIME));
+    v.liveness.insert(MemberId(9), fate('c', Known::Known(false), NO_TIME));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { .. })), "somebody's");
     v.ledger.joined = Some(Joined { cluster: LIVING, member: MemberId(9), spawned: false });
     assert_eq!(decide(&policy, &v), Step::RemoveMember { id: MemberId(9), why: RemovalReason::OwnOldId });
-    v.fates.insert(MemberId(9), Liveness::Answers);
+    v.liveness.insert(MemberId(9), Liveness::Answers);
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::NameTaken { .. })), "somebody runs in it");
 }
 
@@ -1184,7 +1184,7 @@ fn a_strangers_word_changes_nothing() {
     let policy = policy(Some(3));
     let mut v = view('c', "abc");
     all_fresh(&policy, &mut v, "ab");
-    let standing = v.standing(&policy);
+    let standing = v.acceptor_context(&policy);
     let charter = policy_charter("abc");
     let at = |name: char, url: &str| {
         let mut list = list("abc");
@@ -1248,11 +1248,11 @@ fn of_whom_nothing_is_known_counts_for_no_quorum() {
     let policy = policy(Some(3));
     let mut v = view('d', "abcd");
     says(&mut v, 'b', etcd("abc", true), NO_TIME);
-    v.fates.insert(member_id('a'), fate('a', Known::Known(true), LONG));
-    v.fates.insert(member_id('c'), Liveness::Unknown);
+    v.liveness.insert(member_id('a'), fate('a', Known::Known(true), LONG));
+    v.liveness.insert(member_id('c'), Liveness::Unknown);
     let Step::Hold(Hold::Spare { kept, .. }) = decide(&policy, &v) else { panic!() };
     assert!(kept.contains(&(member_id('a'), KeepReason::QuorumAfter { answering: 1, needed: 2 })), "{kept:?}");
-    v.fates.insert(member_id('c'), Liveness::Answers);
+    v.liveness.insert(member_id('c'), Liveness::Answers);
     assert!(matches!(decide(&policy, &v), Step::RemoveMember { .. }));
 }
 
@@ -1275,21 +1275,21 @@ fn a_learner_that_never_ran_and_is_nobodys_blocks_no_join() {
             silent_for,
         })
     };
-    v.fates.insert(learner.id, nobody(Duration::from_secs(29)));
+    v.liveness.insert(learner.id, nobody(Duration::from_secs(29)));
     let step = decide(&policy, &v);
     assert!(matches!(&step, Step::Hold(Hold::AnotherJoins { kept: KeepReason::Dwell, .. })), "{step}");
     assert!(step.to_string().contains("http://x:2380") && step.to_string().contains("29 s"), "{step}");
-    v.fates.insert(learner.id, nobody(Duration::from_secs(30)));
+    v.liveness.insert(learner.id, nobody(Duration::from_secs(30)));
     assert_eq!(decide(&policy, &v), Step::RemoveMember { id: learner.id, why: RemovalReason::NeverStarted });
     for fate in [Liveness::Unknown, Liveness::Answers, fate('x', Known::Known(false), LONG)] {
-        v.fates.insert(learner.id, fate);
+        v.liveness.insert(learner.id, fate);
         assert!(matches!(decide(&policy, &v), Step::Hold(Hold::AnotherJoins { .. })));
     }
     // A voter without a name counts in every quorum: it goes by proof alone.
     seen.members.last_mut().unwrap().is_learner = false;
     says(&mut v, 'a', PeerState::Etcd(seen.clone()), NO_TIME);
     says(&mut v, 'b', PeerState::Etcd(seen), NO_TIME);
-    v.fates.insert(learner.id, nobody(LONG));
+    v.liveness.insert(learner.id, nobody(LONG));
     assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Spare { .. })));
 }
 
@@ -1299,7 +1299,7 @@ fn a_void_claim_shows_a_disk_from_before_the_next_founding() {
     let policy = Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy(Some(2)) };
     let mut v = view('a', "ab");
     let held = |names| ClaimState::Held { claim: Claim::Founding { list: list(names) }, version: "1".to_owned() };
-    let before = |v: &View, claim: &ClaimState| claim.is_before_a_founding(&v.standing(&policy));
+    let before = |v: &View, claim: &ClaimState| claim.is_before_a_founding(&v.acceptor_context(&policy));
     assert!(before(&v, &ClaimState::Absent) && !before(&v, &held("xy")));
     let mut all = roster("ab").all().to_vec();
     all.extend(["x", "y"].iter().flat_map(|n| n.chars()).map(|n| instance(n, InstanceState::Terminated)));

@@ -5,13 +5,18 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use etcd_muster::config::VARIABLES;
 use muster_core::holds::{Explained, HALTS, HOLDS};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(under: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(under).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 fn table(explained: &[Explained]) -> String {
@@ -26,7 +31,7 @@ fn table(explained: &[Explained]) -> String {
 fn the_documents_hold_every_variable_as_the_program_has_it() {
     let mut table = String::new();
     for v in VARIABLES {
-        writeln!(table, "| `{}` | {} | {} |", v.name, v.default, v.meaning).unwrap();
+        writeln!(table, "| `{}` | {} | {} |", v.name, v.default, v.explained()).unwrap();
     }
     let page = fs::read_to_string(root().join("docs/variables.md")).unwrap();
     assert!(page.contains(&table), "the table in docs/variables.md should be:\n{table}");
@@ -50,8 +55,9 @@ fn every_hold_and_halt_is_explained() {
         quoted(body.split("\n}\n").next().unwrap())
     };
     let mut holds = of("Hold");
-    for file in fs::read_dir(root().join("src/daemon")).unwrap() {
-        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+    holds.extend(of("Obstacle"));
+    for file in files(&root().join("src/daemon")) {
+        let text = fs::read_to_string(file).unwrap();
         let own = text.split("Label::hold(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
         holds.extend(own);
     }

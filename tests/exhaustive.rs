@@ -233,7 +233,7 @@ fn claims(policy: &Policy) -> Vec<ClaimState> {
 const VERSION: &str = "\"1\"";
 
 /// What EC2 says, asked by id, of members that do not answer; and that nothing is known of them.
-fn fates() -> [fn(char) -> Liveness; 6] {
+fn liveness() -> [fn(char) -> Liveness; 6] {
     [
         |name| fate(name, Known::Known(true), LONG),
         |name| fate(name, Known::Known(true), Duration::ZERO),
@@ -287,7 +287,7 @@ const STEPS: usize = 13;
 const NAMES: [&str; STEPS] = [
     "hold",
     "propose",
-    "found alone",
+    "bootstrap alone",
     "start new",
     "remove member",
     "add self",
@@ -399,7 +399,7 @@ fn look_at_disks(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS]))
 }
 
 fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
-    v.fates.clear();
+    v.liveness.clear();
     let silent: Vec<Member> = v.living_clusters().values().flat_map(|etcd| etcd.members.clone()).collect();
     let is_seen = |m: &Member| {
         v.peers
@@ -410,17 +410,17 @@ fn check(policy: &Policy, v: &mut View, count: &mut (u64, [u64; STEPS])) {
     let silent: Vec<Member> = silent.into_iter().filter(|m| !is_seen(m) && m.name != format!("i-{ME}")).collect();
     // That no instance can be named makes a difference only where a member has no name.
     let unnamed = silent.iter().any(|m| m.name.is_empty());
-    let fates = fates();
-    let fates = fates.iter().enumerate().filter(|(which, _)| match which {
+    let liveness = liveness();
+    let liveness = liveness.iter().enumerate().filter(|(which, _)| match which {
         0 => true,
         4 => unnamed,
         _ => !silent.is_empty(),
     });
-    for (_, fate) in fates {
-        seen.iter().for_each(|id| _ = v.fates.insert(*id, Liveness::Answers));
+    for (_, fate) in liveness {
+        seen.iter().for_each(|id| _ = v.liveness.insert(*id, Liveness::Answers));
         for member in &silent {
             let name = member.name.chars().last().unwrap_or('x');
-            v.fates.insert(member.id, fate(name));
+            v.liveness.insert(member.id, fate(name));
         }
         others_answer(v);
         let step = decide(policy, v);
@@ -473,7 +473,7 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 (Step::Claim(claiming), ClaimState::Absent) => held(claiming.replaces.is_none(), "replacing no claim")?,
                 (Step::Claim(claiming), ClaimState::Held { claim: Claim::Founding { list }, version }) => {
                     held(claiming.replaces.as_ref() == Some(version), "replacing a claim unconditionally")?;
-                    held(v.standing(policy).voids(list), "replacing a claim that stands")?;
+                    held(v.acceptor_context(policy).voids(list), "replacing a claim that stands")?;
                 }
                 (_, ClaimState::NotAsked) => held(policy.claim.is_none(), "voting where a claim decides")?,
                 _ => return Err("founding over a claim that stands or isn't known"),
@@ -519,21 +519,27 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             held(living.len() == 1, "G4: removing without one living cluster")?;
             if *why == RemovalReason::Unhealthy {
                 held(policy.clean == Clean::Unhealthy, "removing one not known to be gone unasked")?;
-                let Liveness::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
+                let Liveness::Silent(fate) = v.liveness_of(*member) else {
+                    return Err("removing one not known to be silent");
+                };
                 held(fate.silent_for >= Duration::from_secs(300), "removing before five minutes")?;
             } else if let RemovalReason::Gone(_) = why {
-                held(policy.clean != Clean::Off, "removing with MUSTER_CLEAN=off")?;
-                let Liveness::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
+                held(policy.clean != Clean::Off, "removing with MUSTER_REMOVE=off")?;
+                let Liveness::Silent(fate) = v.liveness_of(*member) else {
+                    return Err("removing one not known to be silent");
+                };
                 held(fate.gone == Known::Known(true), "G4: removing one not known to be gone")?;
                 held(fate.silent_for >= policy.clean_dwell, "removing before the dwell")?;
             } else if *why == RemovalReason::NeverStarted {
-                held(policy.clean != Clean::Off, "removing with MUSTER_CLEAN=off")?;
-                let Liveness::Silent(fate) = v.fate(*member) else { return Err("removing one not known to be silent") };
+                held(policy.clean != Clean::Off, "removing with MUSTER_REMOVE=off")?;
+                let Liveness::Silent(fate) = v.liveness_of(*member) else {
+                    return Err("removing one not known to be silent");
+                };
                 held(fate.silent_for >= policy.clean_dwell && fate.instance.is_none(), "removing somebody's place")?;
                 let member = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
                 held(member.is_some_and(|m| m.is_learner && m.name.is_empty()), "removing one that may have voted")?;
             } else {
-                held(*v.fate(*member) != Liveness::Answers, "removing as ours one that answers")?;
+                held(*v.liveness_of(*member) != Liveness::Answers, "removing as ours one that answers")?;
                 let own = living.values().flat_map(|e| &e.members).find(|m| m.id == *member);
                 held(
                     own.is_some_and(|m| m.peer_urls == v.me.listed.peer_urls || m.name == v.me.listed.name)
@@ -563,7 +569,7 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             if let Known::Known((cluster, member)) = ids {
                 held(!matches!(v.twin, Twin::Runs { .. }), "G6: two run as one member")?;
                 let (ours, etcd) = (v.ledger.instance == Some(id(ME)), living.get(cluster));
-                let silent = v.fate(*member).silent_for();
+                let silent = v.liveness_of(*member).silent_for();
                 let dead = v.owner_gone == Known::Known(true) && (etcd.is_none() || silent.is_some());
                 let here = |m: &Member| m.id == *member && m.peer_urls == v.me.listed.peer_urls;
                 let listed_here = v.etcds().any(|(_, etcd)| etcd.cluster == *cluster && etcd.members.iter().any(here));

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use common::{id, listed, policy, roster};
 use muster_core::paxos::{
-    Accepted, AcceptorContext, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Tally, answer,
-    learn, tally_accepts, tally_promises,
+    Accepted, AcceptorContext, Answer, Ballot, Call, Charter, FirstStart, Joined, Ledger, LeftBehind, Tally, WalVolume,
+    answer, learn, tally_accepts, tally_promises,
 };
 use muster_core::types::{ClusterId, InitialList, InstanceId, MemberId};
 use proptest::prelude::*;
@@ -198,20 +198,23 @@ fn a_node_with_data_promises_nothing() {
     assert_eq!(answer(&world.ledgers[1], &standing, &call), (Answer::HasData, None));
 }
 
+/// No WAL, and our mark: nothing was ever written there.
+const EMPTY: WalVolume = WalVolume { holds_wal: false, is_marked: true };
+
 /// A missing WAL proves that none was made only before etcd was seen to serve, and on the volume it would have been made on.
 #[test]
 fn a_first_start_never_began_only_by_all_proofs() {
     let list = InitialList { members: vec![listed('a')], token: "t".to_owned() };
     let mut ledger = Ledger::default();
-    assert_eq!(ledger.never_began(false, true), None, "nothing was started");
+    assert_eq!(ledger.never_began(EMPTY), None, "nothing was started");
     ledger.start_founding(&list);
-    assert_eq!(ledger.never_began(false, true), Some(FirstStart::Founding));
-    assert_eq!(ledger.never_began(true, true), None, "there is a WAL");
-    assert_eq!(ledger.never_began(false, false), None, "its volume was lost");
+    assert_eq!(ledger.never_began(EMPTY), Some(FirstStart::Founding));
+    assert_eq!(ledger.never_began(WalVolume { holds_wal: true, ..EMPTY }), None, "there is a WAL");
+    assert_eq!(ledger.never_began(WalVolume { is_marked: false, ..EMPTY }), None, "its volume was lost");
     ledger.starting = None;
-    assert_eq!(ledger.never_began(false, true), None, "it served");
+    assert_eq!(ledger.never_began(EMPTY), None, "it served");
     ledger.start_joining(ClusterId(1), MemberId(2));
-    assert_eq!(ledger.never_began(false, true), Some(FirstStart::Joining));
+    assert_eq!(ledger.never_began(EMPTY), Some(FirstStart::Joining));
 }
 
 /// What is forgotten is the start that never began, and no earlier one; however often the move is resumed.
@@ -231,7 +234,7 @@ fn only_the_start_that_never_began_is_forgotten() {
     }
     ledger.start_joining(ClusterId(1), MemberId(2));
     ledger.left_behind(LeftBehind::MayHaveVoted);
-    assert!(spawned(&ledger) && ledger.never_began(false, true).is_none(), "it may have voted");
+    assert!(spawned(&ledger) && ledger.never_began(EMPTY).is_none(), "it may have voted");
     ledger.start_founding(&list);
     for _ in 0..2 {
         ledger.left_behind(LeftBehind::NeverBegan(FirstStart::Founding));

@@ -122,13 +122,17 @@ fn every_odd_pair_is_told_from_a_host_on_which_nothing_runs() {
     assert_eq!(meet(shows(&leaf, demands(&ours.0)), &good, "https"), Ok(200));
     assert_eq!(meet(None, &good, "http"), Ok(200));
     let odd = [
-        ("another CA", meet(shows(&of_others, None), &good, "https"), "signed by nobody"),
+        ("another CA", meet(shows(&of_others, None), &good, "https"), "not signed by a CA"),
         ("expired", meet(shows(&expired, None), &good, "https"), "has expired"),
         ("for another host", meet(shows(&elsewhere, None), &good, "https"), "not valid for"),
-        ("plain where TLS is expected", meet(None, &good, "https"), "no TLS there"),
+        ("plain where TLS is expected", meet(None, &good, "https"), "it does not speak TLS"),
         ("TLS where plain is expected", meet(shows(&leaf, None), &good, "http"), "does it speak TLS?"),
-        ("no certificate of ours", meet(shows(&leaf, demands(&ours.0)), &trust(None), "https"), "our certificate?"),
-        ("ours of another CA", meet(shows(&leaf, demands(&theirs.0)), &good, "https"), "our certificate?"),
+        (
+            "no certificate of ours",
+            meet(shows(&leaf, demands(&ours.0)), &trust(None), "https"),
+            "check this node's certificate",
+        ),
+        ("ours of another CA", meet(shows(&leaf, demands(&theirs.0)), &good, "https"), "check this node's certificate"),
         (
             "no CA at all here",
             meet(shows(&leaf, None), &Trust::new(signed_by(&missing.cert), None, Names::default()), "https"),
@@ -204,10 +208,7 @@ fn an_automatic_certificate_is_pinned_at_home_and_anything_goes_abroad() {
     let shows = |pair: &KeyFiles| Some(Acceptor::of_files(pair.clone(), None));
     assert_eq!(meet(shows(&own), &trust(&[HOST]), "https"), Ok(200));
     let posing = meet(shows(&other), &trust(&[HOST]), "https");
-    assert!(
-        matches!(&posing, Err(Failure::Tls(cause)) if cause.contains("isn't the one that lies here")),
-        "{posing:?}"
-    );
+    assert!(matches!(&posing, Err(Failure::Tls(cause)) if cause.contains("is not the one stored here")), "{posing:?}");
     assert_eq!(meet(shows(&other), &trust(&["10.0.0.9"]), "https"), Ok(200));
 }
 
@@ -222,4 +223,92 @@ fn a_renewed_certificate_counts_from_the_next_handshake_on() {
     place.leaf("leaf", &new, &[HOST], YEARS);
     assert_eq!(meet(Some(acceptor.clone()), &believes(&new.0), "https"), Ok(200));
     assert!(matches!(meet(Some(acceptor), &believes(&old.0), "https"), Err(Failure::Tls(_))));
+}
+
+/// Both ends of one handshake: what the caller makes of it, and what the server.
+fn shake(acceptor: &Acceptor, trust: &Trust) -> [Result<(), String>; 2] {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let caller = async { trust.connect(HOST, near).await.map(drop).map_err(|e| e.to_string()) };
+        let server = async { acceptor.accept(far).await.map(drop).map_err(|e| e.to_string()) };
+        tokio::time::timeout(WITHIN, async { tokio::join!(caller, server).into() }).await.expect("an end")
+    })
+}
+
+type Spoil = fn(&Path);
+
+/// What lies in a file's place, and what is said of it.
+const SPOILT: [(Spoil, &str); 7] = [
+    (|file| fs::write(file, vec![b' '; (1 << 20) + 1]).unwrap(), "it is larger than 1 MiB"),
+    (|file| fs::create_dir(file).unwrap(), "it is a directory, not a regular file"),
+    (|file| nix::unistd::mkfifo(file, nix::sys::stat::Mode::S_IRWXU).unwrap(), "it is a pipe, not a regular file"),
+    (|_| (), "the file does not exist; put it there"),
+    (|file| fs::write(file, "\n").unwrap(), "is empty; write it again"),
+    (
+        |file| fs::write(file, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").unwrap(),
+        "its PEM is damaged",
+    ),
+    (|file| fs::write(file, "no PEM").unwrap(), "holds no "),
+];
+
+/// Each is read anew at each handshake, so whatever takes its place meanwhile must neither be believed nor hold anybody up; and what
+/// is mended counts at once.
+#[test]
+fn every_file_is_read_at_every_handshake_and_named_when_it_is_bad() {
+    let place = Place::new("spoilt");
+    let ca = place.ca("ca");
+    let (server, client) = (place.leaf("server", &ca, &[HOST], YEARS), place.leaf("client", &ca, &["client"], YEARS));
+    let [servers_ca, clients_ca, pin] = ["servers-ca", "clients-ca", "pin"].map(|name| place.0.join(name));
+    fs::copy(&ca.0, &servers_ca).unwrap();
+    fs::copy(&ca.0, &clients_ca).unwrap();
+    fs::copy(&server.cert, &pin).unwrap();
+    let acceptor = Acceptor::of_files(server.clone(), demands(&clients_ca));
+    let trust = Trust::new(signed_by(&servers_ca), Some(client.clone()), Names::default());
+    let pinning = trust.clone().pinning(vec![HOST.to_owned()], pin.clone());
+    const CALLER: usize = 0;
+    const SERVER: usize = 1;
+    for (file, reader, trust) in [
+        (&server.cert, SERVER, &trust),
+        (&server.key, SERVER, &trust),
+        (&clients_ca, SERVER, &trust),
+        (&servers_ca, CALLER, &trust),
+        (&client.cert, CALLER, &trust),
+        (&client.key, CALLER, &trust),
+        (&pin, CALLER, &pinning),
+    ] {
+        let aside = file.with_extension("aside");
+        assert_eq!(shake(&acceptor, trust), [Ok(()), Ok(())], "{}", file.display());
+        for (spoil, words) in SPOILT {
+            fs::rename(file, &aside).unwrap();
+            spoil(file);
+            let met = shake(&acceptor, trust);
+            let said = met[reader].as_ref().unwrap_err();
+            assert!(said.starts_with(&format!("{}: ", file.display())) && said.contains(words), "{said}, not: {words}");
+            assert!(met[1 - reader].is_err(), "nobody else took it for a connection: {met:?}");
+            if file.is_dir() {
+                fs::remove_dir(file).unwrap();
+            }
+            fs::rename(&aside, file).unwrap();
+            assert_eq!(shake(&acceptor, trust), [Ok(()), Ok(())], "{} is mended", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_certificate_beside_another_key_serves_nobody_until_its_own_is_there() {
+    let place = Place::new("swapped");
+    let ca = place.ca("ca");
+    let (old, new) = (place.leaf("old", &ca, &[HOST], YEARS), place.leaf("new", &ca, &[HOST], YEARS));
+    let acceptor = Acceptor::of_files(old.clone(), None);
+    let trust = Trust::new(signed_by(&ca.0), None, Names::default());
+    fs::copy(&new.cert, &old.cert).unwrap();
+    let met = shake(&acceptor, &trust);
+    assert!(met.iter().all(Result::is_err), "{met:?}");
+    fs::copy(&new.key, &old.key).unwrap();
+    assert_eq!(shake(&acceptor, &trust), [Ok(()), Ok(())]);
+    // The two files in each other's place.
+    fs::copy(&new.key, &old.cert).unwrap();
+    let said = shake(&acceptor, &trust)[1].clone().unwrap_err();
+    assert!(said.contains("are the certificate's and the key's file swapped?"), "{said}");
 }

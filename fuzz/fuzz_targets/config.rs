@@ -41,7 +41,7 @@ pub fn holds(data: &[u8]) {
                 !env.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").is_some_and(|path| path.starts_with('@')),
                 "its token goes to another host"
             );
-            format!("{config:?} {}", config.notices.join(" "))
+            format!("{config:?} {}", config.warnings.join(" "))
         }
         Err(problems) => {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -55,19 +55,20 @@ pub fn holds(data: &[u8]) {
 }
 
 fn bounded(config: &Config) {
-    let policy = &config.policy;
+    let policy = &config.policy();
     let spans = [
-        config.bootstrap_wait,
-        config.probe_timeout,
-        config.stop_timeout,
-        config.reconcile.unwrap_or_default(),
-        config.minting.as_ref().map(|minting| minting.life).unwrap_or_default(),
+        config.observation.longest_pause,
+        config.observation.probe_timeout,
+        config.stop.drain_timeout,
+        config.stop.timeout,
+        config.removal.interval.unwrap_or_default(),
+        config.etcd.minting.as_ref().map(|minting| minting.life).unwrap_or_default(),
         policy.found_grace,
         policy.found_window,
         policy.clean_dwell,
     ];
     assert!(spans.iter().all(|span| *span <= LONGEST), "{spans:?}");
-    assert!(config.client_port != config.peer_port);
+    assert!(config.etcd.client.number != config.etcd.peer.number);
     assert!(policy.cluster_size.is_none_or(|size| (1..=99).contains(&size)));
-    _ = PeerClients::new(config, None);
+    _ = PeerClients::new(&config.etcd, None);
 }

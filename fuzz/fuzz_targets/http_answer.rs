@@ -19,6 +19,7 @@ use std::time::Duration;
 use etcd_muster::core::decide::decide;
 use etcd_muster::core::view::{EtcdSeen, PeerState, Quorum};
 use etcd_muster::daemon::probe::Probe;
+use etcd_muster::etcd::client::Health;
 use etcd_muster::peer::clients::PeerClients;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +36,7 @@ struct Scene {
     runtime: Runtime,
     listener: TcpListener,
     url: String,
-    reach: PeerClients,
+    clients: PeerClients,
 }
 
 thread_local! {
@@ -49,7 +50,7 @@ impl Scene {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let plain = BTreeMap::from([("ED_SSL".to_owned(), "/nonexistent".to_owned())]);
         let config = etcd_muster::config::read(&plain).expect("the defaults");
-        Self { runtime, listener, url, reach: PeerClients::new(&config, None) }
+        Self { runtime, listener, url, clients: PeerClients::new(&config.etcd, None) }
     }
 
     /// Runs that work while these are the answers; with the paths that were asked for.
@@ -85,7 +86,7 @@ pub fn holds(data: &[u8]) {
     let Some((what, rest)) = data.split_first() else { return };
     let answers = split(rest);
     SCENE.with(|scene| match what % 3 {
-        0 => sight(scene, &answers),
+        0 => observe(scene, &answers),
         1 => ask(scene, answers[0]),
         _ => watch(scene, answers[0]),
     });
@@ -102,10 +103,11 @@ fn split(data: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-fn sight(scene: &Scene, answers: &[&[u8]]) {
+fn observe(scene: &Scene, answers: &[&[u8]]) {
     let url = || scene.url.clone();
-    let probe = Probe { reach: scene.reach.clone(), peer_url: url(), client_url: url(), from: None, within: WITHIN };
-    let (sighting, asked) = scene.answering(answers, probe.sight());
+    let probe =
+        Probe { clients: scene.clients.clone(), peer_url: url(), client_url: url(), from: None, timeout: WITHIN };
+    let (sighting, asked) = scene.answering(answers, probe.observe());
     let last = asked.len() - 1;
     let said = || said(scene, answers[last]);
     match &sighting {
@@ -146,7 +148,7 @@ fn consequences(sighting: PeerState) {
 /// What that answer says, read without our types.
 fn said(scene: &Scene, answer: &[u8]) -> Value {
     let request = hyper_request(&scene.url);
-    let (answer, _) = scene.answering(&[answer], scene.reach.rollcall.fetch(request, WITHIN));
+    let (answer, _) = scene.answering(&[answer], scene.clients.rollcall.fetch(request, WITHIN));
     // In what our types leave out there may be anything, also what is no text.
     serde_json::from_str(&String::from_utf8_lossy(answer.expect("it was read before").body())).unwrap_or_default()
 }
@@ -161,21 +163,21 @@ fn number(value: &Value) -> Option<u64> {
 
 /// What an attendant asks of its own etcd.
 fn ask(scene: &Scene, answer: &[u8]) {
-    let etcd = &scene.reach.etcd;
+    let etcd = &scene.clients.etcd;
     if let Ok(status) = scene.answering(&[answer], etcd.status(&scene.url, WITHIN)).0 {
         let said = said(scene, answer);
         assert_eq!(number(&said["header"]["member_id"]), Some(status.member.0), "its member");
         assert!(status.member.0 != 0 && status.cluster.0 != 0, "nobody's status");
         assert_eq!(status.leader.map(|id| id.0), number(&said["leader"]).filter(|id| *id != 0));
     }
-    if let Ok(Ok(())) = scene.answering(&[answer], etcd.health(&scene.url, WITHIN)).0 {
+    if let Ok(Health::Healthy) = scene.answering(&[answer], etcd.health(&scene.url, WITHIN)).0 {
         assert_eq!(said(scene, answer)["health"], "true");
     }
 }
 
 /// What commands ask, and what changes members.
 fn watch(scene: &Scene, answer: &[u8]) {
-    let etcd = &scene.reach.etcd;
+    let etcd = &scene.clients.etcd;
     let alarms = scene.answering(&[answer], etcd.alarms(&scene.url, WITHIN)).0;
     if alarms.is_ok_and(|alarms| !alarms.is_empty()) {
         assert!(said(scene, answer)["alarms"].is_array());

@@ -73,15 +73,15 @@ impl World {
             60,
         );
         let policy = policy();
-        desk.standing_is(Some(&roster), &policy, &DataDir::Fresh);
+        desk.set_context(Some(&roster), &policy, &DataDir::Fresh);
         let mut view = common::view('a', "ab");
         (view.me.listed, view.roster) = (listed, Known::Known(roster));
         for peer in view.peers.values_mut() {
             let other = peer.listed.iter_mut().flat_map(|listed| &mut listed.peer_urls);
             other.for_each(|url| *url = "http://10.0.0.2:2380".to_owned());
         }
-        desk.saw(&view);
-        Self { dir, desk, standing: view.standing(&policy) }
+        desk.set_known_peers(&view);
+        Self { dir, desk, standing: view.acceptor_context(&policy) }
     }
 
     fn judge(&self, request: &[u8], before: &Ledger, after: &Ledger) {
@@ -165,6 +165,8 @@ fn policy() -> Policy {
         clean: Clean::Gone,
         clean_dwell: Duration::from_secs(30),
         adopt: None,
+        max_learners: 1,
+        join_newer: false,
         token_prefix: "t".to_owned(),
         claim: None,
         written: false,

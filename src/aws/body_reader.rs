@@ -1,7 +1,7 @@
-//! A body read while it arrives, by a reader that waits for each byte.
+//! Reads a body while it arrives, with a reader that blocks for each byte.
 //!
-//! Such a reader needs a thread; in return it is faster than one that may be suspended at each byte, and a page of a thousand
-//! instances keeps nobody else from running.
+//! Such a reader needs a thread. In return it is faster than one that may be suspended at each byte, and a page of a thousand
+//! instances does not block other tasks.
 
 use std::io::{self, BufRead, Read};
 use std::panic::resume_unwind;
@@ -10,20 +10,20 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Buf, Bytes};
 use tokio::sync::mpsc;
 
-/// What of a body has arrived: the reader's side.
+/// The part of a body that has arrived: the reader's side.
 pub struct Arriving {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,
 }
 
-/// What `read` makes of `body`, whose own errors are for `read` to report. Given up (dropped) half-way, the body ends there for
-/// `read`, so that its thread does too.
+/// Returns what `read` makes of `body`. The body's own errors are for `read` to report. If this is dropped half-way, the body
+/// ends there for `read`, so that its thread ends too.
 pub async fn read_arriving<B, T>(mut body: B, read: impl FnOnce(Arriving) -> T + Send + 'static) -> T
 where
     B: Body<Data = Bytes, Error = io::Error> + Unpin,
     T: Send + 'static,
 {
-    // One chunk waits while one is read: a page is never kept whole.
+    // One chunk waits while another is read: a page is never in memory as a whole.
     let (sender, chunks) = mpsc::channel(1);
     let reading = tokio::task::spawn_blocking(move || read(Arriving { chunks, chunk: Bytes::new() }));
     let next = async |body: &mut B| {
@@ -39,7 +39,7 @@ where
         }
     }
     drop(sender);
-    // On the caller's side, as if it had read in place.
+    // Panics on the caller's side, as if it had read the body itself.
     reading.await.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))
 }
 

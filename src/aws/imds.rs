@@ -11,68 +11,60 @@ use serde::Deserialize;
 
 use crate::core::initial_list::first_host_name;
 use crate::net::http::{self, Client, Failure, Outgoing};
+use crate::util::backoff::Backoff;
 use crate::util::clock;
+use crate::util::lock::lock;
 use crate::util::meter::{Api, ApiCounters};
 use crate::util::words;
 
 const TOKEN_TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
-/// The longest EC2 grants, so that a supervisor at rest need not ask again.
+/// EC2's maximum, so that a supervisor at rest need not ask for another.
 const TOKEN_TTL_SECONDS: u64 = 21_600;
-/// The SDKs' own bounds: 1 s and 4 attempts.
+/// As in the SDKs: 1 s and 4 attempts.
 const ATTEMPT: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
-/// Why the metadata service gave nothing.
-#[derive(Debug)]
+/// Why the metadata service gave no value.
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing there: not an instance, or a firewall.
-    Unreachable(http::Error),
-    /// The PUT timed out: the token's answer doesn't survive more hops than the instance's hop limit.
+    /// Nothing is there: not an instance, or a firewall.
+    #[error(
+        "the instance metadata service does not answer: {0}; run on an EC2 instance, or set \
+         AWS_EC2_METADATA_SERVICE_ENDPOINT"
+    )]
+    Unreachable(#[source] http::Error),
+    /// The PUT timed out: the answer with the token does not get past the instance's hop limit.
+    #[error(
+        "PUT {}/latest/api/token times out: a bridged container needs an instance with HttpPutResponseHopLimit 2 \
+         (aws ec2 modify-instance-metadata-options), or --network host",
+        words::without_secrets(endpoint)
+    )]
     HopLimit { endpoint: String },
-    /// 403: switched off for this instance.
+    /// 403: disabled for this instance.
+    #[error(
+        "{} answers 403: the metadata service is disabled for this instance; enable it with aws ec2 \
+         modify-instance-metadata-options --http-endpoint enabled",
+        words::without_secrets(endpoint)
+    )]
     Disabled { endpoint: String },
     /// An answer with another status.
+    #[error("metadata {path} answers {status}")]
     Status { path: String, status: StatusCode },
     /// An answer that can't be read.
+    #[error("metadata {path} can't be read: {cause}")]
     Malformed { path: String, cause: String },
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable(cause) => write!(
-                f,
-                "the instance metadata service doesn't answer: {cause}; run on an EC2 instance, or set \
-                 AWS_EC2_METADATA_SERVICE_ENDPOINT"
-            ),
-            Self::HopLimit { endpoint } => write!(
-                f,
-                "PUT {}/latest/api/token times out: from a bridged container the instance needs \
-                 HttpPutResponseHopLimit 2 (aws ec2 modify-instance-metadata-options), or use --network host",
-                words::without_secrets(endpoint)
-            ),
-            Self::Disabled { endpoint } => write!(
-                f,
-                "{} answers 403: the metadata service is off for this instance; switch it on with aws ec2 \
-                 modify-instance-metadata-options --http-endpoint enabled",
-                words::without_secrets(endpoint)
-            ),
-            Self::Status { path, status } => write!(f, "metadata {path} answers {status}"),
-            Self::Malformed { path, cause } => write!(f, "metadata {path} can't be read: {cause}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-/// What the instance identity document says of us.
+/// The contents of the instance identity document.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityDocument {
     pub instance_id: String,
     pub region: String,
-    /// `None`: it has IPv6 addresses only.
+    /// `None`: it has only IPv6 addresses.
     pub private_ip: Option<std::net::IpAddr>,
 }
 
@@ -103,7 +95,7 @@ impl Imds {
         Self { http, endpoint, token: Mutex::default(), meters: ApiCounters::default() }
     }
 
-    /// What counts its calls; calls that are made with its credentials are counted there too.
+    /// Counts its calls; calls that are made with its credentials are counted there too.
     pub fn meters(&self) -> &ApiCounters {
         &self.meters
     }
@@ -111,7 +103,7 @@ impl Imds {
     /// Our identity.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The service does not answer, or its document can't be parsed.
     pub async fn fetch_identity(&self) -> Result<IdentityDocument, Error> {
         let path = "dynamic/instance-identity/document";
         let text = self.fetch(path).await?.ok_or_else(|| not_found(path))?;
@@ -121,7 +113,7 @@ impl Imds {
     /// The first IPv6 address of the first network interface.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The service does not answer, or the interface has no IPv6 address.
     pub async fn fetch_ipv6(&self) -> Result<std::net::IpAddr, Error> {
         let path = "meta-data/ipv6";
         let text = self.fetch(path).await?.ok_or_else(|| not_found(path))?;
@@ -131,23 +123,23 @@ impl Imds {
     /// The private DNS name; `None`: the service has none.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The service does not answer.
     pub async fn fetch_local_hostname(&self) -> Result<Option<String>, Error> {
         Ok(self.fetch("meta-data/local-hostname").await?.as_deref().and_then(first_host_name))
     }
 
-    /// The state its Auto Scaling group brings this instance to; `None`: it is in no group, or was never brought anywhere.
+    /// The state to which its Auto Scaling group moves this instance; `None`: it is in no group, or was never moved.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The service does not answer.
     pub async fn fetch_target_lifecycle_state(&self) -> Result<Option<String>, Error> {
         self.fetch("meta-data/autoscaling/target-lifecycle-state").await
     }
 
-    /// The Spot interruption notice as it is; `None`: there is none.
+    /// The Spot interruption notice, unchanged; `None`: there is none.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The service does not answer.
     pub async fn fetch_spot_action(&self) -> Result<Option<String>, Error> {
         self.fetch("meta-data/spot/instance-action").await
     }
@@ -155,27 +147,27 @@ impl Imds {
     /// The name of the instance's role; `None`: it has none.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The service does not answer.
     pub async fn fetch_role_name(&self) -> Result<Option<String>, Error> {
         let names = self.fetch("meta-data/iam/security-credentials/").await?;
         Ok(names.and_then(|text| text.lines().next().map(str::to_owned)).filter(|name| !name.is_empty()))
     }
 
-    /// The credentials document of a role, as it is.
+    /// The credentials document of a role, unchanged.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The service does not answer, or has no such role.
     pub async fn fetch_role_credentials(&self, role: &str) -> Result<String, Error> {
         let path = format!("meta-data/iam/security-credentials/{role}");
         self.fetch(&path).await?.ok_or_else(|| not_found(&path))
     }
 
-    /// `Ok(None)` for 404: the item doesn't exist.
+    /// `Ok(None)` for 404: the item does not exist.
     async fn fetch(&self, path: &str) -> Result<Option<String>, Error> {
-        let mut last = None;
+        let (mut last, mut pauses) = (None, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                clock::pause(clock::jittered(Duration::from_millis(50) * (1 << attempt))).await;
+                clock::pause(pauses.jittered()).await;
             }
             let token = self.session_token().await?;
             let url = format!("{}/latest/{path}", self.endpoint);
@@ -190,8 +182,8 @@ impl Imds {
                     StatusCode::NOT_FOUND => return Ok(None),
                     StatusCode::FORBIDDEN => return Err(Error::Disabled { endpoint: self.endpoint.clone() }),
                     status => {
-                        // 401: the token ran out or the service restarted; 5xx: try again.
-                        *self.token.lock().unwrap_or_else(|e| e.into_inner()) = None;
+                        // 401: the token expired or the service restarted; 5xx: retry.
+                        *lock(&self.token) = None;
                         last = Some(Error::Status { path: path.to_owned(), status });
                     }
                 },
@@ -202,24 +194,24 @@ impl Imds {
     }
 
     async fn session_token(&self) -> Result<String, Error> {
-        if let Some(token) = &*self.token.lock().unwrap_or_else(|e| e.into_inner())
+        if let Some(token) = &*lock(&self.token)
             && token.until > clock::now()
         {
             return Ok(token.value.clone());
         }
         let (value, asked) = self.fetch_token().await?;
-        // A tenth is left unused, for the time the answer took and a clock that drifts.
+        // A tenth stays unused, for the time that the answer took and for clock drift.
         let until = asked + Duration::from_secs(TOKEN_TTL_SECONDS / 10 * 9);
-        *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some(Token { value: value.clone(), until });
+        *lock(&self.token) = Some(Token { value: value.clone(), until });
         Ok(value)
     }
 
     async fn fetch_token(&self) -> Result<(String, Instant), Error> {
         let path = "api/token";
-        let mut last = None;
+        let (mut last, mut pauses) = (None, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                clock::pause(clock::jittered(Duration::from_millis(50) * (1 << attempt))).await;
+                clock::pause(pauses.jittered()).await;
             }
             let asked = clock::now();
             let request = Request::builder().method(Method::PUT).uri(format!("{}/latest/{path}", self.endpoint));
@@ -242,7 +234,7 @@ impl Imds {
     async fn ask(&self, request: Outgoing) -> Result<Response<Bytes>, http::Error> {
         self.meters.called(Api::Imds);
         let answer = self.http.fetch(request, ATTEMPT).await;
-        // 404 is an answer: the item doesn't exist.
+        // 404 is an answer: the item does not exist.
         if !answer.as_ref().is_ok_and(|a| [StatusCode::OK, StatusCode::NOT_FOUND].contains(&a.status())) {
             self.meters.failed(Api::Imds);
         }
@@ -250,7 +242,7 @@ impl Imds {
     }
 }
 
-/// The PUT's answer carries the hop limit as its TTL, so a container too many hops away sees silence, not a refusal.
+/// The answer to the PUT has the hop limit as its TTL, so a container too many hops away gets no answer rather than a refusal.
 fn no_token(error: http::Error, endpoint: &str) -> Error {
     match error.failure {
         Failure::Timeout(_) => Error::HopLimit { endpoint: endpoint.to_owned() },

@@ -1,4 +1,4 @@
-//! AWS: who we are (IMDS), with what right (credentials), what EC2 says, one object in S3, a lifecycle hook, and a parameter.
+//! AWS: our identity (IMDS), credentials, EC2, one object in S3, a lifecycle hook, and a parameter.
 
 pub mod autoscaling;
 mod body_reader;
@@ -14,7 +14,7 @@ pub mod xml;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What SigV4 doesn't call unreserved: percent-encoded, as the SDKs do it.
+/// The bytes that SigV4 does not call unreserved: percent-encoded, as in the SDKs.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The content type of the Query API's calls.
@@ -28,7 +28,7 @@ fn form(action: &str, version: &str, query: &[(String, String)]) -> String {
     pairs.map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect::<Vec<_>>().join("&")
 }
 
-/// The part of AWS a region is in, as ARNs name it.
+/// The partition of AWS that a region is in, as ARNs name it.
 fn partition(region: &str) -> &'static str {
     match region {
         _ if region.starts_with("cn-") => "aws-cn",
@@ -37,9 +37,16 @@ fn partition(region: &str) -> &'static str {
     }
 }
 
+/// Which of a service's public endpoints is meant (AWS SDKs and Tools Reference Guide, "Dual-stack and FIPS endpoints").
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Variants {
+    pub fips: bool,
+    pub dualstack: bool,
+}
+
 /// The public endpoint of a service's API in a region (AWS General Reference, "Service endpoints"). In GovCloud the
 /// usual name is the FIPS one.
-pub fn endpoint(service: &str, region: &str, fips: bool, dualstack: bool) -> String {
+pub fn endpoint(service: &str, region: &str, Variants { fips, dualstack }: Variants) -> String {
     let fips = if fips && (dualstack || !region.starts_with("us-gov-")) { "-fips" } else { "" };
     let domain = match (region.starts_with("cn-"), dualstack) {
         (false, false) => "amazonaws.com",
@@ -56,15 +63,20 @@ mod tests {
 
     #[test]
     fn endpoints_follow_the_partition() {
-        assert_eq!(endpoint("ec2", "eu-west-1", false, false), "https://ec2.eu-west-1.amazonaws.com/");
-        assert_eq!(endpoint("ec2", "cn-north-1", false, false), "https://ec2.cn-north-1.amazonaws.com.cn/");
-        assert_eq!(endpoint("ec2", "us-east-1", true, true), "https://ec2-fips.us-east-1.api.aws/");
-        let autoscaling = |region, fips, dualstack| endpoint("autoscaling", region, fips, dualstack);
+        let usual = Variants::default();
+        let fips = Variants { fips: true, ..usual };
+        assert_eq!(endpoint("ec2", "eu-west-1", usual), "https://ec2.eu-west-1.amazonaws.com/");
+        assert_eq!(endpoint("ec2", "cn-north-1", usual), "https://ec2.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(
+            endpoint("ec2", "us-east-1", Variants { dualstack: true, ..fips }),
+            "https://ec2-fips.us-east-1.api.aws/"
+        );
+        let autoscaling = |region, fips, dualstack| endpoint("autoscaling", region, Variants { fips, dualstack });
         assert_eq!(autoscaling("eu-west-1", true, false), "https://autoscaling-fips.eu-west-1.amazonaws.com/");
         assert_eq!(autoscaling("us-gov-west-1", true, false), "https://autoscaling.us-gov-west-1.amazonaws.com/");
         assert_eq!(autoscaling("us-gov-west-1", true, true), "https://autoscaling-fips.us-gov-west-1.api.aws/");
-        assert_eq!(endpoint("ssm", "eu-west-1", false, false), "https://ssm.eu-west-1.amazonaws.com/");
-        assert_eq!(endpoint("ssm", "us-gov-west-1", true, false), "https://ssm.us-gov-west-1.amazonaws.com/");
+        assert_eq!(endpoint("ssm", "eu-west-1", usual), "https://ssm.eu-west-1.amazonaws.com/");
+        assert_eq!(endpoint("ssm", "us-gov-west-1", fips), "https://ssm.us-gov-west-1.amazonaws.com/");
         let china = "https://autoscaling.cn-north-1.api.amazonwebservices.com.cn/";
         assert_eq!(autoscaling("cn-north-1", false, true), china);
     }

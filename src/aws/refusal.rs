@@ -1,4 +1,4 @@
-//! AWS's own word for a refusal, and what follows from it. The codes are the same for all of its services, as far as they go.
+//! AWS's error codes, and what follows from them. The codes are the same for all of its services, where a service has them.
 
 use hyper::StatusCode;
 
@@ -9,23 +9,25 @@ pub struct ApiError {
     pub message: String,
 }
 
-/// What is to be made of an attempt that came to nothing.
+/// EC2 has no instance of that id.
+pub(super) const NO_INSTANCE: &str = "InvalidInstanceID.NotFound";
+
+/// How to treat a failed attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RetryClass {
-    /// It is an answer all the same: no such thing.
+    /// It is an answer nevertheless: the item does not exist.
     Answered,
-    /// Worth another attempt: throttling, trouble on AWS's side or on the way there.
+    /// Worth another attempt: throttling, a failure on AWS's side or on the network.
     Transient,
-    /// Worth one more, signed by AWS's clock (learnt from the failed answer) and with new credentials.
+    /// Worth one more attempt, signed with AWS's clock (learnt from the failed answer) and new credentials.
     Stale,
-    /// AWS knows us and says no, or doesn't know us.
+    /// AWS refuses us, or does not know us.
     Denied,
     Final,
 }
 
 impl ApiError {
-    /// AWS knows us and says no, or doesn't know us (EC2 API Reference, "Error codes"; Systems Manager API Reference, "Common
-    /// Errors").
+    /// AWS refuses us, or does not know us (EC2 API Reference, "Error codes"; Systems Manager API Reference, "Common Errors").
     pub fn is_denial(&self) -> bool {
         const DENIALS: [&str; 6] = [
             "UnauthorizedOperation",
@@ -45,9 +47,12 @@ impl ApiError {
 
     pub(super) fn outlook(&self, status: StatusCode) -> RetryClass {
         let code = self.code.as_str();
+        // The second line are S3's, which it also sends with 200 and 400 (S3 API Reference, "Error responses").
         let is_busy = code.starts_with("Throttling")
-            || ["RequestLimitExceeded", "SlowDown", "EC2ThrottledException"].contains(&code);
+            || ["RequestLimitExceeded", "SlowDown", "EC2ThrottledException"].contains(&code)
+            || ["InternalError", "ServiceUnavailable", "RequestTimeout"].contains(&code);
         match () {
+            () if code == NO_INSTANCE => RetryClass::Answered,
             () if self.is_expired_token() || self.is_clock_skew() => RetryClass::Stale,
             () if self.is_denial() => RetryClass::Denied,
             () if is_busy || status.is_server_error() => RetryClass::Transient,
@@ -55,11 +60,11 @@ impl ApiError {
         }
     }
 
-    /// The way out, to be appended to what AWS says.
+    /// The remedy, to be appended to AWS's message.
     pub(super) fn hint(&self) -> &'static str {
         match self.code.as_str() {
-            _ if self.is_expired_token() => "; the session token has run out, renew it",
-            _ if self.is_clock_skew() => "; the clock is off by more than AWS allows, set it right",
+            _ if self.is_expired_token() => "; the session token has expired, renew it",
+            _ if self.is_clock_skew() => "; this host's clock is off by more than AWS allows, set it",
             "AuthFailure"
             | "SignatureDoesNotMatch"
             | "InvalidClientTokenId"
@@ -73,7 +78,7 @@ impl ApiError {
         ["ExpiredToken", "ExpiredTokenException"].contains(&self.code.as_str())
     }
 
-    /// The JSON services have one code for a wrong signature and for an old one ("Signature expired: …", "Signature not yet
+    /// The JSON services have one code for a wrong signature and for an expired one ("Signature expired: …", "Signature not yet
     /// current: …").
     fn is_clock_skew(&self) -> bool {
         let says = |text| self.message.starts_with(text);

@@ -1,4 +1,4 @@
-//! Signature Version 4, by aws-sigv4, applied to one request.
+//! Signature Version 4 for one request, computed by aws-sigv4.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,10 +8,12 @@ use aws_sigv4::http_request::{
     sign,
 };
 use aws_sigv4::sign::v4::SigningParams;
+use hyper::Request;
 
 use crate::net::http::Outgoing;
 use crate::util::clock;
 use crate::util::meter::Api;
+use crate::util::words::hex;
 
 /// The service a signature is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +34,7 @@ impl Service {
         }
     }
 
-    /// What its calls are counted as.
+    /// The name under which its calls are counted.
     pub(super) const fn api(self) -> Api {
         match self {
             Self::Ec2 => Api::Ec2,
@@ -42,7 +44,7 @@ impl Service {
         }
     }
 
-    /// S3 takes the path as it is sent, encoded once, and wants the body's hash in a header (S3 API Reference,
+    /// S3 takes the path as it is sent, encoded once, and requires the body's hash in a header (S3 API Reference,
     /// "Authenticating Requests: Using the Authorization Header").
     fn settings(self) -> SigningSettings {
         let mut settings = SigningSettings::default();
@@ -55,6 +57,9 @@ impl Service {
     }
 }
 
+/// aws-sigv4's reason.
+pub type SigningFailure = Box<dyn std::error::Error + Send + Sync>;
+
 /// What a signature is for.
 pub struct Scope<'a> {
     pub region: &'a str,
@@ -66,13 +71,35 @@ pub struct Scope<'a> {
 /// Adds the signature's headers. The URI must be absolute: its authority is the `host` that is signed.
 ///
 /// # Errors
-/// What aws-sigv4 refuses, in its words.
+/// aws-sigv4 can't sign the request.
 pub fn sign_request(
     request: &mut Outgoing,
     body: &[u8],
     credentials: &Credentials,
     scope: &Scope<'_>,
-) -> Result<(), String> {
+) -> Result<(), SigningFailure> {
+    sign_hashed(request, SignableBody::Bytes(body), credentials, scope)
+}
+
+/// The same for a body that is still to be read, of this SHA-256.
+///
+/// # Errors
+/// As [`sign_request`].
+pub(super) fn sign_file(
+    request: &mut Request<()>,
+    sha256: &[u8; 32],
+    credentials: &Credentials,
+    scope: &Scope<'_>,
+) -> Result<(), SigningFailure> {
+    sign_hashed(request, SignableBody::Precomputed(hex(sha256)), credentials, scope)
+}
+
+fn sign_hashed<B>(
+    request: &mut Request<B>,
+    body: SignableBody<'_>,
+    credentials: &Credentials,
+    scope: &Scope<'_>,
+) -> Result<(), SigningFailure> {
     let identity = credentials.clone().into();
     let now = u64::try_from(clock::epoch() + scope.clock_offset).unwrap_or(0);
     let params = SigningParams::builder()
@@ -81,13 +108,12 @@ pub fn sign_request(
         .name(scope.service.name())
         .time(UNIX_EPOCH + Duration::from_secs(now))
         .settings(scope.service.settings())
-        .build()
-        .map_err(|e| e.to_string())?
+        .build()?
         .into();
     let uri = request.uri().to_string();
     let headers = request.headers().iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    let signable = SignableRequest::new(request.method().as_str(), uri, headers, SignableBody::Bytes(body));
-    let (instructions, _) = signable.and_then(|s| sign(s, &params)).map_err(|e| e.to_string())?.into_parts();
+    let signable = SignableRequest::new(request.method().as_str(), uri, headers, body);
+    let (instructions, _) = signable.and_then(|s| sign(s, &params))?.into_parts();
     instructions.apply_to_request_http1x(request);
     Ok(())
 }

@@ -1,10 +1,9 @@
-//! Systems Manager's Parameter Store, as far as one parameter goes: GetParameter (AWS JSON 1.1).
+//! Systems Manager's Parameter Store, as far as one parameter needs it: GetParameter (AWS JSON 1.1).
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
@@ -12,16 +11,16 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::partition;
-use super::refusal::{ApiError, RetryClass};
-use super::signing_client::{self, SigningClient};
+use super::refusal::ApiError;
+use super::signing_client::{self as client, ATTEMPTS, Call, SigningClient, Unread};
 use super::sigv4::Service;
 use crate::util::words;
 
 const JSON: &str = "application/x-amz-json-1.1";
 const TARGET_HEADER: &str = "x-amz-target";
 const TARGET: &str = "AmazonSSM.GetParameter";
-/// Where AWS JSON puts the error's code, else it is in the body (Smithy, "AWS JSON 1.1 protocol", "Operation error
-/// serialization").
+/// The header with the error code in AWS JSON; otherwise the code is in the body (Smithy, "AWS JSON 1.1 protocol", "Operation
+/// error serialization").
 const ERROR_HEADER: &str = "x-amzn-errortype";
 const NOT_FOUND: &str = "ParameterNotFound";
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,72 +28,37 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// Why a parameter could not be read.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    Unanswered(signing_client::Error),
-    /// Systems Manager's own word.
-    Api {
-        name: String,
-        region: String,
-        status: StatusCode,
-        error: ApiError,
-    },
-    Malformed {
-        endpoint: String,
-        cause: String,
-    },
+    #[error(transparent)]
+    Call(client::Error),
+    #[error(
+        "ssm:GetParameter: {NOT_FOUND}: there is no parameter {name} in {region}; create it there, or set DOCKER_AWSREG to its \
+         region"
+    )]
+    NotFound { name: String, region: String },
 }
 
 impl Error {
-    /// AWS knows us and says no, or doesn't know us.
+    /// AWS refuses us, or does not know us.
     pub fn is_denial(&self) -> bool {
-        matches!(self, Self::Api { error, .. } if error.is_denial())
-    }
-
-    fn outlook(&self) -> RetryClass {
-        match self {
-            Self::Unanswered(signing_client::Error::Http(_)) | Self::Malformed { .. } => RetryClass::Transient,
-            Self::Unanswered(_) => RetryClass::Final,
-            Self::Api { status, error, .. } => error.outlook(*status),
-        }
+        matches!(self, Self::Call(error) if error.is_denial())
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unanswered(error) => write!(f, "{error}"),
-            Self::Api { name, region, error, .. } if error.code == NOT_FOUND => write!(
-                f,
-                "ssm:GetParameter: {NOT_FOUND}: there is no parameter {name} in {region}; create it there, or set \
-                 DOCKER_AWSREG to its region"
-            ),
-            Self::Api { name, region, status, error } => {
-                write!(
-                    f,
-                    "ssm:GetParameter of {name} in {region}: {} ({status}): {}{}",
-                    error.code,
-                    error.message,
-                    error.hint()
-                )?;
-                match error.is_forbidden() {
-                    true => write!(
-                        f,
-                        "; the role's policy must allow it: {{\"Effect\":\"Allow\",\"Action\":\"ssm:GetParameter\",\
-                         \"Resource\":\"{}\"}}, and kms:Decrypt on the key, if it is a SecureString under a customer key",
-                        arn(name, region)
-                    ),
-                    false => Ok(()),
-                }
-            }
-            Self::Malformed { endpoint, cause } => write!(f, "{}: {cause}", words::without_secrets(endpoint)),
-        }
+fn way_out(name: &str, region: &str, error: &ApiError) -> String {
+    let hint = error.hint();
+    match error.is_forbidden() {
+        true => format!(
+            "{hint}; the role's policy must allow it: {{\"Effect\":\"Allow\",\"Action\":\"ssm:GetParameter\",\
+             \"Resource\":\"{}\"}}, and kms:Decrypt on the key, if it is a SecureString under a customer key",
+            arn(name, region)
+        ),
+        false => hint.to_owned(),
     }
 }
 
-impl std::error::Error for Error {}
-
-/// What a policy calls a parameter: without the slash its name may begin with, and without the version it may end with.
+/// A parameter's name in a policy: without a leading slash, and without the version at the end.
 fn arn(name: &str, region: &str) -> String {
     match name.starts_with("arn:") {
         true => name.to_owned(),
@@ -105,7 +69,7 @@ fn arn(name: &str, region: &str) -> String {
     }
 }
 
-/// A parameter's value: never shown, for it may be a key.
+/// A parameter's value: never shown, because it may be a key.
 #[derive(Clone)]
 pub struct Secret(String);
 
@@ -136,7 +100,6 @@ pub struct Ssm {
 }
 
 impl Ssm {
-    /// A client of that endpoint.
     pub fn new(caller: Arc<SigningClient>, endpoint: String) -> Self {
         Self { caller, endpoint }
     }
@@ -144,44 +107,30 @@ impl Ssm {
     /// A parameter's value, decrypted.
     ///
     /// # Errors
-    /// [`Error`]; a parameter that isn't there is one.
+    /// The parameter does not exist, or Parameter Store does not answer, or refuses.
     pub async fn parameter(&self, name: &str) -> Result<Secret, Error> {
-        let mut attempts = self.caller.attempts(Service::Ssm);
-        loop {
-            match self.attempt(name).await {
-                Ok(value) => return Ok(value),
-                Err(error) => {
-                    let outlook = error.outlook();
-                    attempts.after(error, outlook).await?;
-                }
-            }
-        }
-    }
-
-    async fn attempt(&self, name: &str) -> Result<Secret, Error> {
+        let region = self.caller.region();
         let body = Bytes::from(json!({ "Name": name, "WithDecryption": true }).to_string());
         let request = Request::post(&self.endpoint).header(CONTENT_TYPE, JSON).header(TARGET_HEADER, TARGET);
-        let request = request.body(Full::new(body.clone()));
-        let request = request.map_err(|e| Error::Unanswered(signing_client::Error::Signing(e.to_string())))?;
-        let answer = self.caller.call(Service::Ssm, request, &body, TIMEOUT).await.map_err(Error::Unanswered)?;
-        let status = answer.status();
-        let code = answer.headers().get(ERROR_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let malformed = |cause: String| Error::Malformed { endpoint: self.endpoint.clone(), cause };
-        let whole = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect();
-        let body = match tokio::time::timeout(TIMEOUT, whole).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(cause)) => return Err(malformed(format!("the answer ({status}) broke off: {cause}"))),
-            Err(_) => return Err(malformed(format!("the answer ({status}) stalled for {} s", TIMEOUT.as_secs()))),
+        let call = Call {
+            service: Service::Ssm,
+            what: format!("ssm:GetParameter of {name} in {region}"),
+            place: words::without_secrets(&self.endpoint).into_owned(),
+            within: TIMEOUT,
+            most_bytes: MAX_ANSWER_BYTES,
+            attempts: ATTEMPTS,
         };
-        if status == StatusCode::OK {
-            return read_value(&body).map_err(malformed);
-        }
-        match read_error(code, &body) {
-            Some(error) => {
-                Err(Error::Api { name: name.to_owned(), region: self.caller.region().to_owned(), status, error })
+        let value = |answer: client::Answer<Bytes>| match answer.status {
+            StatusCode::OK => read_value(&answer.body).map_err(Unread::Malformed),
+            status => {
+                let error = read_error(answer.header(ERROR_HEADER), &answer.body);
+                Err(Unread::by(status, error, |error| way_out(name, region, error)))
             }
-            None => Err(malformed(format!("answers {status} without an error document"))),
-        }
+        };
+        self.caller.call(call, request.body(body), value).await.map_err(|error| match error.code() {
+            Some(NOT_FOUND) => Error::NotFound { name: name.to_owned(), region: region.to_owned() },
+            _ => Error::Call(error),
+        })
     }
 }
 
@@ -197,18 +146,19 @@ struct Parameter {
     value: String,
 }
 
-/// Reads GetParameter's answer.
+/// Parses GetParameter's answer.
 ///
 /// # Errors
-/// Where it isn't one; nothing of it is quoted.
+/// It is not such an answer; nothing of it is quoted.
 pub fn read_value(body: &[u8]) -> Result<Secret, String> {
-    // serde's own words would quote what it found instead of what it wanted: the place must do.
+    // serde's message would quote what it found instead of what it expected, so only the position is shown.
     let answer: Answer = serde_json::from_slice(body)
-        .map_err(|e| format!("the answer isn't GetParameter's JSON (line {}, column {})", e.line(), e.column()))?;
+        .map_err(|e| format!("the answer is not GetParameter's JSON (line {}, column {})", e.line(), e.column()))?;
     Ok(Secret(answer.parameter.value))
 }
 
-/// Reads an error document; `None`: it is none. The code is in a header or in the body, with a namespace before it or a URL behind it.
+/// Parses an error document; `None`: it is not one. The code is in a header or in the body, with a namespace before it or a URL
+/// after it.
 pub fn read_error(header: Option<String>, body: &[u8]) -> Option<ApiError> {
     let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |key: &str| document.get(key).and_then(|v| v.as_str()).map(str::to_owned);
@@ -232,7 +182,7 @@ mod tests {
             "hunter2",
         ] {
             let error = read_value(damaged.as_bytes()).unwrap_err();
-            assert!(error.contains("isn't GetParameter's JSON") && !error.contains("hunter2"), "{error}");
+            assert!(error.contains("is not GetParameter's JSON") && !error.contains("hunter2"), "{error}");
         }
     }
 

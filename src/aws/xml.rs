@@ -1,9 +1,8 @@
-//! DescribeInstances' answer, and every service's errors, read as they stream: what is kept of a page is its instances,
-//! never its text.
+//! Parses DescribeInstances' answer, and every service's errors, as a stream: of a page only its instances are kept, never its
+//! text.
 //!
 //! (EC2 API Reference, DescribeInstances and "Error codes"; moto's errors have another root, so both are read.)
 
-use std::fmt;
 use std::io::BufRead;
 
 use quick_xml::Reader;
@@ -25,59 +24,47 @@ pub struct Page {
     pub error: Option<ApiError>,
 }
 
-/// An instance with what only few callers want of it: ten thousand instances' tags are not to be kept.
+/// An instance with data that only few callers need: the tags of ten thousand instances must not be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
     pub instance: Instance,
     pub tags: Vec<(String, String)>,
 }
 
-/// Why a page can't be read.
-#[derive(Debug)]
+/// Why a page can't be parsed.
+#[derive(Debug, thiserror::Error)]
 pub enum Malformed {
-    Xml(quick_xml::Error),
+    #[error("malformed XML: {0}")]
+    Xml(#[from] quick_xml::Error),
     /// The document ended before its root did.
-    Truncated {
-        at: u64,
-    },
-    /// An instance lacks this, or has it in a form that can't be read.
-    Field {
-        instance: String,
-        field: &'static str,
-        value: String,
-    },
-    /// Another document than asked for (a proxy's HTML, an empty body).
+    #[error("truncated XML: ends at byte {at}")]
+    Truncated { at: u64 },
+    /// An instance lacks this, or has it in a form that can't be parsed.
+    #[error("instance {instance}: {field} is {value:?}")]
+    Field { instance: String, field: &'static str, value: String },
+    #[error("empty answer")]
+    Empty,
+    /// A document other than the requested one (a proxy's HTML).
+    #[error("not AWS's answer: the document is <{0}>")]
     Root(String),
     /// Something follows the document.
+    #[error("not AWS's answer: <{0}> follows the document")]
     Second(String),
-    /// A reference that stands for nothing known.
+    /// A reference to an unknown entity.
+    #[error("not AWS's answer: &{0}; is an unknown entity")]
     Reference(String),
 }
 
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xml(error) => write!(f, "malformed XML: {error}"),
-            Self::Truncated { at } => write!(f, "truncated XML: ends at byte {at}"),
-            Self::Field { instance, field, value } => write!(f, "instance {instance}: {field} is {value:?}"),
-            Self::Root(name) if name.is_empty() => f.write_str("empty answer"),
-            Self::Root(name) => write!(f, "not AWS's answer: the document is <{name}>"),
-            Self::Second(name) => write!(f, "not AWS's answer: <{name}> follows the document"),
-            Self::Reference(name) => write!(f, "not AWS's answer: &{name}; stands for nothing"),
-        }
-    }
-}
-
-/// Reads one page to its end.
+/// Parses one page to its end.
 ///
 /// # Errors
-/// [`Malformed`]; a page that breaks off is one.
+/// The page is malformed, or ends early.
 pub fn read_page(source: impl BufRead) -> Result<Page, Malformed> {
     let mut reader = Reader::from_reader(source);
     let mut fold = Fold::default();
     let mut buffer = Vec::new();
     loop {
-        match reader.read_event_into(&mut buffer).map_err(Malformed::Xml)? {
+        match reader.read_event_into(&mut buffer)? {
             Event::Start(tag) => fold.open(tag.local_name().as_ref())?,
             Event::End(_) => fold.close()?,
             Event::Empty(tag) => {
@@ -94,12 +81,12 @@ pub fn read_page(source: impl BufRead) -> Result<Page, Malformed> {
     }
     if !fold.ended {
         let at = reader.buffer_position();
-        return Err(if at == 0 { Malformed::Root(String::new()) } else { Malformed::Truncated { at } });
+        return Err(if at == 0 { Malformed::Empty } else { Malformed::Truncated { at } });
     }
     Ok(fold.page)
 }
 
-/// Where we are in the document, and what of the current instance was read.
+/// The position in the document, and what was read of the current instance.
 #[derive(Default)]
 struct Fold {
     page: Page,
@@ -108,7 +95,8 @@ struct Fold {
     /// Lengths of `path` before each open element; the root's is the first.
     marks: Vec<usize>,
     place: Place,
-    /// Nothing was closed since the last element was opened: what text comes is its own, not the white space between two.
+    /// Nothing was closed since the last element was opened: the text that follows is its own, not the white space between two
+    /// elements.
     opened: bool,
     text: String,
     ended: bool,
@@ -118,7 +106,7 @@ struct Fold {
     interface: (String, String),
 }
 
-/// What `path` goes on from: told once, where it begins, and not again at each of a hundred elements inside.
+/// The start of a subtree that matters: matched once, where it begins, and not again at each of a hundred elements inside.
 #[derive(Default, Clone, Copy)]
 enum Place {
     #[default]
@@ -152,7 +140,7 @@ const ROOTS: [&str; 6] = [
     "ErrorResponse",
     S3_ERROR,
 ];
-/// S3's errors are the document itself.
+/// S3's errors are the whole document.
 const S3_ERROR: &str = "Error";
 
 impl Fold {
@@ -160,7 +148,7 @@ impl Fold {
         self.marks.push(self.path.len());
         if self.marks.len() == 1 {
             return match ROOTS.contains(&name) {
-                // A page that breaks off within a second document would look whole.
+                // A page that ends early within a second document would look complete.
                 _ if self.ended => Err(Malformed::Second(name.to_owned())),
                 true => Ok(()),
                 false => Err(Malformed::Root(name.to_owned())),
@@ -188,7 +176,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Takes the text of an element that matters. The whole path is matched: network interfaces and volumes repeat
+    /// Takes the text of an element that matters. The whole path is matched, because network interfaces and volumes repeat
     /// `privateIpAddress`, `tagSet` and `item` further down.
     fn leaf(&mut self) -> Result<(), Malformed> {
         match self.place {
@@ -201,7 +189,7 @@ impl Fold {
                 "/instanceId" => self.draft.id = self.take(),
                 "/privateIpAddress" => self.draft.address = Some(self.take()),
                 "/ipv6Address" => self.draft.ipv6 = Some(self.take()),
-                // The first interface's first is the one that IMDS shows.
+                // The first address of the first interface is the one that IMDS shows.
                 "/networkInterfaceSet/item/ipv6AddressesSet/item/ipv6Address" if self.draft.ipv6.is_none() => {
                     self.draft.ipv6 = Some(self.take());
                 }
@@ -216,7 +204,8 @@ impl Fold {
                 "/networkInterfaceSet/item/attachment/attachTime" => self.interface.1 = self.take(),
                 "/networkInterfaceSet/item/attachment" => {
                     let (index, attached) = std::mem::take(&mut self.interface);
-                    // The primary interface stays for as long as the instance does (EC2 User Guide, "Elastic network interfaces").
+                    // The primary interface stays with the instance for its whole life (EC2 User Guide, "Elastic network
+                    // interfaces").
                     if index == "0" {
                         self.draft.attached = attached;
                     }
@@ -281,7 +270,7 @@ impl Draft {
             "" => None,
             text => Some(clock::parse_rfc3339(text).ok_or_else(|| field("attachTime", text))?),
         };
-        // By IPv4 where there is one, as the metadata service does.
+        // IPv4 if there is one, as the metadata service does.
         let addresses = [("privateIpAddress", &self.address), ("ipv6Address", &self.ipv6)];
         let given =
             addresses.into_iter().find_map(|(name, text)| Some((name, text.as_deref().filter(|t| !t.is_empty())?)));

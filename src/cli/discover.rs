@@ -1,4 +1,4 @@
-//! `discover`: what EC2 says.
+//! `discover`: the instances that EC2 lists.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -8,14 +8,14 @@ use serde_json::json;
 
 use super::{find_self, terminal};
 use crate::aws::ec2::Described;
-use crate::config::Config;
+use crate::config::{Config, Instances};
 use crate::core::types::Instance;
 use crate::discovery::aws_clients::Aws;
 use crate::discovery::{self, Discovery, Fleet};
 use crate::util::exit::Failure;
 use crate::util::words;
 
-/// Show the tagged instances: a table by rank, oldest first; --json as EC2 lists them.
+/// List the tagged instances: a table, oldest first; with --json in EC2's order.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "discover")]
 pub(super) struct Discover {
@@ -26,24 +26,27 @@ pub(super) struct Discover {
 
 impl Discover {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
-        // The region and the role come from the instance, unless both are given. A written list needs neither.
-        let cloud = match config.region.is_some() || config.written.is_some() {
-            true => Discovery::new(config, &Aws::new(config, discovery::metadata_service(config), None)),
+        // Region and role come from the instance unless both are set. A static host list needs neither.
+        let cloud = match config.aws.region.is_some() || config.instances.written().is_some() {
+            true => Discovery::new(
+                config.instances.clone(),
+                &Aws::new(&config.aws, discovery::metadata_service(&config.aws), None),
+            ),
             false => {
                 let (own, imds) = find_self(config).await?;
-                Discovery::new(config, &Aws::new(config, imds, own.region.as_deref()))
+                Discovery::new(config.instances.clone(), &Aws::new(&config.aws, imds, own.region.as_deref()))
             }
         };
         match self.json {
             true => print_json(&cloud).await?,
-            false => print_table(&cloud, &config.policy.filter).await?,
+            false => print_table(&cloud, &config.instances).await?,
         }
         Ok(0)
     }
 }
 
-/// In the order in which a founding would rank them.
-async fn print_table(cloud: &Discovery, filter: &str) -> Result<(), Failure> {
+/// In the order in which a bootstrap would rank them.
+async fn print_table(cloud: &Discovery, instances: &Instances) -> Result<(), Failure> {
     let Fleet { roster, names } = cloud.fleet().await?;
     let row = |instance: &Instance| {
         let address = instance.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
@@ -56,11 +59,11 @@ async fn print_table(cloud: &Discovery, filter: &str) -> Result<(), Failure> {
     terminal::table(&["INSTANCE", "STATE", "ADDRESS", "ZONE", "AGE", "NAME"], &rows);
     let (all, standing) = (roster.all().len(), roster.non_terminated().count());
     let calls = cloud.calls();
-    terminal::line(format_args!("{all} instances with {filter}, {standing} not terminated, {calls} API calls"));
+    terminal::line(format_args!("{all} instances with {instances}, {standing} not terminated, {calls} API calls"));
     Ok(())
 }
 
-/// As EC2 lists them, one object a line, none kept: ten thousand instances take no more memory than a page.
+/// In EC2's order, one object a line, none kept: ten thousand instances take no more memory than one page.
 async fn print_json(cloud: &Discovery) -> Result<(), Failure> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut separator = '[';

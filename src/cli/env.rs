@@ -1,4 +1,4 @@
-//! `env`: the variables, what they are set to, and what they mean.
+//! `env`: every variable with its value and meaning.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use argh::FromArgs;
 use super::terminal;
 use crate::config::{VARIABLES, shown};
 
-/// List every variable: its value here, its default, its meaning.
+/// List every variable with its current value, its default and its meaning.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "env")]
 pub(super) struct Env {}
@@ -17,12 +17,12 @@ impl Env {
         let rows: Vec<Vec<String>> = VARIABLES
             .iter()
             .map(|v| {
-                let value = match environment.get(v.name) {
+                let value = match v.value(environment) {
                     None => "(unset)".to_owned(),
                     Some(value) => shown(v.name, value).unwrap_or_else(|| "(set, not shown)".to_owned()),
                 };
                 let flag = v.flag().unwrap_or_default();
-                vec![v.name.to_owned(), flag, value, v.default.to_owned(), v.meaning.to_owned()]
+                vec![v.name.to_owned(), flag, value, v.default.to_owned(), v.explained()]
             })
             .collect();
         terminal::table(&["VARIABLE", "FLAG", "VALUE", "DEFAULT", "MEANING"], &rows);

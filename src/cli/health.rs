@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 
 use super::status::ask_supervisor;
 use super::{own_etcd, own_peer_url, terminal};
-use crate::config::Config;
+use crate::config::Etcd;
 use crate::core::types::Member;
 use crate::etcd::alarm;
-use crate::etcd::client::Client;
+use crate::etcd::client::{self, Client};
 use crate::net::http;
 use crate::net::tls::{Believed, KeyFiles, Names, Trust};
 use crate::status::snapshot::Listed;
@@ -29,10 +29,10 @@ pub(super) struct Health {
     /// print JSON
     #[argh(switch)]
     json: bool,
-    /// ask at this client URL instead of this node's own; may be repeated
+    /// query this client URL instead of this node's own; may be repeated
     #[argh(option, arg_name = "URL")]
     endpoint: Vec<String>,
-    /// ask every member of the cluster
+    /// query every member of the cluster
     #[argh(switch)]
     cluster: bool,
     /// trust servers whose certificate is signed by this CA
@@ -44,7 +44,7 @@ pub(super) struct Health {
     /// private key of --cert
     #[argh(option, arg_name = "FILE")]
     key: Option<PathBuf>,
-    /// believe any server
+    /// accept any server certificate
     #[argh(switch)]
     insecure: bool,
 }
@@ -66,7 +66,7 @@ impl Answer {
 }
 
 impl Health {
-    pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
+    pub(super) async fn run(&self, config: &Etcd) -> Result<i32, Failure> {
         let (own_url, own_etcd) = own_etcd(config);
         let etcd = match self.trust()? {
             Some(trust) => own_etcd.under(http::Client::new(trust)),
@@ -87,7 +87,7 @@ impl Health {
                     in_doubt = true;
                     answers.extend(listed.members.iter().filter(|m| m.client_urls.is_empty()).map(never_started));
                 }
-                // One that has no URL yet has never run: nothing can be asked of it.
+                // A member without a client URL has never run, so it can't be queried.
                 listed.members.into_iter().filter_map(|m| m.client_urls.into_iter().next()).collect()
             }
             false => urls,
@@ -102,14 +102,14 @@ impl Health {
         Ok(if healthy { 0 } else { Code::Unhealthy as i32 })
     }
 
-    /// What the flags say; `None`: nothing.
+    /// The TLS settings that the flags give; `None` without flags.
     fn trust(&self) -> Result<Option<Trust>, Failure> {
         let shown = match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => Some(KeyFiles { cert: cert.clone(), key: key.clone() }),
             // As curl: the key may be in the same file.
             (Some(cert), None) => Some(KeyFiles { cert: cert.clone(), key: cert.clone() }),
             (None, Some(key)) => {
-                let message = format!("--key {}: a certificate goes with it: --cert FILE", key.display());
+                let message = format!("--key {} needs its certificate too: --cert FILE", key.display());
                 return Err(Failure::new(Code::Usage, message));
             }
             (None, None) => None,
@@ -124,14 +124,14 @@ impl Health {
     }
 }
 
-/// The members, and why the list need not be right.
+/// The members, and why the list may be out of date.
 struct Found {
     members: Vec<Listed>,
     doubt: Option<String>,
 }
 
-/// Through a quorum; without one as a member itself has it, or as the supervisor here (`own`) last saw it.
-async fn every_member(etcd: &Client, urls: &[String], own: Option<&Config>) -> Result<Found, Failure> {
+/// Reads the list through a quorum. Without one, takes a member's own list, or the one that this node's supervisor (`own`) saw last.
+async fn every_member(etcd: &Client, urls: &[String], own: Option<&Etcd>) -> Result<Found, Failure> {
     let mut tried = Vec::new();
     for url in urls {
         match etcd.member_list(url, ANSWER_TIMEOUT).await {
@@ -141,7 +141,7 @@ async fn every_member(etcd: &Client, urls: &[String], own: Option<&Config>) -> R
     }
     let why = tried.join("; ");
     let doubt = |whose: String| {
-        Some(format!("no list through a quorum ({why}); this is the one {whose}, and it may be out of date"))
+        Some(format!("no quorum gives a member list ({why}); using the list {whose}, which may be out of date"))
     };
     if let Some(url) = own.map(own_peer_url)
         && let Ok(list) = etcd.peer_members(&url, ANSWER_TIMEOUT).await
@@ -157,10 +157,10 @@ async fn every_member(etcd: &Client, urls: &[String], own: Option<&Config>) -> R
         && let Ok(now) = ask_supervisor(config).await
         && !now.last_listed.is_empty()
     {
-        let doubt = doubt("that the supervisor here saw last".to_owned());
+        let doubt = doubt("that this node's supervisor saw last".to_owned());
         return Ok(Found { members: now.last_listed, doubt });
     }
-    Err(Failure::new(Code::Unhealthy, format!("no member lists the cluster: {why}")))
+    Err(Failure::new(Code::Unhealthy, format!("no member returns the member list: {why}")))
 }
 
 fn listed(member: &Member) -> Listed {
@@ -169,7 +169,7 @@ fn listed(member: &Member) -> Listed {
 }
 
 fn never_started(member: &Listed) -> Answer {
-    Answer { url: format!("member {}", member.member), reason: Some("it has never started".to_owned()) }
+    Answer { url: format!("member {}", member.member), reason: Some("it never started".to_owned()) }
 }
 
 async fn ask_all(etcd: &Client, urls: Vec<String>) -> Vec<Answer> {
@@ -183,12 +183,12 @@ async fn ask_all(etcd: &Client, urls: Vec<String>) -> Vec<Answer> {
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-/// Why it isn't healthy.
+/// Why the member isn't healthy; `None` if it is.
 async fn ask(etcd: &Client, url: &str) -> Option<String> {
     match etcd.health(url, ANSWER_TIMEOUT).await {
-        Ok(Ok(())) => None,
-        Ok(Err(reason)) => {
-            // 3.4 gives no reason, and no release says whose alarm it is.
+        Ok(client::Health::Healthy) => None,
+        Ok(client::Health::Unhealthy(reason)) => {
+            // etcd 3.4 gives no reason, and no release says which member raised the alarm.
             let alarms = etcd.alarms(url, ANSWER_TIMEOUT).await.unwrap_or_default();
             let named: Vec<_> = alarms.iter().map(|(member, alarm)| alarm::way_out(*member, alarm)).collect();
             Some(if named.is_empty() { reason } else { named.join("; ") })

@@ -1,4 +1,4 @@
-//! `members`: etcd's own list, each member with what it says of itself and what EC2 says of its instance.
+//! `members`: etcd's member list, each member with its own status and with what EC2 says about its instance.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,31 +14,31 @@ use crate::discovery::addresses;
 use crate::discovery::aws_clients::Aws;
 use crate::discovery::member_owner::owner;
 use crate::discovery::{self, Discovery, Fleet};
-use crate::etcd::client::{self, Client, MemberList};
+use crate::etcd::client::{self, Client, Health, MemberList};
 use crate::peer::clients::PeerClients;
 use crate::state::store::{Identity, Store};
 use crate::util::exit::{Code, Failure};
 use crate::util::words;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// etcd's part is shown without AWS's: neither is waited for longer.
+/// etcd's part of the table is shown even without AWS's, so neither call waits longer than this.
 const IMDS_PATIENCE: Duration = Duration::from_secs(5);
 const EC2_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Show the cluster's members: each with its instance, role, health, how far behind the leader it is, its size and alarms;
-/// then what could not be seen.
+/// Show the cluster's members, each with its instance, role, health, lag behind the leader, database size and alarms; then what
+/// could not be observed.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "members")]
 pub(super) struct Members {
     /// print JSON
     #[argh(switch)]
     json: bool,
-    /// ask at this client URL instead of this node's own
+    /// query this client URL instead of this node's own
     #[argh(option, arg_name = "URL")]
     endpoint: Option<String>,
 }
 
-/// What a member says of itself; the trouble is why it doesn't, or why it isn't healthy.
+/// A member's own status. `trouble`: why it does not answer, or why it isn't healthy.
 struct Answer {
     status: Option<client::Status>,
     trouble: Option<String>,
@@ -52,7 +52,7 @@ struct Row {
     listed: Option<Instance>,
     name_tag: Option<String>,
     version: Option<String>,
-    /// `None`: there is no saying.
+    /// `None`: unknown.
     healthy: Option<bool>,
     raft_index: Option<u64>,
     raft_behind: Option<u64>,
@@ -64,50 +64,53 @@ impl Members {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
         let mut notes = Vec::new();
         let (own, region) = find_self(config, &mut notes).await;
-        let reach = PeerClients::new(config, own.as_ref());
-        let settings = own.map(|own| addresses::settings(config, &own));
+        let clients = PeerClients::new(&config.etcd, own.as_ref());
+        let settings = own.map(|own| addresses::settings(&config.etcd, &own));
         let here = "127.0.0.1";
         let own_client =
-            settings.as_ref().map_or_else(|| addresses::client_url(config, here), addresses::own_client_url);
-        let own_peer = settings.as_ref().map_or_else(|| addresses::peer_url(config, here), addresses::own_peer_url);
+            settings.as_ref().map_or_else(|| addresses::client_url(&config.etcd, here), addresses::own_client_url);
+        let own_peer =
+            settings.as_ref().map_or_else(|| addresses::peer_url(&config.etcd, here), addresses::own_peer_url);
         let first = self.endpoint.clone().unwrap_or(own_client);
-        let (fleet, list) = tokio::join!(ask_ec2(config, region), reach.etcd.member_list(&first, ANSWER_TIMEOUT));
+        let (fleet, list) = tokio::join!(ask_ec2(config, region), clients.etcd.member_list(&first, ANSWER_TIMEOUT));
         if let Known::Known(fleet) = &fleet {
-            reach.learn(&fleet.roster);
+            clients.learn(&fleet.roster);
         }
-        let etcd = reach.etcd;
+        let etcd = clients.etcd;
         let mut tried = Vec::new();
         let mut found = list.map(|list| (first.clone(), list)).map_err(|error| tried.push(error.to_string())).ok();
         let no_fleet = Fleet::default();
         let addresses = || fleet.known().unwrap_or(&no_fleet).roster.non_terminated().filter_map(|i| i.address);
         if found.is_none() {
-            // From any node: if not here, then at one of those EC2 shows.
-            let urls = addresses().map(|a| addresses::client_url(config, &a.to_string())).filter(|url| *url != first);
-            found = ask_all(&etcd, urls.collect(), false, &mut tried).await;
+            // The command works on any node: if no etcd answers here, ask at the instances that EC2 lists.
+            let urls =
+                addresses().map(|a| addresses::client_url(&config.etcd, &a.to_string())).filter(|url| *url != first);
+            found = ask_all(&etcd, urls.collect(), Port::Client, &mut tried).await;
         }
         let mut failure = None;
         if found.is_none() {
-            let why = ["no member lists the cluster:".to_owned()].into_iter().chain(tried.clone());
+            let why = ["no member returns the member list:".to_owned()].into_iter().chain(tried.clone());
             failure = Some(Failure::of_lines(Code::Unavailable, why));
-            let urls = addresses().map(|a| addresses::peer_url(config, &a.to_string())).chain([own_peer]);
-            found = ask_all(&etcd, urls.collect(), true, &mut tried).await;
+            let urls = addresses().map(|a| addresses::peer_url(&config.etcd, &a.to_string())).chain([own_peer]);
+            found = ask_all(&etcd, urls.collect(), Port::Peer, &mut tried).await;
             if let Some((url, _)) = &found {
                 notes.push(format!(
-                    "no quorum: this is the list as {} has it, it may be out of date",
+                    "no quorum: this is the list that {} has, which may be out of date",
                     words::without_secrets(url)
                 ));
             }
         }
         let Some((url, list)) = found else {
-            let failure = failure.unwrap_or_else(|| Failure::new(Code::Unavailable, "no member lists the cluster"));
+            let failure =
+                failure.unwrap_or_else(|| Failure::new(Code::Unavailable, "no member returns the member list"));
             return Err(failure.and(notes.into_iter().chain(fleet_trouble(&fleet))));
         };
         let answers = ask_each(&etcd, &list.members).await;
         let alarms = match failure.is_none() {
             true => etcd.alarms(&url, ANSWER_TIMEOUT).await.map_err(|e| e.to_string()),
-            false => Err("without a quorum nobody can say".to_owned()),
+            false => Err("they can't be read without a quorum".to_owned()),
         };
-        let written = config.written.is_some();
+        let written = config.instances.written().is_some();
         let rows = join(&list, &answers, alarms.as_deref().unwrap_or_default(), fleet.known(), written);
         notes.extend(fleet_trouble(&fleet));
         notes.extend(alarms.err().map(|cause| format!("alarms are unknown: {cause}")));
@@ -131,19 +134,20 @@ impl Members {
     }
 }
 
-/// Who we are, and the region to ask in. What the metadata service can't tell now, the last start may have left.
+/// This instance's identity, and the region to query. Falls back to what the last start stored if the metadata service does not
+/// answer.
 async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity>, Result<String, String>) {
-    let imds = discovery::metadata_service(config);
+    let imds = discovery::metadata_service(&config.aws);
     let cause = match tokio::time::timeout(IMDS_PATIENCE, discovery::fetch_identity(config, &imds)).await {
         Ok(Ok(own)) => {
-            let region = config.region.clone().or_else(|| own.region.clone()).unwrap_or_default();
+            let region = config.aws.region.clone().or_else(|| own.region.clone()).unwrap_or_default();
             return (Some(own), Ok(region));
         }
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("the instance metadata service doesn't answer within {} s", IMDS_PATIENCE.as_secs()),
+        Err(_) => format!("the instance metadata service does not answer within {} s", IMDS_PATIENCE.as_secs()),
     };
-    let kept = Store::peek_identity(&config.data).ok().flatten();
-    let region = config.region.clone().or_else(|| kept.as_ref().and_then(|own| own.region.clone()));
+    let kept = Store::peek_identity(&config.etcd.data).ok().flatten();
+    let region = config.aws.region.clone().or_else(|| kept.as_ref().and_then(|own| own.region.clone()));
     if region.is_some() {
         notes.push(cause.clone());
     }
@@ -151,13 +155,16 @@ async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity
 }
 
 async fn ask_ec2(config: &Config, region: Result<String, String>) -> Known<Fleet> {
-    let unknown = |cause: String| Known::Unknown(discovery::unlisted(config, cause));
+    let unknown = |cause: String| Known::Unknown(discovery::unlisted(&config.instances, cause));
     let region = match region {
         Ok(region) => region,
-        Err(cause) if config.written.is_some() => return unknown(cause),
+        Err(cause) if config.instances.written().is_some() => return unknown(cause),
         Err(cause) => return unknown(format!("the region is unknown: {cause}")),
     };
-    let cloud = Discovery::new(config, &Aws::new(config, discovery::metadata_service(config), Some(&region)));
+    let cloud = Discovery::new(
+        config.instances.clone(),
+        &Aws::new(&config.aws, discovery::metadata_service(&config.aws), Some(&region)),
+    );
     match tokio::time::timeout(EC2_PATIENCE, cloud.fleet()).await {
         Ok(Ok(fleet)) => Known::Known(fleet),
         Ok(Err(error)) => unknown(error.to_string()),
@@ -172,20 +179,27 @@ fn fleet_trouble(fleet: &Known<Fleet>) -> Option<String> {
     }
 }
 
-/// The first list that any of them gives: through a quorum on client ports, or a peer port's own.
+/// At which of etcd's ports members are asked.
+#[derive(Clone, Copy)]
+enum Port {
+    Client,
+    Peer,
+}
+
+/// The first list that any of the URLs gives: through a quorum at client ports, or a member's own at peer ports.
 async fn ask_all(
     etcd: &Client,
     urls: Vec<String>,
-    at_peer_ports: bool,
+    port: Port,
     tried: &mut Vec<String>,
 ) -> Option<(String, MemberList)> {
     let mut asked = JoinSet::new();
     for url in urls {
         let etcd = etcd.clone();
         asked.spawn(async move {
-            let list = match at_peer_ports {
-                true => etcd.peer_members(&url, ANSWER_TIMEOUT).await,
-                false => etcd.member_list(&url, ANSWER_TIMEOUT).await,
+            let list = match port {
+                Port::Peer => etcd.peer_members(&url, ANSWER_TIMEOUT).await,
+                Port::Client => etcd.member_list(&url, ANSWER_TIMEOUT).await,
             };
             list.map(|list| (url, list))
         });
@@ -200,7 +214,7 @@ async fn ask_all(
     None
 }
 
-/// All members at once: indexes that are compared must be of one moment.
+/// All members at once: raft indexes can only be compared if they are read at the same moment.
 async fn ask_each(etcd: &Client, members: &[Member]) -> BTreeMap<MemberId, Answer> {
     let mut asked = JoinSet::new();
     for member in members {
@@ -220,7 +234,11 @@ async fn ask(etcd: &Client, urls: &[String]) -> Answer {
         let (status, health) = tokio::join!(etcd.status(url, ANSWER_TIMEOUT), etcd.health(url, ANSWER_TIMEOUT));
         match status {
             Ok(status) => {
-                let trouble = health.map_err(|e| e.to_string()).and_then(|health| health).err();
+                let trouble = match health {
+                    Ok(Health::Healthy) => None,
+                    Ok(Health::Unhealthy(reason)) => Some(reason),
+                    Err(error) => Some(error.to_string()),
+                };
                 return Answer { status: Some(status), trouble };
             }
             Err(error) => trouble = error.to_string(),
@@ -238,7 +256,7 @@ fn join(
 ) -> Vec<Row> {
     let status = |id: MemberId| answers.get(&id).and_then(|answer| answer.status.as_ref());
     let leads = |id: MemberId| status(id).is_some_and(|s| s.leader == Some(id));
-    // Cut off from the others, a leader of yesterday may still call itself so: the one that is furthest leads.
+    // A former leader that is cut off may still report itself as leader: the one with the highest index leads.
     let leader = list.members.iter().filter(|m| leads(m.id)).max_by_key(|m| status(m.id).map(|s| s.raft_index));
     let leader_index = leader.and_then(|m| status(m.id)).map(|s| s.raft_index);
     let no_roster = Roster::default();
@@ -270,29 +288,29 @@ fn join(
     list.members.iter().map(row).collect()
 }
 
-/// What the members did not tell.
+/// What the members' answers did not show.
 fn unseen(rows: &[Row], answers: &BTreeMap<MemberId, Answer>) -> Vec<String> {
     let mut notes = Vec::new();
     for row in rows {
         let trouble = answers.get(&row.member.id).and_then(|answer| answer.trouble.as_deref());
         match trouble {
-            Some(why) if row.healthy == Some(false) => notes.push(format!("{} isn't healthy: {why}", row.who())),
-            Some(why) => notes.push(format!("{} doesn't answer: {why}", row.who())),
+            Some(why) if row.healthy == Some(false) => notes.push(format!("{} is not healthy: {why}", row.who())),
+            Some(why) => notes.push(format!("{} does not answer: {why}", row.who())),
             None => {}
         }
     }
     if !rows.iter().any(|row| row.role == "leader") {
-        notes.push("no leader answers: how far the others are behind it is unknown".to_owned());
+        notes.push("no leader answers: how far the members are behind is unknown".to_owned());
     }
     notes
 }
 
-/// Tagged instances that are no members: spares, newcomers, and those that hold.
+/// Tagged instances that aren't members: spares, new instances, and nodes that hold.
 fn strangers(rows: &[Row], roster: &Roster, how: &str) -> Option<String> {
     let is_member = |i: &&Instance| rows.iter().any(|row| row.instance.as_ref() == Some(&i.id));
     let others: Vec<String> =
         roster.non_terminated().filter(|i| !is_member(i)).map(|i| format!("{} ({})", i.id, i.state.name())).collect();
-    (!others.is_empty()).then(|| format!("{how}, and no member: {}", others.join(", ")))
+    (!others.is_empty()).then(|| format!("{how} but not a member: {}", others.join(", ")))
 }
 
 impl Row {
@@ -377,6 +395,10 @@ mod tests {
             raft_index,
             raft_term: 1,
             db_size_bytes: 20_480,
+            db_in_use_bytes: None,
+            quota_bytes: None,
+            storage_version: None,
+            downgrade_to: None,
         };
         (MemberId(id), Answer { status: Some(status), trouble: trouble.map(str::to_owned) })
     }
@@ -426,10 +448,10 @@ mod tests {
             ]
         );
         assert_eq!(rows[1].json()["nameTag"], "blue");
-        assert_eq!(unseen(&rows, &answers), ["i-1 isn't healthy: no leader", "i-3 doesn't answer: refused"]);
+        assert_eq!(unseen(&rows, &answers), ["i-1 is not healthy: no leader", "i-3 does not answer: refused"]);
         assert_eq!(
             strangers(&rows, &fleet().roster, "tagged").as_deref(),
-            Some("tagged, and no member: i-9 (pending)")
+            Some("tagged but not a member: i-9 (pending)")
         );
     }
 

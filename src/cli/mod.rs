@@ -6,15 +6,17 @@ mod etcdctl_env;
 mod health;
 mod members;
 mod plan;
+mod snapshot;
 mod status;
 mod terminal;
+mod upgrade;
 
 use std::pin::Pin;
 
 use argh::FromArgs;
 
 use crate::aws::imds::Imds;
-use crate::config::{self, Config, VARIABLES};
+use crate::config::{self, Config, Etcd};
 use crate::daemon;
 use crate::discovery;
 use crate::discovery::addresses;
@@ -26,8 +28,8 @@ use crate::util::exit::{Code, Failure};
 use crate::util::logger;
 use crate::util::logger::Format;
 
-/// EC2 instances that carry a tag become one etcd cluster, and stay one. Settings are environment variables; each
-/// MUSTER_… has a flag too (MUSTER_CLUSTER_SIZE: --cluster-size 3). `etcd-muster env` lists them.
+/// Forms one etcd cluster from the EC2 instances that carry a tag, and maintains its membership. Settings are environment
+/// variables; every MUSTER_… variable also has a flag (MUSTER_CLUSTER_SIZE: --cluster-size 3). `etcd-muster env` lists them.
 #[derive(FromArgs)]
 struct Arguments {
     /// print the version
@@ -46,19 +48,21 @@ enum Command {
     Members(members::Members),
     Status(status::Status),
     Health(health::Health),
+    Upgrade(upgrade::Upgrade),
+    Snapshot(snapshot::Snapshot),
     Env(env::Env),
     EtcdctlEnv(etcdctl_env::EtcdctlEnv),
 }
 
-/// Supervise etcd on this instance: found or join the cluster of the tagged instances.
+/// Supervise etcd on this instance: bootstrap or join the cluster of the tagged instances.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "run")]
 struct Run {}
 
-/// Reads the command line, and does what it says.
+/// Parses the command line and runs the command.
 ///
 /// # Errors
-/// What the command can't do, with its exit code.
+/// Wrong usage, a wrong setting, or the command's own failure, each with its exit code.
 pub fn main() -> Result<i32, Failure> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (words, flags) = take_settings(&words)?;
@@ -77,7 +81,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, health, upgrade, snapshot, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -92,10 +96,10 @@ pub fn main() -> Result<i32, Failure> {
     }
     let config = config::read(&environment)
         .map_err(|problems| Failure::of_lines(Code::Config, problems.iter().map(ToString::to_string)))?;
-    // The other commands speak to whoever typed them.
+    // The other commands' output is for a person at a terminal.
     let is_run = matches!(command, Command::Run(_));
-    logger::start(config.log_level, if is_run { config.log_format } else { Format::Text });
-    // Before the runtime: nothing may start a thread ahead of this.
+    logger::start(config.log.level, if is_run { config.log.format } else { Format::Text });
+    // Before the runtime: signals must be blocked before any thread starts.
     let signals = match command {
         Command::Run(_) => {
             let blocked = signals::block().map_err(|e| Failure::new(Code::System, e))?;
@@ -107,13 +111,13 @@ pub fn main() -> Result<i32, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
     let outcome = runtime.block_on(work(command, config, signals));
-    // Dropped, it would wait for whoever still looks up a name.
+    // Dropping it would wait for name lookups that are still running.
     runtime.shutdown_background();
     outcome
 }
 
-/// On the heap, and out of `main`'s frame: a supervisor lives on this stack for months, and would hold there what the largest
-/// of the commands might need.
+/// Boxed, and out of `main`'s frame: the supervisor uses this stack for months, and would otherwise hold there the space that the
+/// largest command needs.
 #[inline(never)]
 fn work(
     command: Command,
@@ -125,14 +129,16 @@ fn work(
         (Command::Plan(plan), _) => Box::pin(async move { plan.run(config).await }),
         (Command::Discover(discover), _) => Box::pin(async move { discover.run(&config).await }),
         (Command::Members(members), _) => Box::pin(async move { members.run(&config).await }),
-        (Command::Status(status), _) => Box::pin(async move { status.run(&config).await }),
-        (Command::Health(health), _) => Box::pin(async move { health.run(&config).await }),
-        (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config)) }),
+        (Command::Status(status), _) => Box::pin(async move { status.run(&config.etcd).await }),
+        (Command::Health(health), _) => Box::pin(async move { health.run(&config.etcd).await }),
+        (Command::Upgrade(upgrade), _) => Box::pin(async move { upgrade.run(&config).await }),
+        (Command::Snapshot(snapshot), _) => Box::pin(async move { snapshot.run(&config).await }),
+        (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config.etcd)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),
     }
 }
 
-/// argh quotes the word that it doesn't know: `--etcd-password=…` must not be shown whole.
+/// argh quotes the argument that it doesn't know, so the value of `--etcd-password=…` must be cut off.
 fn without_value(line: &str) -> String {
     match line.split_once(": --").and_then(|(_, flag)| flag.split_once('=')) {
         Some((_, value)) => format!("{}…", line.strip_suffix(value).unwrap_or_default()),
@@ -142,41 +148,41 @@ fn without_value(line: &str) -> String {
 
 type Settings = Vec<(String, String)>;
 
-/// Parts the flags that stand for `MUSTER_` variables from the other words.
+/// Separates the flags that stand for `MUSTER_` variables from the other arguments.
 fn take_settings(words: &[String]) -> Result<(Vec<&str>, Settings), Failure> {
     let (mut rest, mut settings) = (Vec::new(), Vec::new());
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let (flag, value) = word.split_once('=').map_or((word.as_str(), None), |(flag, value)| (flag, Some(value)));
-        let Some(variable) = VARIABLES.iter().find(|v| v.flag().as_deref() == Some(flag)) else {
+        let Some(variable) = config::named_by(flag) else {
             rest.push(word.as_str());
             continue;
         };
         let value = value.or_else(|| words.next().map(String::as_str));
-        let value = value.ok_or_else(|| Failure::new(Code::Usage, format!("{flag} wants a value: {flag} VALUE")))?;
-        settings.push((variable.name.to_owned(), value.to_owned()));
+        let value = value.ok_or_else(|| Failure::new(Code::Usage, format!("{flag} needs a value: {flag} VALUE")))?;
+        settings.push((variable.to_owned(), value.to_owned()));
     }
     Ok((rest, settings))
 }
 
-/// Who we are, and the metadata service that said so.
+/// This instance's identity, and the metadata service that gave it.
 async fn find_self(config: &Config) -> Result<(Identity, Imds), Failure> {
-    let imds = discovery::metadata_service(config);
+    let imds = discovery::metadata_service(&config.aws);
     let identity = discovery::fetch_identity(config, &imds).await?;
     Ok((identity, imds))
 }
 
-/// Where this node's etcd serves clients, and a client of it: by what `run` left beside the data, so that no call to AWS is
-/// needed.
-fn own_etcd(config: &Config) -> (String, Client) {
+/// The client URL of this node's etcd, and a client for it. Reads the identity that `run` stored beside the data, so that no AWS
+/// call is needed.
+fn own_etcd(config: &Etcd) -> (String, Client) {
     let own = Store::peek_identity(&config.data).ok().flatten();
     let settings = own.as_ref().map(|own| addresses::settings(config, own));
     let url = settings.as_ref().map_or_else(|| addresses::client_url(config, "127.0.0.1"), addresses::own_client_url);
     (url, PeerClients::new(config, own.as_ref()).etcd)
 }
 
-/// Where this node's etcd serves its peers.
-fn own_peer_url(config: &Config) -> String {
+/// The peer URL of this node's etcd.
+fn own_peer_url(config: &Etcd) -> String {
     let own = Store::peek_identity(&config.data).ok().flatten();
     let settings = own.as_ref().map(|own| addresses::settings(config, own));
     settings.as_ref().map_or_else(|| addresses::peer_url(config, "127.0.0.1"), addresses::own_peer_url)
@@ -185,6 +191,7 @@ fn own_peer_url(config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::VARIABLES;
 
     #[test]
     fn an_unknown_flag_is_named_without_its_value() {
@@ -198,11 +205,14 @@ mod tests {
 
     #[test]
     fn every_muster_variable_has_a_flag() {
-        let words = ["--cluster-size", "3", "run", "--clean=off", "--json"].map(str::to_owned);
+        let words = ["--cluster-size", "3", "run", "--remove=off", "--json"].map(str::to_owned);
         let (rest, settings) = take_settings(&words).unwrap();
         assert_eq!(rest, ["run", "--json"]);
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(settings, [setting("MUSTER_CLUSTER_SIZE", "3"), setting("MUSTER_CLEAN", "off")]);
+        assert_eq!(settings, [setting("MUSTER_CLUSTER_SIZE", "3"), setting("MUSTER_REMOVE", "off")]);
+        // By its former name, too.
+        let (_, settings) = take_settings(&["--clean".to_owned(), "off".to_owned()]).unwrap();
+        assert_eq!(settings, [setting("MUSTER_CLEAN", "off")]);
         assert!(take_settings(&["--cluster-size".to_owned()]).is_err());
         for variable in VARIABLES.iter().filter(|v| v.name.starts_with("MUSTER_")) {
             assert!(variable.flag().is_some(), "{}", variable.name);

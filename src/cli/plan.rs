@@ -1,4 +1,4 @@
-//! `plan`: what `run` would do now, and why. Changes nothing, stirs nobody.
+//! `plan`: what `run` would do now, and why. Changes nothing, and makes no other node observe early.
 
 use std::time::Duration;
 
@@ -10,18 +10,19 @@ use super::{find_self, terminal};
 use crate::config::Config;
 use crate::core::decide::decide;
 use crate::core::paxos::Ledger;
+use crate::core::release::Installed;
 use crate::core::types::Known;
 use crate::core::view::Claim;
 use crate::core::view::ClaimState;
 use crate::core::view::{DataDir, Liveness, View};
-use crate::daemon::observer::{LocalState, Observer};
+use crate::daemon::observer::{Announce, LocalState, Observer};
 use crate::daemon::services::Services;
 use crate::discovery::addresses;
 use crate::peer::clients::PeerClients;
 use crate::state::store::{self, Belonging, Store};
 use crate::util::exit::{Code, Failure};
 
-/// Show every observation, and the step `run` would take now with its reason. Changes nothing.
+/// Show what this node observes, and the step that `run` would take now, with its reason. Changes nothing.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "plan")]
 pub(super) struct Plan {
@@ -33,15 +34,15 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) async fn run(&self, config: Config) -> Result<i32, Failure> {
         let (own, imds) = find_self(&config).await?;
-        let Services { cloud, claim, notices, .. } = Services::new(&config, imds, own.region.as_deref());
-        let paths = addresses::settings(&config, &own).paths;
+        let Services { discovery, claim, notices, .. } = Services::new(&config, imds, own.region.as_deref());
+        let paths = addresses::settings(&config.etcd, &own).paths;
         let data = paths.inspect().map_err(|e| Failure::new(Code::DataDirUnwritable, e))?;
         let unreadable = |e| Failure::new(Code::StateUnreadable, e);
-        let ledger = Store::peek(&config.data).map_err(unreadable)?.unwrap_or_default();
-        let kept = Store::peek_identity(&config.data).map_err(unreadable)?;
-        let listed = addresses::own_listing(&config, &own);
+        let ledger = Store::peek(&config.etcd.data).map_err(unreadable)?.unwrap_or_default();
+        let kept = Store::peek_identity(&config.etcd.data).map_err(unreadable)?;
+        let listed = addresses::own_listing(&config.etcd, &own);
         let ledger = match store::belonging(&ledger, kept.as_ref(), &own, data != DataDir::Fresh) {
-            // As `run` would find it: that ledger would be moved aside, and this host start with one of its own.
+            // As in `run`, which would move that ledger aside and start with a new one.
             Belonging::Stranger(_) => Ledger { instance: Some(listed.instance.clone()), ..Ledger::default() },
             Belonging::Of(owner) => Ledger { instance: owner, ..ledger },
         };
@@ -53,11 +54,13 @@ impl Plan {
             ledger,
             ending: notices.recent().await,
             since_own_removal: None::<Duration>,
-            told: Store::peek_told(&config.data),
+            told: Store::peek_told(&config.etcd.data),
+            installed: Installed::NotAsked,
+            data_release: Known::Unknown("not asked".to_owned()),
         };
-        let reach = PeerClients::new(&config, Some(&own));
-        let mut observer = Observer::new(config, reach, cloud, claim, false);
-        let view = observer.look(&looking, |_| {}).await;
+        let clients = PeerClients::new(&config.etcd, Some(&own));
+        let mut observer = Observer::new(&config, clients, discovery, claim, Announce::No);
+        let view = observer.observe(&looking, |_| {}).await;
         let step = decide(observer.policy(), &view).to_string();
         match self.json {
             true => print_json(&view, &step),
@@ -78,11 +81,11 @@ fn data_in_words(data: &DataDir) -> String {
 
 fn claim_in_words(claim: &ClaimState) -> String {
     match claim {
-        ClaimState::NotAsked => "not asked for".to_owned(),
+        ClaimState::NotAsked => "not used".to_owned(),
         ClaimState::Unknown(cause) => format!("unknown: {cause}"),
         ClaimState::Absent => "none yet".to_owned(),
-        ClaimState::Held { claim: Claim::Founding { list }, .. } => format!("founding {}", list.initial_cluster()),
-        ClaimState::Held { claim: Claim::Established { cluster }, .. } => format!("cluster {cluster} is established"),
+        ClaimState::Held { claim: Claim::Founding { list }, .. } => format!("first members {}", list.initial_cluster()),
+        ClaimState::Held { claim: Claim::Established { cluster }, .. } => format!("cluster {cluster} was bootstrapped"),
     }
 }
 
@@ -117,7 +120,7 @@ fn print_text(view: &View, step: &str) {
         ClaimState::NotAsked => {}
         claim => line(format_args!("claim          {}", claim_in_words(claim))),
     }
-    let silent = view.fates.iter().filter_map(|(member, fate)| match fate {
+    let silent = view.liveness.iter().filter_map(|(member, fate)| match fate {
         Liveness::Silent(silence) => Some((member, silence)),
         Liveness::Answers | Liveness::Unknown => None,
     });
@@ -125,9 +128,9 @@ fn print_text(view: &View, step: &str) {
         let gone = match &fate.gone {
             Known::Known(true) => "its instance is gone".to_owned(),
             Known::Known(false) => "its instance exists".to_owned(),
-            Known::Unknown(cause) => format!("unknown: {cause}"),
+            Known::Unknown(cause) => format!("the state of its instance is unknown: {cause}"),
         };
-        line(format_args!("member {member} doesn't answer; {gone}"));
+        line(format_args!("member {member} does not answer; {gone}"));
     }
     line(format_args!("run would now  {step}"));
 }

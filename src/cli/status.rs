@@ -1,4 +1,4 @@
-//! `status`: what the supervisor on this node does, and why.
+//! `status`: what the supervisor on this node is doing, and why.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use argh::FromArgs;
 use serde_json::json;
 
 use super::{own_etcd, terminal};
-use crate::config::Config;
+use crate::config::Etcd;
+use crate::etcd::client::Health;
 use crate::etcd::data_dir::MUSTER_DIR;
 use crate::net::http;
 use crate::status::server::SOCKET;
@@ -16,8 +17,8 @@ use crate::util::exit::{Code, Failure};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Show what the supervisor on this node does and why, its etcd, the last decisions. Exit code 0: ready; 1: not; 69: none
-/// runs.
+/// Show what the supervisor on this node is doing and why, the state of its etcd, and the last decisions. Exits with 0 if the
+/// node is ready, with 1 if it is not, and with 69 if no supervisor is running.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "status")]
 pub(super) struct Status {
@@ -27,9 +28,9 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
+    pub(super) async fn run(&self, config: &Etcd) -> Result<i32, Failure> {
         let now = ask_supervisor(config).await.map_err(|cause| Failure::new(Code::Unavailable, cause))?;
-        // The supervisor's own word may be ten seconds old.
+        // The supervisor's own report may be ten seconds old.
         let asked = match now.etcd.pid {
             Some(_) => Some(ask_etcd(config).await),
             None => None,
@@ -48,16 +49,16 @@ impl Status {
     }
 }
 
-/// Over the socket beside the data: it is there whatever is set.
-pub(super) async fn ask_supervisor(config: &Config) -> Result<Snapshot, String> {
+/// Over the socket beside the data, which exists whatever the settings are.
+pub(super) async fn ask_supervisor(config: &Etcd) -> Result<Snapshot, String> {
     let socket = config.data.join(MUSTER_DIR).join(SOCKET);
     let answer = http::fetch_at(&socket, "/status", ANSWER_TIMEOUT).await;
     let answer =
-        answer.map_err(|e| format!("no supervisor answers at {e}; is `etcd-muster run` up with this ED_DATA?"))?;
-    serde_json::from_slice(answer.body()).map_err(|e| format!("{}: not a status: {e}", socket.display()))
+        answer.map_err(|e| format!("no supervisor answers at {e}; is `etcd-muster run` running with this ED_DATA?"))?;
+    serde_json::from_slice(answer.body()).map_err(|e| format!("{}: the answer is not a status: {e}", socket.display()))
 }
 
-async fn ask_etcd(config: &Config) -> Asked {
+async fn ask_etcd(config: &Etcd) -> Asked {
     let (url, etcd) = own_etcd(config);
     let (status, health) = tokio::join!(etcd.status(&url, ANSWER_TIMEOUT), etcd.health(&url, ANSWER_TIMEOUT));
     let role = status.ok().map(|status| match status.leader {
@@ -66,8 +67,8 @@ async fn ask_etcd(config: &Config) -> Asked {
         _ => "voter",
     });
     let trouble = match health {
-        Ok(Ok(())) => None,
-        Ok(Err(reason)) => Some(reason),
+        Ok(Health::Healthy) => None,
+        Ok(Health::Unhealthy(reason)) => Some(reason),
         Err(error) => Some(error.to_string()),
     };
     Asked { role, trouble }

@@ -1,4 +1,4 @@
-//! Which AWS is called, as whom and by which way; and what is used of it.
+//! Which AWS is called, with which credentials and through which proxy; and which of its services are used.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -6,38 +6,136 @@ use std::path::PathBuf;
 use aws_credential_types::Credentials;
 
 use super::reader::{Problem, Reader};
+use super::snapshots::{Location, location};
+use super::variables;
+use crate::aws::Variants;
 use crate::aws::credentials::Source;
 use crate::aws::s3::Object;
 use crate::net::proxy::Proxy;
 use crate::net::tls::CaFile;
 
-/// Where ECS hands out a task's credentials,
+/// Where ECS serves a task's credentials,
 const ECS_AGENT: &str = "169.254.170.2";
 
-/// and, beside it, EKS.
+/// and, next to it, EKS.
 const AGENTS: [&str; 3] = [ECS_AGENT, "169.254.170.23", "fd00:ec2::23"];
 
 /// The claim's own name below its prefix.
 const CLAIM: &str = "claim.json";
 
-impl Reader<'_> {
-    /// `s3://bucket/prefix`: the object below it that is claimed.
-    pub(super) fn claim(&mut self) -> Option<Object> {
-        let value = self.text("MUSTER_CLAIM")?.to_owned();
-        let place = value.strip_prefix("s3://").map(|rest| rest.trim_end_matches('/'));
-        let place = place.map(|place| place.split_once('/').unwrap_or((place, "")));
-        // (S3 User Guide, "General purpose bucket naming rules".)
-        let is_bucket = |name: &str| {
-            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
-            (3..=63).contains(&name.len()) && name.chars().all(fits)
+/// The metadata service's address on every instance, by `AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE`. The SDKs ignore its case.
+const AWS_METADATA: [(&str, &str); 4] = [
+    ("IPv4", "http://169.254.169.254"),
+    ("IPv6", "http://[fd00:ec2::254]"),
+    ("ipv4", "http://169.254.169.254"),
+    ("ipv6", "http://[fd00:ec2::254]"),
+];
+
+/// AWS's services, as this node reaches them.
+#[derive(Clone, Debug)]
+pub struct Aws {
+    pub region: Option<String>,
+    pub credentials: Source,
+    pub imds_endpoint: String,
+    pub endpoints: Endpoints,
+    pub variants: Variants,
+    /// `MUSTER_S3_*`: the store for snapshots and the claim, where it isn't the region's S3.
+    pub store: Store,
+    /// `AWS_CA_BUNDLE`, `SSL_CERT_FILE`: the CAs to trust for AWS, besides the public roots.
+    pub ca_files: Vec<CaFile>,
+    /// `HTTPS_PROXY`, `NO_PROXY`: the proxy for AWS.
+    pub proxy: Option<Proxy>,
+}
+
+/// The endpoint to call instead of AWS's own; `None`: AWS's endpoint of the region.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    pub ec2: Option<String>,
+    pub s3: Option<String>,
+    pub autoscaling: Option<String>,
+    pub ssm: Option<String>,
+}
+
+/// How a store that is not the region's S3 is called; `None`: as the other services are.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    pub region: Option<String>,
+    pub credentials: Option<Source>,
+}
+
+impl Reader {
+    pub(super) fn aws(&mut self) -> Aws {
+        let metadata = self.choice(&variables::AWS_METADATA_MODE, &AWS_METADATA);
+        let region =
+            [variables::REGION.name, "AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| self.text(name));
+        Aws {
+            region: region.map(str::to_owned),
+            credentials: self.credentials(),
+            imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| metadata.to_owned()),
+            endpoints: Endpoints {
+                ec2: self.endpoint("EC2"),
+                s3: self.url(variables::S3_ENDPOINT.name).or_else(|| self.endpoint("S3")),
+                autoscaling: self.endpoint("AUTO_SCALING"),
+                ssm: self.endpoint("SSM"),
+            },
+            variants: Variants {
+                fips: self.yes(&variables::AWS_USE_FIPS),
+                dualstack: self.yes(&variables::AWS_USE_DUALSTACK),
+            },
+            store: self.store(),
+            ca_files: self.ca_files(),
+            proxy: self.proxy(),
+        }
+    }
+
+    /// (AWS SDKs and Tools Reference Guide, "Service-specific endpoints".)
+    fn endpoint(&mut self, service: &str) -> Option<String> {
+        self.url(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| self.url("AWS_ENDPOINT_URL"))
+    }
+
+    fn store(&mut self) -> Store {
+        let region = self.text(variables::S3_REGION.name).map(str::to_owned);
+        let name = |variable: &'static variables::Variable| variable.name;
+        let [id, secret, file] =
+            [&variables::S3_ACCESS_KEY_ID, &variables::S3_SECRET_ACCESS_KEY, &variables::S3_SECRET_ACCESS_KEY_FILE]
+                .map(name);
+        let [given_id, given_secret, given_file] = [id, secret, file].map(|name| self.text(name).map(str::to_owned));
+        let credentials = match (given_id, given_secret, given_file) {
+            (None, None, None) => None,
+            (_, Some(_), Some(_)) => {
+                self.wrong(file, format!("is set, and so is {secret}; unset one of them"));
+                None
+            }
+            (Some(_), None, None) => {
+                self.wrong(file, format!("is missing: {id} is set; give the file with its secret"));
+                None
+            }
+            (None, ..) => {
+                self.wrong(id, "is missing: its secret is set");
+                None
+            }
+            (Some(id), Some(secret), None) => {
+                Some(Source::Static(Credentials::new(id, secret, None, None, "environment")))
+            }
+            (Some(_), None, Some(path)) if !path.starts_with('/') => {
+                self.wrong(file, "is no absolute path");
+                None
+            }
+            (Some(id), None, Some(path)) => Some(Source::File { id, secret: PathBuf::from(path) }),
         };
-        match place {
-            Some((bucket, prefix)) if is_bucket(bucket) && !prefix.starts_with('/') && !prefix.contains("//") => {
-                let key = [prefix, CLAIM].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
-                Some(Object { bucket: bucket.to_owned(), key })
+        Store { region, credentials }
+    }
+
+    /// `s3://bucket/prefix`: the claim's object is below it.
+    pub(super) fn claim(&mut self) -> Option<Object> {
+        let value = self.text(variables::CLAIM.name)?.to_owned();
+        match location(&value) {
+            Some(Location::Bucket { bucket, prefix }) => {
+                let key = if prefix.is_empty() { CLAIM.to_owned() } else { format!("{prefix}/{CLAIM}") };
+                Some(Object { bucket, key })
             }
             _ => {
-                self.wrong("MUSTER_CLAIM", "is not a location in S3; write s3://bucket/prefix");
+                self.wrong(variables::CLAIM.name, "is not a location in S3; write s3://bucket/prefix");
                 None
             }
         }
@@ -45,33 +143,36 @@ impl Reader<'_> {
 
     /// Names of lifecycle hooks, as Auto Scaling allows them (API Reference, "PutLifecycleHook").
     pub(super) fn lifecycle_hooks(&mut self) -> Vec<String> {
-        let value = self.text("MUSTER_LIFECYCLE_HOOK").unwrap_or_default().to_owned();
+        let value = self.text(variables::LIFECYCLE_HOOK.name).unwrap_or_default().to_owned();
         let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_/".contains(c);
         match value.is_empty() {
             true => Vec::new(),
             false if names.iter().all(|name| (1..=255).contains(&name.len()) && name.chars().all(fits)) => names,
             false => {
-                self.wrong("MUSTER_LIFECYCLE_HOOK", "is not the name of a lifecycle hook; write NAME, or NAME,NAME2");
+                self.wrong(
+                    variables::LIFECYCLE_HOOK.name,
+                    "is not the name of a lifecycle hook; write NAME, or NAME,NAME2",
+                );
                 Vec::new()
             }
         }
     }
 
-    /// Whether they can be read shows when they are needed ([`crate::net::tls::Trust::public`]).
-    pub(super) fn ca_files(&self) -> Vec<CaFile> {
+    /// Whether the files can be read shows when they are needed ([`crate::net::tls::Trust::public`]).
+    fn ca_files(&self) -> Vec<CaFile> {
         let named = |variable| self.text(variable).map(|path| CaFile { variable, path: PathBuf::from(path) });
         ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].into_iter().filter_map(named).collect()
     }
 
     /// Lower case wins, as with curl and the AWS CLI.
-    pub(super) fn proxy(&mut self) -> Option<Proxy> {
+    fn proxy(&mut self) -> Option<Proxy> {
         let (variable, url) = ["https_proxy", "HTTPS_PROXY"].iter().find_map(|name| Some((name, self.text(name)?)))?;
         let except = ["no_proxy", "NO_PROXY"].iter().find_map(|name| self.text(name)).unwrap_or_default();
         match Proxy::new(url, except) {
             Ok(proxy) => Some(proxy),
             Err(cause) => {
-                // Without the value: it may hold a password.
+                // Without the value, which may contain a password.
                 let write = "write http://host:port or http://user:password@host:port";
                 self.problems.push(Problem(format!("{variable}=…: {cause}; {write}")));
                 None
@@ -79,10 +180,10 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn credentials(&mut self) -> Source {
+    fn credentials(&mut self) -> Source {
         if let Some(key) = self.text("AWS_ACCESS_KEY_ID") {
             let Some(secret) = self.text("AWS_SECRET_ACCESS_KEY") else {
-                self.wrong("AWS_SECRET_ACCESS_KEY", "is missing beside AWS_ACCESS_KEY_ID");
+                self.wrong("AWS_SECRET_ACCESS_KEY", "is missing: AWS_ACCESS_KEY_ID is set");
                 return Source::Role;
             };
             let token = self.text("AWS_SESSION_TOKEN").map(str::to_owned);
@@ -99,9 +200,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Container credentials (ECS, EKS): a path on the link-local host, or a whole URL. The token goes there: over plain http only to
-    /// this host or to the two that AWS has for it (AWS SDKs and Tools Reference Guide, "Container credential provider").
-    pub(super) fn container_credentials(&mut self) -> Option<String> {
+    /// Container credentials (ECS, EKS): a path on the link-local host, or a whole URL. The token is sent there: over plain
+    /// http only to this host or to the two that AWS has for it (AWS SDKs and Tools Reference Guide, "Container credential
+    /// provider").
+    fn container_credentials(&mut self) -> Option<String> {
         const PATH: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
         const URL: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
         if let Some(path) = self.text(PATH) {
@@ -113,21 +215,25 @@ impl Reader<'_> {
             return None;
         }
         let url = self.url(URL)?;
-        let uri = url.parse::<hyper::Uri>().ok();
-        let may = uri.is_some_and(|uri| {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
-            let is_near = |address: IpAddr| address.is_loopback() || AGENTS.iter().any(|a| a.parse() == Ok(address));
-            uri.scheme_str() == Some("https") || host == "localhost" || host.parse().is_ok_and(is_near)
-        });
+        let may = keeps_secrets(&url, |address| AGENTS.iter().any(|agent| agent.parse() == Ok(address)));
         if !may {
             let hosts = AGENTS.join(", ");
             self.wrong(
                 URL,
                 format!(
-                    "is http to another host, which would see the token; write https://, or name {hosts} or loopback"
+                    "is http to another host, which would see the token; write https://, or use {hosts} or loopback"
                 ),
             );
         }
         may.then_some(url)
     }
+}
+
+/// Whether nobody on the way to that URL can read what is sent: by TLS, or because it does not leave the host, or goes to a `near` address.
+pub(super) fn keeps_secrets(url: &str, near: impl Fn(IpAddr) -> bool) -> bool {
+    url.parse::<hyper::Uri>().is_ok_and(|uri| {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+        let is_near = |address: IpAddr| address.is_loopback() || near(address);
+        uri.scheme_str() == Some("https") || host == "localhost" || host.parse().is_ok_and(is_near)
+    })
 }

@@ -1,5 +1,5 @@
-//! `MUSTER_ROSTER`: where there is no EC2, the list of instances that an operator wrote. Thin: what a list means for a founding is
-//! the core's business, as with EC2's.
+//! `MUSTER_HOSTS`: without EC2, a static list of instances. This file only reads it: the core decides what a list means for a
+//! bootstrap, as it does for EC2's.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,32 +13,32 @@ use crate::util::clock;
 use crate::util::file;
 use crate::util::machine::has_interface;
 
-/// A DNS name's; etcd takes any length.
+/// The longest possible DNS name; etcd accepts any length.
 const MAX_HOST: usize = 253;
 
-/// The instances, written down.
+/// A static list of instances.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Written {
-    /// `static:host=address,…`, as it was given: nothing in it is ever gone.
+    /// `static:host=address,…`, as it was given: no host in it is ever gone.
     Static { text: String, entries: Vec<Instance> },
-    /// `file:/path.json`, read anew at every look.
+    /// `file:/path.json`, read at every observation.
     File(PathBuf),
 }
 
 impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Static { text, .. } => write!(f, "MUSTER_ROSTER=static:{text}"),
-            Self::File(path) => write!(f, "MUSTER_ROSTER=file:{}", path.display()),
+            Self::Static { text, .. } => write!(f, "MUSTER_HOSTS=static:{text}"),
+            Self::File(path) => write!(f, "MUSTER_HOSTS=file:{}", path.display()),
         }
     }
 }
 
 impl Written {
-    /// What the variable says; `None`: EC2.
+    /// Parses the variable; `None`: EC2.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the value.
     pub fn parse(value: &str) -> Result<Option<Self>, String> {
         if value == "ec2" {
             return Ok(None);
@@ -49,15 +49,15 @@ impl Written {
         }
         match value.strip_prefix("file:").map(Path::new) {
             Some(path) if path.is_absolute() => Ok(Some(Self::File(path.to_owned()))),
-            Some(_) => Err("names no absolute path; write file:/etc/etcd-muster/roster.json".to_owned()),
-            None => Err("is none of ec2, static:host=address,host2=address2, file:/path.json".to_owned()),
+            Some(_) => Err("is not an absolute path; write file:/etc/etcd-muster/roster.json".to_owned()),
+            None => Err("is not one of ec2, static:host=address,host2=address2, file:/path.json".to_owned()),
         }
     }
 
     /// The list as it is now.
     ///
     /// # Errors
-    /// Variable, value, and why it is no list: nothing is known then, whatever was known before.
+    /// Variable, value, and why it is not a list: then nothing is known, whatever was known before.
     pub async fn roster(&self) -> Result<Roster, String> {
         let entries = match self {
             Self::Static { entries, .. } => Ok(entries.clone()),
@@ -67,10 +67,10 @@ impl Written {
         Ok(Roster::written(entries, clock::epoch()))
     }
 
-    /// The list as it is now, and the entry that is this host: the one with an address of ours.
+    /// The list as it is now, and this host's entry: the one with an address of ours.
     ///
     /// # Errors
-    /// As above; and a list without this host, or with more than one entry for it.
+    /// As above; and the list has no entry for this host, or more than one.
     pub async fn roster_of_ours(&self) -> Result<(Roster, Instance), String> {
         let roster = self.roster().await?;
         let own = own_entry(&roster, has_interface).map_err(|cause| format!("{self}: {cause}"))?.clone();
@@ -78,7 +78,7 @@ impl Written {
     }
 }
 
-/// An entry of the file. A misspelt key is no key left out.
+/// An entry of the file. A misspelt key must not count as an omitted one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -89,10 +89,10 @@ struct Entry {
     zone: Option<String>,
 }
 
-/// Reads a roster file: a JSON list of objects.
+/// Parses a host file: a JSON list of objects.
 ///
 /// # Errors
-/// Why it is no list that could be gone by, on one line.
+/// Why it is not a usable list, on one line.
 pub fn parse(text: &[u8]) -> Result<Vec<Instance>, String> {
     let unread = |e: serde_json::Error| format!("can't be read: {e}").replace(char::is_control, "?");
     let entries: Vec<Entry> = serde_json::from_slice(text).map_err(unread)?;
@@ -102,7 +102,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Instance>, String> {
         let state = entry.state.as_deref().map_or(Some(InstanceState::Running), InstanceState::parse);
         instance.state = state
             .filter(|s| matches!(s, InstanceState::Running | InstanceState::Stopped | InstanceState::Terminated))
-            .ok_or_else(|| format!("the state of {} is none of running, stopped, terminated", entry.host))?;
+            .ok_or_else(|| format!("the state of {} is not one of running, stopped, terminated", entry.host))?;
         if let Some(launched) = &entry.launched {
             let at = clock::parse_rfc3339(launched);
             let at =
@@ -116,7 +116,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Instance>, String> {
     Ok(instances)
 }
 
-/// Reads `host=address,…`.
+/// Parses `host=address,…`.
 ///
 /// # Errors
 /// As [`parse`].
@@ -132,10 +132,11 @@ pub fn parse_static(text: &str) -> Result<Vec<Instance>, String> {
 }
 
 fn instance(host: &str, address: &str) -> Result<Instance, String> {
-    // It becomes a member's name, which etcd tells from its URL by `=` and from the next by `,`; and a name in certificates.
+    // It becomes a member's name, which etcd separates from its URL by `=` and from the next member by `,`; and a name in
+    // certificates.
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if host.is_empty() || host.len() > MAX_HOST || !host.chars().all(fits) {
-        return Err(format!("{host:?} is not a host name; letters, digits, -, _ and . make one"));
+        return Err(format!("{host:?} is not a host name; use letters, digits, -, _ and ."));
     }
     let reachable = |a: &IpAddr| {
         let link_local = matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
@@ -148,13 +149,18 @@ fn instance(host: &str, address: &str) -> Result<Instance, String> {
         launched: None,
         attached: None,
         changed: None,
-        address: Some(parsed.ok_or_else(|| format!("{address:?} of {host} is not an address to reach it at"))?),
+        address: Some(parsed.ok_or_else(|| {
+            format!(
+                "{address:?} of {host} is not an address at which others can \
+            reach it"
+            )
+        })?),
         private_dns: Some(host.to_owned()),
         zone: String::new(),
     })
 }
 
-/// A name stands for one member for ever, an address for one host that isn't terminated.
+/// A name stands for one member for ever, an address for one host that is not terminated.
 fn unambiguous(instances: &[Instance]) -> Result<(), String> {
     if instances.is_empty() {
         return Err("is empty".to_owned());
@@ -162,17 +168,17 @@ fn unambiguous(instances: &[Instance]) -> Result<(), String> {
     let (mut hosts, mut addresses) = (BTreeSet::new(), BTreeSet::new());
     for instance in instances {
         if !hosts.insert(instance.id.0.to_ascii_lowercase()) {
-            return Err(format!("{} is there twice; give each host a name of its own", instance.id));
+            return Err(format!("{} is listed twice; give each host its own name", instance.id));
         }
         let stands = instance.state != InstanceState::Terminated;
         if let Some(address) = instance.address.filter(|address| stands && !addresses.insert(*address)) {
-            return Err(format!("{address} is there twice; give each host its own address"));
+            return Err(format!("{address} is listed twice; give each host its own address"));
         }
     }
     Ok(())
 }
 
-/// The one entry that stands at an address of ours.
+/// The only entry with an address of ours.
 fn own_entry(roster: &Roster, is_local: impl Fn(IpAddr) -> bool) -> Result<&Instance, String> {
     let is_ours = |i: &&Instance| i.address.is_some_and(&is_local);
     let mut found = roster.non_terminated().filter(is_ours);
@@ -181,7 +187,7 @@ fn own_entry(roster: &Roster, is_local: impl Fn(IpAddr) -> bool) -> Result<&Inst
         (Some(one), Some(other)) => Err(format!("{} and {} are both this host", one.id, other.id)),
         (None, _) => Err(match roster.terminated().find(is_ours) {
             Some(own) => format!("this host is {}, which is terminated there", own.id),
-            None => "no address there is this host's; add this host (a container needs --network host)".to_owned(),
+            None => "no listed address is this host's; add this host (a container needs --network host)".to_owned(),
         }),
     }
 }
@@ -220,12 +226,12 @@ mod tests {
             (r#"[{"host": "a", "address": "10.0.0.1"}]]"#, "can't be read"),
             (r#"[{"host": "a", "address": "10.0.0.1", "staet": "terminated"}]"#, "unknown field `staet`"),
             (r#"[{"host": "a", "address": "10.0.0.1", "state": "running", "state": "terminated"}]"#, "duplicate field"),
-            (r#"[{"host": "a", "address": "10.0.0.1", "state": "dead"}]"#, "the state of a is none of"),
+            (r#"[{"host": "a", "address": "10.0.0.1", "state": "dead"}]"#, "the state of a is not one of"),
             (r#"[{"host": "a", "address": "10.0.0.1", "launched": "today"}]"#, "`launched` of a is not a time"),
-            (r#"[{"host": "a", "address": "10.0.0.1"}, {"host": "A", "address": "10.0.0.2"}]"#, "A is there twice"),
+            (r#"[{"host": "a", "address": "10.0.0.1"}, {"host": "A", "address": "10.0.0.2"}]"#, "A is listed twice"),
             (
                 r#"[{"host": "a", "address": "10.0.0.1"}, {"host": "b", "address": "::ffff:10.0.0.1"}]"#,
-                "10.0.0.1 is there twice",
+                "10.0.0.1 is listed twice",
             ),
             (r#"[{"host": "a=b", "address": "10.0.0.1"}]"#, "is not a host name"),
             (r#"[{"host": "a", "address": "db-1"}]"#, "is not an address"),
@@ -260,7 +266,7 @@ mod tests {
         assert_eq!(own(&["fd00::2"]).as_deref(), Ok("b"));
         assert!(own(&["10.0.0.1", "fd00::2"]).unwrap_err().contains("a and b are both this host"));
         assert!(own(&["10.0.0.3"]).unwrap_err().contains("this host is c, which is terminated there"));
-        assert!(own(&["127.0.0.1", "10.9.9.9"]).unwrap_err().contains("no address there is this host's"));
+        assert!(own(&["127.0.0.1", "10.9.9.9"]).unwrap_err().contains("no listed address is this host's"));
     }
 
     proptest! {

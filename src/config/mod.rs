@@ -1,4 +1,4 @@
-//! The settings: the only reader of the environment. All that is wrong is reported together.
+//! The settings: the only reader of the environment. All problems are reported together.
 
 pub mod hosts;
 
@@ -7,34 +7,35 @@ mod etcd;
 mod instances;
 mod reader;
 mod security;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod variables;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::aws::credentials::Source;
 use crate::aws::s3::Object;
-use crate::config::hosts::Written;
 use crate::core::initial_list;
+use crate::core::types::MemberId;
 use crate::core::view::{Clean, Policy};
-use crate::etcd::settings;
-use crate::net::proxy::Proxy;
-use crate::net::tls::CaFile;
+use crate::etcd::settings::{self, Kind};
 use crate::util::logger::Format;
+pub use aws::{Aws, Endpoints, Store};
 use etcd::given;
+pub use etcd::{Etcd, MemberType, Port};
+pub use instances::Instances;
 use reader::Reader;
 pub use reader::{Problem, parse_duration};
 pub use security::{CaKey, Files, Minting, Origin, Security, shown};
-use variables::RETIRED;
-pub use variables::VARIABLES;
+pub use snapshots::{Location, Snapshots, Sse, location};
+pub use variables::{Alias, VARIABLES, Variable, named_by};
+use variables::{RETIRED, Resolved};
 
-/// What the log shows at least; the first is the default.
+/// The least severe level that the log shows.
 const LOG_LEVELS: [(&str, LevelFilter); 5] = [
     ("info", LevelFilter::Info),
     ("error", LevelFilter::Error),
@@ -43,99 +44,169 @@ const LOG_LEVELS: [(&str, LevelFilter); 5] = [
     ("trace", LevelFilter::Trace),
 ];
 
+const REMOVALS: [(&str, Clean); 3] = [("gone", Clean::Gone), ("unhealthy", Clean::Unhealthy), ("off", Clean::Off)];
+
 const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
-/// The metadata service's address on every instance, by `AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE`. The SDKs take it in any case.
-const AWS_METADATA: [(&str, &str); 4] = [
-    ("IPv4", "http://169.254.169.254"),
-    ("IPv6", "http://[fd00:ec2::254]"),
-    ("ipv4", "http://169.254.169.254"),
-    ("ipv6", "http://[fd00:ec2::254]"),
-];
-
-/// How members are addressed in advertised URLs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MemberType {
-    Host,
-    Ip,
-}
-
-/// Everything the operator decided, parsed.
+/// All of the operator's decisions, parsed; each consumer takes its part.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub tags: Vec<(String, String)>,
-    /// `MUSTER_ROSTER`: `None`, the instances are EC2's.
-    pub written: Option<Written>,
-    pub region: Option<String>,
-    pub credentials: Source,
-    pub imds_endpoint: String,
-    pub ec2_endpoint: Option<String>,
-    pub s3_endpoint: Option<String>,
-    pub autoscaling_endpoint: Option<String>,
-    pub ssm_endpoint: Option<String>,
-    pub use_fips: bool,
-    pub use_dualstack: bool,
-    /// `AWS_CA_BUNDLE`, `SSL_CERT_FILE`: whom to trust as AWS, beside the public roots.
-    pub ca_files: Vec<CaFile>,
-    /// `HTTPS_PROXY`, `NO_PROXY`: the way to AWS.
-    pub proxy: Option<Proxy>,
-    pub client_port: u16,
-    pub peer_port: u16,
-    pub bootstrap_wait: Duration,
-    pub member_type: MemberType,
-    pub home: PathBuf,
-    /// The `PATH` etcd is looked for in.
-    pub search_path: String,
-    pub data: PathBuf,
-    pub wal: PathBuf,
-    /// `ETCD_*` that etcd knows.
-    pub etcd: BTreeMap<String, String>,
-    /// The client port.
-    pub client: Security,
-    /// The peer port, and so the roll call.
-    pub peer: Security,
-    /// `Some`: a side's certificates are made here.
-    pub minting: Option<Minting>,
-    /// `MUSTER_PLAIN_LOOPBACK`: the client port speaks plain HTTP on loopback.
-    pub plain_loopback: bool,
-    /// `MUSTER_ETCD_USER` and its password's file, for an etcd with authentication on.
-    pub etcd_user: Option<(String, PathBuf)>,
-    pub policy: Policy,
-    /// `MUSTER_CLAIM`: the object itself.
-    pub claim: Option<Object>,
-    /// `MUSTER_LEAVE`: leave the cluster when EC2 ends this instance.
-    pub leave: bool,
-    /// `MUSTER_LIFECYCLE_HOOK`.
-    pub lifecycle_hooks: Vec<String>,
-    pub probe_timeout: Duration,
-    /// How long clients of a stopping etcd may hold it up where nothing can be lost; `stop_timeout` is a bound to this, too.
-    pub drain_timeout: Duration,
-    pub stop_timeout: Duration,
-    /// `MUSTER_RECONCILE`: how often the leader's supervisor looks for dead members; `None`: never.
-    pub reconcile: Option<Duration>,
-    pub notify_socket: Option<String>,
-    /// How long systemd goes without a sign of life before it ends us; `None`: as long as it takes.
-    pub watchdog: Option<Duration>,
+    pub instances: Instances,
+    pub aws: Aws,
+    pub etcd: Etcd,
+    pub bootstrap: Bootstrap,
+    pub removal: Removal,
+    pub departure: Departure,
+    pub observation: Observation,
+    pub stop: Stop,
+    pub systemd: Systemd,
+    /// `MUSTER_STATUS_LISTEN`.
     pub status_listen: Option<SocketAddr>,
-    pub log_level: LevelFilter,
-    pub log_format: Format,
-    /// What is said once at the start: variables that no longer do anything.
-    pub notices: Vec<String>,
+    pub log: Log,
+    /// `MUSTER_ADOPT`: the operator confirms that this host may run as that member, whose data it has.
+    pub adopt: Option<MemberId>,
+    pub upgrade: Upgrade,
+    pub snapshots: Snapshots,
+    /// Warnings to log once at the start: variables without effect, settings that endanger data.
+    pub warnings: Vec<String>,
 }
 
-/// The process's environment with the command line's settings over it.
+/// What a newer release of etcd may do here.
+#[derive(Clone, Copy, Debug)]
+pub struct Upgrade {
+    /// `ETCD_MAX_LEARNERS`: etcd's own setting, which it judges itself; its default is 1.
+    pub max_learners: usize,
+    /// `MUSTER_JOIN_NEWER`: the operator confirms that the cluster's log has no record that a newer release can't apply.
+    pub join_newer: bool,
+}
+
+/// How a cluster is bootstrapped.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// `MUSTER_CLUSTER_SIZE`; `None`: the number of instances.
+    pub cluster_size: Option<usize>,
+    /// `MUSTER_MIN_NODES`.
+    pub min_nodes: usize,
+    /// `ETCD_INITIAL_CLUSTER_TOKEN`: the prefix of our lists' tokens.
+    pub token_prefix: String,
+    /// `MUSTER_BOOTSTRAP_GRACE`: how long to wait for an absent instance.
+    pub grace: Duration,
+    /// `MUSTER_BOOTSTRAP_WINDOW`: the greatest age of a fleet that may bootstrap without absent instances.
+    pub window: Duration,
+    /// `MUSTER_BOOTSTRAP_WITHOUT_ABSENT`: the operator confirms that the absent instances have no cluster.
+    pub without_absent: bool,
+    /// `MUSTER_BOOTSTRAP_ALONE`: the operator confirms that the other of two instances has no cluster.
+    pub alone: bool,
+    /// `MUSTER_CLAIM`: the object itself.
+    pub claim: Option<Object>,
+}
+
+/// Which members may be removed, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal {
+    /// `MUSTER_REMOVE`.
+    pub which: Clean,
+    /// `MUSTER_REMOVE_AFTER`: how long a member must not have answered.
+    pub after: Duration,
+    /// `MUSTER_REMOVE_INTERVAL`: how often the leader's supervisor checks for dead members; `None`: never.
+    pub interval: Option<Duration>,
+}
+
+/// What happens to the member when EC2 terminates this instance, and which hooks wait for that.
+#[derive(Clone, Debug)]
+pub struct Departure {
+    /// `MUSTER_LEAVE`.
+    pub leave: Leave,
+    /// `MUSTER_LIFECYCLE_HOOK`.
+    pub lifecycle_hooks: Vec<String>,
+}
+
+/// When the member leaves its cluster by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    Never,
+    /// EC2 is about to terminate this instance.
+    OnTerminate,
+}
+
+/// How often everything is observed, and with which timeouts.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation {
+    /// `BOOTSTRAP_WAIT`: the longest pause between observations while nothing changes.
+    pub longest_pause: Duration,
+    /// `MUSTER_PROBE_TIMEOUT`.
+    pub probe_timeout: Duration,
+}
+
+/// How long a stop may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop {
+    /// `MUSTER_DRAIN_TIMEOUT`: how long clients may delay the stop of an etcd where nothing can be lost; `timeout` limits this,
+    /// too.
+    pub drain_timeout: Duration,
+    /// `MUSTER_STOP_TIMEOUT`.
+    pub timeout: Duration,
+}
+
+/// What systemd expects, if it runs us.
+#[derive(Clone, Debug)]
+pub struct Systemd {
+    pub notify_socket: Option<String>,
+    /// How long it waits for a heartbeat before it ends us; `None`: it does not.
+    pub watchdog: Option<Duration>,
+}
+
+/// What the log shows, and in which format.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    pub level: LevelFilter,
+    pub format: Format,
+}
+
+impl Config {
+    /// The settings that the core uses.
+    pub fn policy(&self) -> Policy {
+        let Bootstrap { cluster_size, min_nodes, ref token_prefix, grace, window, without_absent, alone, ref claim } =
+            self.bootstrap;
+        Policy {
+            cluster_size,
+            min_nodes,
+            found_grace: grace,
+            found_window: window,
+            found_absent: without_absent,
+            found_alone: alone,
+            clean: self.removal.which,
+            clean_dwell: self.removal.after,
+            adopt: self.adopt,
+            max_learners: self.upgrade.max_learners,
+            join_newer: self.upgrade.join_newer,
+            token_prefix: token_prefix.clone(),
+            claim: claim.as_ref().map(Object::to_string),
+            filter: self.instances.to_string(),
+            written: self.instances.written().is_some(),
+        }
+    }
+}
+
+/// The process's environment, overridden by the command line's settings.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
 pub fn environment(overrides: &[(String, String)]) -> BTreeMap<String, String> {
-    let mut env: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    overridden(env.collect(), overrides)
+}
+
+fn overridden(mut env: BTreeMap<String, String>, overrides: &[(String, String)]) -> BTreeMap<String, String> {
+    // A flag overrides its variable, whichever of its names is set.
+    for spelling in overrides.iter().filter_map(|(name, _)| variables::find(name)).flat_map(Variable::spellings) {
+        env.remove(spelling);
+    }
     env.extend(overrides.iter().cloned());
     env
 }
 
-/// The log's format, also where other settings are wrong: the line that says so is read by the same pipeline.
+/// The log's format, even if other settings are wrong: the same pipeline reads the line that reports them.
 pub fn log_format(env: &BTreeMap<String, String>) -> Format {
-    let asked = env.get("MUSTER_LOG_FORMAT").map(String::as_str);
+    let asked = variables::LOG_FORMAT.value(env);
     LOG_FORMATS.iter().find(|(word, _)| Some(*word) == asked).map_or(Format::Text, |(_, format)| *format)
 }
 
@@ -144,7 +215,9 @@ pub fn log_format(env: &BTreeMap<String, String>) -> Format {
 /// # Errors
 /// All problems, not only the first.
 pub fn read(env: &BTreeMap<String, String>) -> Result<Config, Vec<Problem>> {
-    let mut reader = Reader { env, given: given(env), problems: Vec::new() };
+    let mut vars = Resolved::new(env);
+    let problems = std::mem::take(&mut vars.problems);
+    let mut reader = Reader { given: given(&vars.env), vars, problems };
     let config = reader.config();
     match reader.problems.is_empty() {
         true => Ok(config),
@@ -152,129 +225,119 @@ pub fn read(env: &BTreeMap<String, String>) -> Result<Config, Vec<Problem>> {
     }
 }
 
-impl Reader<'_> {
+impl Reader {
     fn config(&mut self) -> Config {
         self.refuse_misspelt();
-        let tags = self.tags();
-        let token_prefix = self.text("ETCD_INITIAL_CLUSTER_TOKEN").unwrap_or("etcd-muster").to_owned();
-        if let Some(why) = initial_list::token_fault(&token_prefix) {
-            self.wrong("ETCD_INITIAL_CLUSTER_TOKEN", why);
-        }
-        let written = self.roster();
-        let filter = match &written {
-            None => tags.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","),
-            Some(written) => written.to_string(),
-        };
-        let size = self.number("MUSTER_CLUSTER_SIZE", 1..=MAX_CLUSTER_SIZE);
-        let claim = self.claim();
-        let policy = Policy {
-            cluster_size: size,
-            min_nodes: self.number("MUSTER_MIN_NODES", 1..=MAX_CLUSTER_SIZE).unwrap_or(2),
-            found_grace: self.duration("MUSTER_FOUND_GRACE", 60),
-            found_window: self.duration("MUSTER_FOUND_WINDOW", 15 * 60),
-            found_absent: self.yes("MUSTER_FOUND_ABSENT"),
-            found_alone: self.yes("MUSTER_FOUND_ALONE"),
-            clean: self
-                .choice("MUSTER_CLEAN", &[("gone", Clean::Gone), ("unhealthy", Clean::Unhealthy), ("off", Clean::Off)]),
-            clean_dwell: self.duration("MUSTER_CLEAN_DWELL", 30),
-            adopt: self.member("MUSTER_ADOPT"),
-            token_prefix,
-            claim: claim.as_ref().map(Object::to_string),
-            filter,
-            written: written.is_some(),
-        };
-        if let Some(size) = size
-            && size > 1
-            && policy.min_nodes > size
-        {
-            self.wrong("MUSTER_MIN_NODES", "is more than MUSTER_CLUSTER_SIZE");
-        }
-        let (client_port, peer_port) = (self.port("CLNT_PORT", 2379), self.port("PEER_PORT", 2380));
-        if client_port == peer_port {
-            self.wrong("PEER_PORT", "is CLNT_PORT too; give them different ports");
-        }
-        let etcd = self.etcd_settings();
-        let status_listen = self.status_listen([client_port, peer_port], &etcd);
-        let data = self.text("ETCD_DATA_DIR").map_or_else(|| self.path("ED_DATA", "/etcd/data"), PathBuf::from);
-        let (client, peer, minting) = self.security(&data);
-        let notices = self.notices(minting.is_some(), &client);
-        // What is written down are addresses; a host's name need not resolve.
-        let types = match written {
-            None => [("host", MemberType::Host), ("ip", MemberType::Ip)],
-            Some(_) => [("ip", MemberType::Ip), ("host", MemberType::Host)],
-        };
-        let metadata = self.choice("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", &AWS_METADATA);
+        let instances = self.instances();
+        let etcd = self.etcd(&instances);
+        let log = self.log();
+        let aws = self.aws();
+        let snapshots = self.snapshots(aws.endpoints.s3.as_deref());
         Config {
-            tags,
-            written,
-            region: ["DOCKER_AWSREG", "AWS_REGION", "AWS_DEFAULT_REGION"]
-                .iter()
-                .find_map(|k| self.text(k))
-                .map(str::to_owned),
-            credentials: self.credentials(),
-            imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| metadata.to_owned()),
-            ec2_endpoint: self.url("AWS_ENDPOINT_URL_EC2").or_else(|| self.url("AWS_ENDPOINT_URL")),
-            s3_endpoint: self.url("AWS_ENDPOINT_URL_S3").or_else(|| self.url("AWS_ENDPOINT_URL")),
-            autoscaling_endpoint: self.url("AWS_ENDPOINT_URL_AUTO_SCALING").or_else(|| self.url("AWS_ENDPOINT_URL")),
-            ssm_endpoint: self.url("AWS_ENDPOINT_URL_SSM").or_else(|| self.url("AWS_ENDPOINT_URL")),
-            use_fips: self.yes("AWS_USE_FIPS_ENDPOINT"),
-            use_dualstack: self.yes("AWS_USE_DUALSTACK_ENDPOINT"),
-            ca_files: self.ca_files(),
-            proxy: self.proxy(),
-            client_port,
-            peer_port,
-            bootstrap_wait: self.duration("BOOTSTRAP_WAIT", 20),
-            member_type: self.choice("ETCD_MEMBER_TYPE", &types),
-            home: self.path("ED_HOME", "/etcd"),
-            search_path: self.text("PATH").unwrap_or_default().to_owned(),
-            data,
-            wal: self.path("ED_WAL", "/etcd/wal"),
+            aws,
+            bootstrap: self.bootstrap(),
+            removal: Removal {
+                which: self.choice(&variables::REMOVE, &REMOVALS),
+                after: self.duration(&variables::REMOVE_AFTER),
+                interval: Some(self.duration(&variables::REMOVE_INTERVAL)).filter(|interval| !interval.is_zero()),
+            },
+            departure: Departure {
+                leave: self.choice(&variables::LEAVE, &[("no", Leave::Never), ("on-terminate", Leave::OnTerminate)]),
+                lifecycle_hooks: self.lifecycle_hooks(),
+            },
+            observation: Observation {
+                longest_pause: self.duration(&variables::LONGEST_PAUSE),
+                probe_timeout: self.duration(&variables::PROBE_TIMEOUT),
+            },
+            stop: Stop {
+                drain_timeout: self.duration(&variables::DRAIN_TIMEOUT),
+                timeout: self.duration(&variables::STOP_TIMEOUT),
+            },
+            systemd: Systemd {
+                notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),
+                watchdog: self.watchdog(),
+            },
+            status_listen: self.status_listen(&etcd),
+            log,
+            adopt: self.member(&variables::ADOPT),
+            upgrade: Upgrade {
+                max_learners: self.given.get("ETCD_MAX_LEARNERS").and_then(|most| most.parse().ok()).unwrap_or(1),
+                join_newer: self.yes(&variables::JOIN_NEWER),
+            },
+            snapshots,
+            warnings: self.warnings(&etcd),
+            instances,
             etcd,
-            client,
-            peer,
-            plain_loopback: self.yes("MUSTER_PLAIN_LOOPBACK"),
-            etcd_user: self.etcd_user(),
-            policy,
-            claim,
-            leave: self.choice("MUSTER_LEAVE", &[("no", false), ("on-terminate", true)]),
-            lifecycle_hooks: self.lifecycle_hooks(),
-            probe_timeout: self.duration("MUSTER_PROBE_TIMEOUT", 3),
-            drain_timeout: self.duration("MUSTER_DRAIN_TIMEOUT", 3),
-            stop_timeout: self.duration("MUSTER_STOP_TIMEOUT", 25),
-            reconcile: Some(self.duration("MUSTER_RECONCILE", 0)).filter(|interval| !interval.is_zero()),
-            notify_socket: self.text("NOTIFY_SOCKET").map(str::to_owned),
-            watchdog: self.watchdog(),
-            status_listen,
-            log_level: self.choice("MUSTER_LOG", &LOG_LEVELS),
-            log_format: self.choice("MUSTER_LOG_FORMAT", &LOG_FORMATS),
-            notices,
-            minting,
         }
     }
 
-    fn notices(&self, mints: bool, client: &Security) -> Vec<String> {
+    fn bootstrap(&mut self) -> Bootstrap {
+        let token_prefix = self.text_or_default(&variables::TOKEN_PREFIX).to_owned();
+        if let Some(why) = initial_list::token_fault(&token_prefix) {
+            self.wrong(variables::TOKEN_PREFIX.name, why);
+        }
+        let cluster_size =
+            self.text(variables::CLUSTER_SIZE.name).is_some().then(|| self.members(&variables::CLUSTER_SIZE));
+        let min_nodes = self.members(&variables::MIN_NODES);
+        if cluster_size.is_some_and(|size| size > 1 && min_nodes > size) {
+            self.wrong(variables::MIN_NODES.name, "is more than MUSTER_CLUSTER_SIZE");
+        }
+        Bootstrap {
+            cluster_size,
+            min_nodes,
+            token_prefix,
+            grace: self.duration(&variables::BOOTSTRAP_GRACE),
+            window: self.duration(&variables::BOOTSTRAP_WINDOW),
+            without_absent: self.yes(&variables::BOOTSTRAP_WITHOUT_ABSENT),
+            alone: self.yes(&variables::BOOTSTRAP_ALONE),
+            claim: self.claim(),
+        }
+    }
+
+    /// The number of members.
+    fn members(&mut self, variable: &'static Variable) -> usize {
+        self.parsed(variable, |value| match value.parse() {
+            Ok(number) if (1..=MAX_CLUSTER_SIZE).contains(&number) => Ok(number),
+            _ => Err(format!("is not a number from 1 to {MAX_CLUSTER_SIZE}")),
+        })
+    }
+
+    fn log(&mut self) -> Log {
+        let level = self.choice(&variables::LOG, &LOG_LEVELS);
+        Log { level, format: self.choice(&variables::LOG_FORMAT, &LOG_FORMATS) }
+    }
+
+    fn warnings(&self, etcd: &Etcd) -> Vec<String> {
+        let renamed = self.vars.by_alias.iter().filter_map(|(variable, alias)| match alias {
+            Alias::Former(former) => Some(format!("{former} is now {}; the old name still works", variable.name)),
+            Alias::Original(_) => None,
+        });
         let retired = RETIRED.iter().filter(|name| self.text(name).is_some());
         let retired = retired.map(|name| format!("{name} is no longer needed and does nothing; remove it"));
-        let unused = self.text("MUSTER_CA_CERT").filter(|_| !mints).map(|_| {
-            "MUSTER_CA_CERT is set, but no certificate is made: set CLNT_SCHEMA=https or PEER_SCHEMA=https, on a side that has \
+        let unused = self.text(variables::CA_CERT.name).filter(|_| etcd.minting.is_none()).map(|_| {
+            "MUSTER_CA_CERT is set, but no certificate is made: set MUSTER_CLIENT_SCHEME=https or MUSTER_PEER_SCHEME=https, on a side that has \
              no other"
                 .to_owned()
         });
-        let overheard = match client {
+        let overheard = match etcd.client.security {
             Security::Files(_) => None,
             Security::Plain => Some("unencrypted"),
             Security::Automatic => Some("to whoever poses as a member, for automatic certificates can't be verified"),
         };
-        let overheard = overheard.filter(|_| self.text("MUSTER_ETCD_USER").is_some());
+        let overheard = overheard.filter(|_| self.text(variables::ETCD_USER.name).is_some());
         let overheard =
             overheard.map(|how| format!("MUSTER_ETCD_USER: its password goes over the network {how}; see docs/tls.md"));
         let danger =
             |(name, value): (&String, &String)| Some(format!("{name}={value}: {}", settings::danger(name, value)?));
         let dangerous = self.given.iter().filter_map(danger);
-        retired.chain(unused).chain(overheard).chain(dangerous).collect()
+        // Without the value: an unknown variable may contain a password.
+        let foreign = self.given.keys().filter(|name| settings::kind(name) == Kind::Foreign);
+        let foreign = foreign.map(String::as_str).collect::<Vec<_>>().join(", ");
+        let foreign = (!foreign.is_empty()).then(|| format!("{foreign}: no etcd has such a setting; not passed on"));
+        renamed.chain(retired).chain(unused).chain(overheard).chain(dangerous).chain(foreign).collect()
     }
 
-    /// (sd_watchdog_enabled(3).) What is meant for another process is none of ours.
+    /// (sd_watchdog_enabled(3).) Ignores what is meant for another process.
     fn watchdog(&self) -> Option<Duration> {
         let own = std::process::id().to_string();
         let is_ours = self.text("WATCHDOG_PID").is_none_or(|pid| pid == own);
@@ -282,43 +345,45 @@ impl Reader<'_> {
         Some(Duration::from_micros(micros))
     }
 
-    /// A port that etcd wants is refused: held by us, it would keep etcd from starting.
-    fn status_listen(&mut self, ports: [u16; 2], etcd: &BTreeMap<String, String>) -> Option<SocketAddr> {
-        const NAME: &str = "MUSTER_STATUS_LISTEN";
+    /// Refuses a port that etcd uses: if we had it, etcd could not start.
+    fn status_listen(&mut self, etcd: &Etcd) -> Option<SocketAddr> {
+        const NAME: &str = variables::STATUS_LISTEN.name;
         let listen = self.text(NAME)?.parse::<SocketAddr>().ok().filter(|listen| listen.port() != 0);
         let Some(listen) = listen else {
             self.wrong(NAME, "is not an address:port; write 127.0.0.1:2382, 0.0.0.0:2382 or [::]:2382");
             return None;
         };
-        let urls =
-            etcd.iter().filter(|(name, _)| name.starts_with("ETCD_LISTEN_")).flat_map(|(_, urls)| urls.split(','));
+        let listens = etcd.settings.iter().filter(|(name, _)| name.starts_with("ETCD_LISTEN_"));
+        let urls = listens.flat_map(|(_, urls)| urls.split(','));
         let given = urls.filter_map(|url| url.trim().parse::<hyper::Uri>().ok()?.port_u16());
-        if ports.into_iter().chain(given).any(|port| port == listen.port()) {
+        let own = [etcd.client.number, etcd.peer.number];
+        if own.into_iter().chain(given).any(|port| port == listen.port()) {
             self.wrong(NAME, "is a port that etcd listens on; give it another");
         }
         Some(listen)
     }
 
-    /// A misspelt safety setting must not be taken for an unset one.
+    /// A misspelt safety setting must not count as unset.
     fn refuse_misspelt(&mut self) {
         let unknown: Vec<String> = self
+            .vars
             .env
             .keys()
-            .filter(|name| name.starts_with("MUSTER_") && !VARIABLES.iter().any(|v| v.name == name.as_str()))
+            .filter(|name| name.starts_with("MUSTER_") && variables::find(name).is_none())
             .cloned()
             .collect();
         for name in unknown {
-            let known = || VARIABLES.iter().map(|v| v.name);
-            let close = known().map(|known| (strsim::levenshtein(known, &name), known)).min();
-            let close = close.and_then(|(distance, known)| (distance <= 3).then_some(known));
-            // Half a name, as MUSTER_ETCD_PASSWORD is of the file's.
-            let begun = || known().find(|known| known.starts_with(&format!("{name}_")));
-            let hint = close.or_else(begun).map(|known| format!("; did you mean {known}?"));
-            // Without the value: under a name that nobody knows it may be a password.
+            let known = || VARIABLES.iter().flat_map(|v| v.spellings().map(|spelling| (spelling, v.name)));
+            let close = known().map(|(known, today)| (strsim::levenshtein(known, &name), today)).min();
+            let close = close.and_then(|(distance, today)| (distance <= 3).then_some(today));
+            // A part of a name, as MUSTER_ETCD_PASSWORD is of the file's.
+            let begun = || known().find(|(known, _)| known.starts_with(&format!("{name}_"))).map(|(_, today)| today);
+            let hint = close.or_else(begun).map(|today| format!("; did you mean {today}?"));
+            // Without the value: an unknown variable may contain a password.
             self.problems.push(Problem(format!("{name}: no such variable{}", hint.unwrap_or_default())));
         }
     }
 }
 
-/// Beyond this an etcd cluster only gets slower (etcd FAQ: seven at most, in general).
+/// A larger etcd cluster only gets slower (etcd FAQ: seven at most, in general).
 const MAX_CLUSTER_SIZE: usize = 99;

@@ -1,4 +1,4 @@
-//! The environment, a value at a time: each is taken once, and what is wrong with it is kept.
+//! Reads the environment, one value at a time, and collects the problems.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::security::shown;
+use super::variables::{Resolved, Variable};
 use crate::core::types::MemberId;
 use crate::util::words;
 
-/// One thing that is wrong: the variable, its value, and the way out.
+/// One problem: the variable, its value, and the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem(pub(super) String);
 
@@ -20,24 +21,35 @@ impl fmt::Display for Problem {
     }
 }
 
-pub(super) struct Reader<'a> {
-    pub(super) env: &'a BTreeMap<String, String>,
-    /// etcd's own variables, with `ETCD_OPTS` turned into variables over them.
+pub(super) struct Reader {
+    /// The environment, under each variable's main name.
+    pub(super) vars: Resolved,
+    /// etcd's own variables, overridden by `ETCD_OPTS` as variables.
     pub(super) given: BTreeMap<String, String>,
     pub(super) problems: Vec<Problem>,
 }
 
-/// A hundred years: clocks and sums of durations overflow far beyond.
+/// A hundred years: clocks and sums of durations overflow only far beyond.
 const LONGEST_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
-impl Reader<'_> {
+const YES_OR_NO: [(&str, bool); 6] =
+    [("no", false), ("yes", true), ("false", false), ("true", true), ("0", false), ("1", true)];
+
+impl Reader {
     /// A set, non-empty variable.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.vars.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The same, or its default.
+    pub(super) fn text_or_default(&self, variable: &'static Variable) -> &str {
+        self.text(variable.name).unwrap_or(variable.default)
+    }
+
+    /// A problem is reported under the name that the operator used.
     pub(super) fn wrong(&mut self, name: &str, why: impl fmt::Display) {
-        self.wrong_value(name, &self.env.get(name).cloned().unwrap_or_default(), why);
+        let value = self.vars.env.get(name).cloned().unwrap_or_default();
+        self.wrong_value(self.vars.spelt(name).to_owned().as_str(), &value, why);
     }
 
     pub(super) fn wrong_value(&mut self, name: &str, value: &str, why: impl fmt::Display) {
@@ -47,74 +59,78 @@ impl Reader<'_> {
         }));
     }
 
-    pub(super) fn number(&mut self, name: &str, range: std::ops::RangeInclusive<usize>) -> Option<usize> {
-        let value = self.text(name)?;
-        match value.parse() {
-            Ok(number) if range.contains(&number) => Some(number),
-            _ => {
-                self.wrong(name, format!("is not a number from {} to {}", range.start(), range.end()));
-                None
+    /// A value, or its default. Both are parsed alike, so that an invalid default is a problem too: with any settings, and so
+    /// in the unit tests.
+    pub(super) fn parsed<T: Default>(
+        &mut self,
+        variable: &'static Variable,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> T {
+        match parse(self.text_or_default(variable)) {
+            Ok(value) => value,
+            Err(why) => {
+                self.wrong(variable.name, why);
+                // This value is never used; but one problem must not cause another.
+                parse(variable.default).unwrap_or_default()
             }
         }
     }
 
-    pub(super) fn member(&mut self, name: &str) -> Option<MemberId> {
-        let parsed = u64::from_str_radix(self.text(name)?, 16).ok().filter(|id| *id != 0);
+    pub(super) fn member(&mut self, variable: &'static Variable) -> Option<MemberId> {
+        let parsed = u64::from_str_radix(self.text(variable.name)?, 16).ok().filter(|id| *id != 0);
         if parsed.is_none() {
             self.wrong(
-                name,
-                "is not a member id; write it as etcd and the hold's own line do, in hex: 8e9e05c52164694d",
+                variable.name,
+                "is not a member id; write it in hex, as etcd and the hold's line show it: 8e9e05c52164694d",
             );
         }
         parsed.map(MemberId)
     }
 
-    pub(super) fn port(&mut self, name: &str, default: u16) -> u16 {
-        match self.text(name).map(str::parse::<u16>) {
-            None => default,
-            Some(Ok(port)) if port != 0 => port,
-            Some(_) => {
-                self.wrong(name, "is not a port; give a number from 1 to 65535");
-                default
-            }
-        }
+    pub(super) fn port(&mut self, variable: &'static Variable) -> u16 {
+        self.parsed(variable, |value| match value.parse() {
+            Ok(port) if port != 0 => Ok(port),
+            _ => Err("is not a port; give a number from 1 to 65535".to_owned()),
+        })
     }
 
-    pub(super) fn duration(&mut self, name: &str, default_seconds: u64) -> Duration {
-        let default = Duration::from_secs(default_seconds);
-        let Some(value) = self.text(name) else { return default };
-        match parse_duration(value) {
-            Some(duration) if duration <= LONGEST_DURATION => duration,
-            Some(_) => {
-                self.wrong(name, "is longer than a hundred years; write 30, 30s, 5m, 12h, 90d or 500ms");
-                default
-            }
-            None => {
-                self.wrong(name, "is not a duration; write 30, 30s, 5m, 12h, 90d or 500ms");
-                default
-            }
-        }
+    pub(super) fn duration(&mut self, variable: &'static Variable) -> Duration {
+        self.parsed(variable, |value| {
+            let fault = match parse_duration(value) {
+                Some(duration) if duration <= LONGEST_DURATION => return Ok(duration),
+                Some(_) => "is longer than a hundred years",
+                None => "is not a duration",
+            };
+            Err(format!("{fault}; write 30, 30s, 5m, 12h, 90d or 500ms"))
+        })
     }
 
-    pub(super) fn yes(&mut self, name: &str) -> bool {
-        self.choice(name, &[("no", false), ("yes", true), ("false", false), ("true", true), ("0", false), ("1", true)])
+    pub(super) fn yes(&mut self, variable: &'static Variable) -> bool {
+        self.choice(variable, &YES_OR_NO)
     }
 
-    /// The first choice is the default.
-    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
-        let Some(value) = self.text(name) else { return choices[0].1 };
-        match choices.iter().find(|(word, _)| *word == value) {
-            Some((_, choice)) => *choice,
+    pub(super) fn choice<T: Copy>(&mut self, variable: &'static Variable, choices: &[(&str, T)]) -> T {
+        let of = |word: &str| choices.iter().find(|(known, _)| *known == word).map(|(_, choice)| *choice);
+        match of(self.text_or_default(variable)) {
+            Some(choice) => choice,
             None => {
                 let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-                self.wrong(name, format!("is none of {}", words.join(", ")));
-                choices[0].1
+                self.wrong(variable.name, format!("is not one of {}", words.join(", ")));
+                of(variable.default).unwrap_or(choices[0].1)
             }
         }
     }
 
-    pub(super) fn path(&self, name: &str, default: &str) -> PathBuf {
-        PathBuf::from(self.text(name).unwrap_or(default))
+    /// A variable whose default is computed.
+    pub(super) fn choice_or<T: Copy>(&mut self, variable: &'static Variable, choices: &[(&str, T)], computed: T) -> T {
+        match self.text(variable.name) {
+            None => computed,
+            Some(_) => self.choice(variable, choices),
+        }
+    }
+
+    pub(super) fn path(&self, variable: &'static Variable) -> PathBuf {
+        PathBuf::from(self.text_or_default(variable))
     }
 
     pub(super) fn url(&mut self, name: &str) -> Option<String> {
@@ -123,7 +139,7 @@ impl Reader<'_> {
         match uri.filter(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some()) {
             Some(_) => Some(value),
             None => {
-                self.wrong(name, "is no URL; write http://host:port or https://host:port");
+                self.wrong(name, "is not a URL; write http://host:port or https://host:port");
                 None
             }
         }

@@ -1,9 +1,10 @@
-//! How etcd's two ports are secured: plain, files, etcd's automatic certificates, or certificates that we make.
+//! How etcd's two ports are secured: plain, with files, with etcd's automatic certificates, or with certificates that we issue.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::variables::{self, Variable};
 use super::{Problem, Reader};
 use crate::etcd::data_dir::MUSTER_DIR;
 use crate::net::tls::{Demands, KeyFiles};
@@ -14,7 +15,7 @@ use crate::util::words;
 pub enum Security {
     Plain,
     Files(Files),
-    /// etcd makes its own certificates: encrypted, but nobody is who he says he is.
+    /// etcd makes its own certificates: encrypted, but no identity is proven.
     Automatic,
 }
 
@@ -28,41 +29,41 @@ impl Security {
     }
 }
 
-/// A certificate in files, and what other certificates are measured by.
+/// A certificate in files, and the requirements for others' certificates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Files {
     pub pair: KeyFiles,
-    /// Verifies servers; without one only public roots do.
+    /// Verifies servers; without it only public roots do.
     pub ca: Option<PathBuf>,
-    /// What clients must show, if anything.
+    /// The requirements for clients' certificates, if any.
     pub demands: Option<Demands>,
     pub origin: Origin,
 }
 
-/// Who has put the files there.
+/// Where the files come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// etcd's own variables name them.
     Operator,
-    /// They lie in `ED_SSL`.
+    /// They are in `ED_SSL`.
     Folder,
-    /// We make them, by `MUSTER_CA_CERT` and `MUSTER_CA_KEY`.
+    /// We issue them, with `MUSTER_CA_CERT` and `MUSTER_CA_KEY`.
     Minted,
 }
 
-/// What certificates are made of.
+/// The settings for issuing certificates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Minting {
     pub ca_cert: PathBuf,
     pub ca_key: CaKey,
     pub life: Duration,
-    /// Names and addresses beside the node's own.
+    /// Names and addresses besides the node's own.
     pub extra_sans: Vec<String>,
-    /// Where they are kept.
+    /// The directory of the issued certificates.
     pub dir: PathBuf,
 }
 
-/// Where the CA's key is.
+/// The source of the CA's key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CaKey {
     File(PathBuf),
@@ -70,27 +71,39 @@ pub enum CaKey {
     Parameter(String),
 }
 
+impl CaKey {
+    /// Whether it can be a parameter's name (Systems Manager API Reference, "GetParameter").
+    pub(super) fn is_parameter(name: &str) -> bool {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-:".contains(c))
+    }
+}
+
 /// One side's variables.
 struct Side {
-    schema: &'static str,
-    /// What etcd's own variables begin with.
+    scheme: &'static Variable,
+    /// The prefix of etcd's own variables.
     etcd: &'static str,
-    /// What the original's variables begin with, and the files in `ED_SSL`.
-    ours: &'static str,
+    /// The prefix of the files in `ED_SSL`,
     file: &'static str,
+    /// and the variables that rename them.
+    cert: &'static Variable,
+    key: &'static Variable,
+    ca: &'static Variable,
     auto: &'static str,
     auth: &'static str,
-    /// Who else is not let in, by etcd's own variables.
+    /// etcd's own variables that restrict clients further.
     revoked: &'static str,
     common_names: &'static str,
     hosts: &'static str,
 }
 
-const CLIENT: Side = Side {
-    schema: "CLNT_SCHEMA",
+static CLIENT: Side = Side {
+    scheme: &variables::CLIENT_SCHEME,
     etcd: "ETCD",
-    ours: "CLIENT",
     file: "client",
+    cert: &variables::CLIENT_CERT_FILE,
+    key: &variables::CLIENT_KEY_FILE,
+    ca: &variables::CLIENT_CA_FILE,
     auto: "ETCD_AUTO_TLS",
     auth: "ETCD_CLIENT_CERT_AUTH",
     revoked: "ETCD_CLIENT_CRL_FILE",
@@ -98,11 +111,13 @@ const CLIENT: Side = Side {
     hosts: "ETCD_CLIENT_CERT_ALLOWED_HOSTNAME",
 };
 
-const PEER: Side = Side {
-    schema: "PEER_SCHEMA",
+static PEER: Side = Side {
+    scheme: &variables::PEER_SCHEME,
     etcd: "ETCD_PEER",
-    ours: "PEER",
     file: "peer",
+    cert: &variables::PEER_CERT_FILE,
+    key: &variables::PEER_KEY_FILE,
+    ca: &variables::PEER_CA_FILE,
     auto: "ETCD_PEER_AUTO_TLS",
     auth: "ETCD_PEER_CLIENT_CERT_AUTH",
     revoked: "ETCD_PEER_CRL_FILE",
@@ -110,27 +125,31 @@ const PEER: Side = Side {
     hosts: "ETCD_PEER_CERT_ALLOWED_HOSTNAME",
 };
 
-/// A leaf lives three months: long enough for any outage of whoever has the CA's key, short enough to be renewed in earnest.
-const LEAF_LIFE_SECONDS: u64 = 90 * 24 * 3600;
+/// For tests; no production setting renews more often.
+const SHORTEST_VALIDITY: Duration = Duration::from_secs(5);
 
-/// What tests need; nobody renews faster in earnest.
-const SHORTEST_LEAF_LIFE: Duration = Duration::from_secs(5);
-
-/// A secret stands where its file's name is wanted: it must not be shown.
+/// A secret was given instead of its file's name: it must not be shown.
 pub fn is_secret(name: &str, value: &str) -> bool {
-    match name {
+    match variables::find(name).map_or(name, |variable| variable.name) {
         "MUSTER_CA_KEY" => value.contains("-----BEGIN") || value.contains('\n'),
-        "MUSTER_ETCD_PASSWORD_FILE" => !value.is_empty() && !value.starts_with('/'),
+        "MUSTER_ETCD_PASSWORD_FILE" | "MUSTER_S3_SECRET_ACCESS_KEY_FILE" => {
+            !value.is_empty() && !value.starts_with('/')
+        }
+        "MUSTER_SNAPSHOT_KEY" => !value.is_empty() && !value.starts_with('/') && !value.starts_with("ssm:"),
+        // Anything but a path or KMS's words may be a customer key.
+        "MUSTER_SNAPSHOT_SSE" => !value.is_empty() && !value.starts_with('/') && !value.starts_with("aws:"),
+        "MUSTER_S3_SECRET_ACCESS_KEY" => true,
         _ => false,
     }
 }
 
-/// A variable's value as it may be shown anywhere; `None`: not at all. URLs are shown without what may be secret in them.
+/// A variable's value, safe to show anywhere; `None`: it must not be shown. URLs are shown without their secrets.
 pub fn shown(name: &str, value: &str) -> Option<String> {
-    // What is no URL by the letter can't be cut like one; the words of ETCD_OPTS may be anything, and a discovery service's URL is its
+    // A malformed URL can't be cut like one; the words of ETCD_OPTS may be anything, and a discovery service's URL is its
     // token.
     let wants_url = name.starts_with("AWS_ENDPOINT_URL")
-        || ["AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CONTAINER_CREDENTIALS_FULL_URI"].contains(&name);
+        || ["MUSTER_S3_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]
+            .contains(&name);
     let is_kept = is_secret(name, value)
         || name == "ETCD_OPTS"
         || name.starts_with("ETCD_DISCOVERY")
@@ -143,8 +162,8 @@ pub fn shown(name: &str, value: &str) -> Option<String> {
     (!is_kept || value.is_empty()).then(|| words::without_secrets(value).into_owned())
 }
 
-impl Reader<'_> {
-    /// Both sides, the client's first, and what is minted for them, if anything is.
+impl Reader {
+    /// Both sides, the client's first, and the issuing settings, if certificates are issued.
     pub(super) fn security(&mut self, data: &Path) -> (Security, Security, Option<Minting>) {
         let minting = self.minting(data);
         let client = self.side(&CLIENT, minting.as_ref());
@@ -155,40 +174,37 @@ impl Reader<'_> {
     }
 
     fn minting(&mut self, data: &Path) -> Option<Minting> {
-        let life = self.duration("MUSTER_LEAF_LIFE", LEAF_LIFE_SECONDS);
-        if life < SHORTEST_LEAF_LIFE {
-            self.wrong("MUSTER_LEAF_LIFE", "is too short to be renewed in time; write 90d, at least 5s");
+        let life = self.duration(&variables::CERT_VALIDITY);
+        if life < SHORTEST_VALIDITY {
+            self.wrong(variables::CERT_VALIDITY.name, "is too short to be renewed in time; write 90d, at least 5s");
         }
         let extra_sans = self.extra_sans();
-        let cert = self.text("MUSTER_CA_CERT").map(PathBuf::from);
-        let key = self.text("MUSTER_CA_KEY").map(str::to_owned);
+        let cert = self.text(variables::CA_CERT.name).map(PathBuf::from);
+        let key = self.text(variables::CA_KEY.name).map(str::to_owned);
         let (ca_cert, key) = match (cert, key) {
             (Some(cert), Some(key)) => (cert, key),
             (None, None) => return None,
             (Some(_), None) => {
-                self.wrong("MUSTER_CA_KEY", "is missing beside MUSTER_CA_CERT; give a file, or ssm:/name");
+                self.wrong(variables::CA_KEY.name, "is missing: MUSTER_CA_CERT is set; give a file, or ssm:/name");
                 return None;
             }
             (None, Some(_)) => {
-                self.wrong("MUSTER_CA_CERT", "is missing beside MUSTER_CA_KEY; give the CA's certificate");
+                self.wrong(variables::CA_CERT.name, "is missing: MUSTER_CA_KEY is set; give the CA's certificate");
                 return None;
             }
         };
-        if is_secret("MUSTER_CA_KEY", &key) {
+        if is_secret(variables::CA_KEY.name, &key) {
             self.problems.push(Problem(
-                "MUSTER_CA_KEY: is the key itself (not shown); write it into a file, and name that, or ssm:/name"
+                "MUSTER_CA_KEY: is the key itself (not shown); write it into a file and give the path, or give ssm:/name"
                     .to_owned(),
             ));
             return None;
         }
-        // (Systems Manager API Reference, "GetParameter": the names.)
-        let is_name =
-            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-:".contains(c));
         let ca_key = match key.strip_prefix("ssm:") {
             None => CaKey::File(PathBuf::from(key)),
-            Some(name) if is_name(name) => CaKey::Parameter(name.to_owned()),
+            Some(name) if CaKey::is_parameter(name) => CaKey::Parameter(name.to_owned()),
             Some(_) => {
-                self.wrong("MUSTER_CA_KEY", "names no parameter; write ssm:/name");
+                self.wrong(variables::CA_KEY.name, "has no parameter name; write ssm:/name");
                 return None;
             }
         };
@@ -196,7 +212,7 @@ impl Reader<'_> {
     }
 
     fn extra_sans(&mut self) -> Vec<String> {
-        const NAME: &str = "MUSTER_EXTRA_SANS";
+        const NAME: &str = variables::EXTRA_SANS.name;
         let value = self.text(NAME).unwrap_or_default().to_owned();
         let sans: Vec<String> =
             value.split(',').map(|san| san.trim().to_owned()).filter(|san| !san.is_empty()).collect();
@@ -207,39 +223,41 @@ impl Reader<'_> {
         sans
     }
 
-    /// The first that matches: etcd's own variables, automatic, files in `ED_SSL`, minted, plain.
+    /// The first that applies: etcd's own variables, automatic, files in `ED_SSL`, issued, plain.
     fn side(&mut self, side: &Side, minting: Option<&Minting>) -> Security {
-        let schema = self.choice(side.schema, &[("http", "http"), ("https", "https")]);
-        let schema = self.text(side.schema).map(|_| schema);
+        let scheme = self.choice_or(side.scheme, &[("http", Some("http")), ("https", Some("https"))], None);
         let (security, because) = match self.named_files(side).or_else(|| self.automatic(side)) {
             Some(found) => found,
             None => match self.folder_files(side) {
                 Some(found) => found,
-                None if schema == Some("https") => return self.minted(side, minting),
+                None if scheme == Some("https") => return self.minted(side, minting),
                 None => return Security::Plain,
             },
         };
-        if schema == Some("http") {
-            self.wrong(side.schema, format!("but {because}; unset one of them"));
+        if scheme == Some("http") {
+            self.wrong(side.scheme.name, format!("but {because}; unset one of them"));
         }
         security
     }
 
     fn minted(&mut self, side: &Side, minting: Option<&Minting>) -> Security {
         let Some(minting) = minting else {
-            let (file, auto, ssl) = (side.file, side.auto, self.path("ED_SSL", "/etcd/ssl"));
+            let (auto, ssl) = (side.auto, self.path(&variables::SSL));
             self.wrong(
-                side.schema,
+                side.scheme.name,
                 format!(
-                    "there is no certificate for it; put {file}.crt, {file}.key and {file}_ca.crt into {}, or set \
-                     MUSTER_CA_CERT and MUSTER_CA_KEY, or {auto}=true",
+                    "there is no certificate for it; put {}, {} and {} into {}, or set MUSTER_CA_CERT and MUSTER_CA_KEY, or \
+                     {auto}=true",
+                    side.cert.default,
+                    side.key.default,
+                    side.ca.default,
                     ssl.display()
                 ),
             );
             return Security::Plain;
         };
         if self.etcd_text(side.common_names).is_some() {
-            self.wrong(side.common_names, "certificates that are minted here have no common name; unset it");
+            self.wrong(side.common_names, "certificates issued here have no common name; unset it");
         }
         Security::Files(Files {
             pair: KeyFiles { cert: minting.dir.join("leaf.crt"), key: minting.dir.join("leaf.key") },
@@ -256,26 +274,26 @@ impl Reader<'_> {
         let pair = match (self.etcd_text(&cert), self.etcd_text(&key)) {
             (None, None) => {
                 if let Some(value) = self.etcd_text(&trusted) {
-                    let file = side.file;
+                    let file = side.ca.default;
                     self.problems.push(Problem(format!(
-                        "{trusted}={value}: is set without {cert} and {key}, so that etcd and its supervisor would trust different \
-                         CAs; set those too, or put it into ED_SSL as {file}_ca.crt"
+                        "{trusted}={value}: is set without {cert} and {key}, so etcd and its supervisor would trust \
+                         different CAs; set those too, or put the CA into ED_SSL as {file}"
                     )));
                 }
                 return None;
             }
             (Some(cert), Some(key)) => KeyFiles { cert: cert.into(), key: key.into() },
             (Some(_), None) => {
-                self.wrong(&key, format!("is missing beside {cert}"));
+                self.wrong(&key, format!("is missing: {cert} is set"));
                 return None;
             }
             (None, Some(_)) => {
-                self.wrong(&cert, format!("is missing beside {key}"));
+                self.wrong(&cert, format!("is missing: {key} is set"));
                 return None;
             }
         };
         let ca = self.etcd_text(&trusted).map(PathBuf::from);
-        // Whatever it is told about client certificates: with a CA etcd demands them (transport.TLSInfo.ServerConfig).
+        // Whatever the setting about client certificates: with a CA etcd demands them (transport.TLSInfo.ServerConfig).
         let demands = ca.as_deref().map(|ca| self.demands_of(side, ca));
         let because = format!("{cert}={}", pair.cert.display());
         Some((Security::Files(Files { pair, ca, demands, origin: Origin::Operator }), because))
@@ -289,21 +307,18 @@ impl Reader<'_> {
     }
 
     fn folder_files(&mut self, side: &Side) -> Option<(Security, String)> {
-        let ssl = self.path("ED_SSL", "/etcd/ssl");
-        let file = |name: &str, default: &str| {
-            let variable = format!("{}_{name}", side.ours);
-            let given = self.text(&variable).map(str::to_owned);
-            let is_given = given.is_some();
-            let path = ssl.join(given.unwrap_or_else(|| format!("{}{default}", side.file)));
-            (is_given || path.exists()).then_some(path)
+        let ssl = self.path(&variables::SSL);
+        let file = |variable: &'static Variable| {
+            let path = ssl.join(self.text_or_default(variable));
+            (self.text(variable.name).is_some() || path.exists()).then_some(path)
         };
-        let (cert, key, ca) = (file("CERT_FILE", ".crt"), file("KEY_FILE", ".key"), file("TRUSTED_CA_FILE", "_ca.crt"));
+        let (cert, key, ca) = (file(side.cert), file(side.key), file(side.ca));
         let Some(cert) = cert else {
-            // Half of a set is no wish for plain.
+            // An incomplete set of files does not mean plain HTTP.
             if let Some(lonely) = key.or(ca) {
-                let cert = ssl.join(format!("{}.crt", side.file));
+                let cert = ssl.join(side.cert.default);
                 self.problems.push(Problem(format!(
-                    "{}: there is no {} beside it; put the certificate there, or move this file away",
+                    "{}: its certificate {} is missing; put it there, or move this file away",
                     lonely.display(),
                     cert.display()
                 )));
@@ -312,22 +327,22 @@ impl Reader<'_> {
         };
         if side.file == "peer" && ca.is_none() {
             self.problems.push(Problem(format!(
-                "{}: there is no {} beside it, by which members verify each other; put the CA's certificate there",
+                "{}: the CA {}, with which members verify each other, is missing; put the CA's certificate there",
                 cert.display(),
-                ssl.join("peer_ca.crt").display()
+                ssl.join(side.ca.default).display()
             )));
         }
-        let because = format!("{} is there", cert.display());
+        let because = format!("{} exists", cert.display());
         let files = Files {
             demands: self.demands(side, ca.as_deref()),
             ca,
-            pair: KeyFiles { key: key.unwrap_or_else(|| ssl.join(format!("{}.key", side.file))), cert },
+            pair: KeyFiles { key: key.unwrap_or_else(|| ssl.join(side.key.default)), cert },
             origin: Origin::Folder,
         };
         Some((Security::Files(files), because))
     }
 
-    /// With a CA, clients must show a certificate, unless the operator says otherwise. Among peers etcd knows no such choice.
+    /// With a CA, clients must present a certificate, unless the operator says otherwise. Among peers etcd has no such choice.
     fn demands(&self, side: &Side, ca: Option<&Path>) -> Option<Demands> {
         let refused = ["0", "f", "F", "false", "FALSE", "False"];
         let does =
@@ -348,7 +363,7 @@ impl Reader<'_> {
         }
     }
 
-    /// One of etcd's own settings; `ETCD_OPTS` wins over a variable.
+    /// One of etcd's own settings; `ETCD_OPTS` overrides a variable.
     fn etcd_text(&self, name: &str) -> Option<String> {
         self.given.get(name).filter(|value| !value.is_empty()).cloned()
     }
@@ -388,7 +403,7 @@ mod tests {
                 Security::Automatic => "automatic".to_owned(),
                 Security::Files(files) => format!("{:?}", files.origin),
             };
-            (word(&config.client), word(&config.peer))
+            (word(&config.etcd.client.security), word(&config.etcd.peer.security))
         }
 
         fn problem(&self, settings: &[(&str, &str)]) -> String {
@@ -428,7 +443,8 @@ mod tests {
         assert_eq!(bare.sides(&minted("PEER_SCHEMA")), words("plain", "Minted"));
         assert_eq!(full.sides(&minted("PEER_SCHEMA")), words("Folder", "Folder"), "files win");
         assert!(
-            bare.read(&CA).unwrap().minting.is_none() && bare.read(&minted("PEER_SCHEMA")).unwrap().minting.is_some()
+            bare.read(&CA).unwrap().etcd.minting.is_none()
+                && bare.read(&minted("PEER_SCHEMA")).unwrap().etcd.minting.is_some()
         );
     }
 
@@ -438,7 +454,7 @@ mod tests {
         let demands = |node: &Node, settings: &[(&str, &str)]| {
             let config = node.read(settings).unwrap();
             let of = |security: &Security| matches!(security, Security::Files(Files { demands: Some(_), .. }));
-            (of(&config.client), of(&config.peer))
+            (of(&config.etcd.client.security), of(&config.etcd.peer.security))
         };
         assert_eq!(demands(&full, &[]), (true, true));
         assert_eq!(demands(&served, &[]), (false, false));
@@ -448,7 +464,9 @@ mod tests {
             (true, true),
             "etcd knows no such choice"
         );
-        let Security::Files(Files { ca, .. }) = full.read(&[("ETCD_CLIENT_CERT_AUTH", "false")]).unwrap().client else {
+        let Security::Files(Files { ca, .. }) =
+            full.read(&[("ETCD_CLIENT_CERT_AUTH", "false")]).unwrap().etcd.client.security
+        else {
             panic!("no files");
         };
         assert!(ca.is_some(), "it still verifies servers");
@@ -458,30 +476,30 @@ mod tests {
     fn contradictions_are_problems_that_name_both_sides() {
         let (bare, full) = (Node::with("none", &[]), Node::with("both", &ALL));
         let plain = full.problem(&[("CLNT_SCHEMA", "http")]);
-        assert_eq!(plain, "CLNT_SCHEMA=http: but SSL/client.crt is there; unset one of them");
+        assert_eq!(plain, "CLNT_SCHEMA=http: but SSL/client.crt exists; unset one of them");
         let plain = bare.problem(&[("PEER_SCHEMA", "http"), ("ETCD_PEER_AUTO_TLS", "true")]);
         assert_eq!(plain, "PEER_SCHEMA=http: but ETCD_PEER_AUTO_TLS=true; unset one of them");
         assert!(
             bare.problem(&[("CLNT_SCHEMA", "https")])
                 .starts_with("CLNT_SCHEMA=https: there is no certificate for it; put")
         );
-        assert!(Node::with("lonely", &["client_ca.crt"]).problem(&[]).contains("there is no SSL/client.crt beside it"));
         assert!(
-            Node::with("peer", &["peer.crt", "peer.key"])
-                .problem(&[])
-                .contains("there is no SSL/peer_ca.crt beside it")
+            Node::with("lonely", &["client_ca.crt"]).problem(&[]).contains("its certificate SSL/client.crt is missing")
         );
         assert!(
-            bare.problem(&[("ETCD_KEY_FILE", "/k")]).starts_with("ETCD_CERT_FILE=: is missing beside ETCD_KEY_FILE")
+            Node::with("peer", &["peer.crt", "peer.key"]).problem(&[]).contains("the CA SSL/peer_ca.crt, with which")
         );
-        assert!(bare.problem(&CA[..1]).starts_with("MUSTER_CA_KEY=: is missing beside MUSTER_CA_CERT"));
-        assert!(bare.problem(&[CA[0], ("MUSTER_CA_KEY", "ssm:")]).contains("names no parameter"));
+        assert!(
+            bare.problem(&[("ETCD_KEY_FILE", "/k")]).starts_with("ETCD_CERT_FILE=: is missing: ETCD_KEY_FILE is set")
+        );
+        assert!(bare.problem(&CA[..1]).starts_with("MUSTER_CA_KEY=: is missing: MUSTER_CA_CERT is set"));
+        assert!(bare.problem(&[CA[0], ("MUSTER_CA_KEY", "ssm:")]).contains("has no parameter name"));
         let key = bare.problem(&[CA[0], ("MUSTER_CA_KEY", "-----BEGIN PRIVATE KEY-----\nMIGH")]);
         assert!(key.starts_with("MUSTER_CA_KEY: is the key itself") && !key.contains("MIGH"), "{key}");
         let password = [("MUSTER_ETCD_USER", "root"), ("MUSTER_ETCD_PASSWORD_FILE", "hunter2")];
         assert!(!bare.problem(&password).contains("hunter2"));
         assert!(bare.problem(&[("ETCD_TRUSTED_CA_FILE", "/ca")]).contains("would trust different CAs"));
-        assert!(bare.problem(&[CA[0], CA[1], ("MUSTER_LEAF_LIFE", "500ms")]).contains("is too short"));
+        assert!(bare.problem(&[CA[0], CA[1], ("MUSTER_CERT_VALIDITY", "500ms")]).contains("is too short"));
         assert!(bare.problem(&[("MUSTER_EXTRA_SANS", "a b")]).contains("neither a name nor an address"));
         assert!(bare.problem(&[("MUSTER_ETCD_USER", "root")]).starts_with("MUSTER_ETCD_PASSWORD_FILE=: is missing"));
     }

@@ -1,6 +1,11 @@
 //! What is read from the environment, and what is said of what can't be.
 
+use std::path::PathBuf;
+
 use super::*;
+use crate::aws::credentials::Source;
+use crate::core::snapshot::manifest::Level;
+use crate::core::snapshot::retention::Keep;
 
 fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     // No certificates may be found in a default ED_SSL of the machine the test runs on.
@@ -15,12 +20,12 @@ fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn defaults_are_the_originals() {
     let config = read(&env(&[])).unwrap();
-    assert_eq!(config.tags, [("etcd".to_owned(), "1".to_owned())]);
-    assert_eq!((config.client_port, config.peer_port), (2379, 2380));
-    assert_eq!(config.bootstrap_wait, Duration::from_secs(20));
-    assert_eq!(config.member_type, MemberType::Host);
-    assert_eq!(config.data, PathBuf::from("/etcd/data"));
-    assert_eq!(config.policy.min_nodes, 2);
+    assert_eq!(config.instances, Instances::Tagged(vec![("etcd".to_owned(), "1".to_owned())]));
+    assert_eq!((config.etcd.client.number, config.etcd.peer.number), (2379, 2380));
+    assert_eq!(config.observation.longest_pause, Duration::from_secs(20));
+    assert_eq!(config.etcd.member_type, MemberType::Host);
+    assert_eq!(config.etcd.data, PathBuf::from("/etcd/data"));
+    assert_eq!(config.bootstrap.min_nodes, 2);
 }
 
 #[test]
@@ -39,9 +44,9 @@ fn all_problems_are_reported_with_variable_value_and_way_out() {
         "MUSTER_TAGS==1: \"=1\" has no key",
         "MUSTER_CLUSTER_SIZ: no such variable; did you mean MUSTER_CLUSTER_SIZE?",
         "BOOTSTRAP_WAIT=soon: is not a duration",
-        "ETCD_MEMBER_TYPE=dns: is none of host, ip",
-        "ETCD_OPTS (its value is not shown): its word 2 is no --flag=value",
-        "ETCD_INITIAL_CLUSTER=a=b: the founding computes it",
+        "ETCD_MEMBER_TYPE=dns: is not one of host, ip",
+        "ETCD_OPTS (its value is not shown): word 2 is not of the form --flag=value",
+        "ETCD_INITIAL_CLUSTER=a=b: etcd-muster computes it",
     ] {
         assert!(found.iter().any(|line| line.starts_with(part)), "{part}: {found:#?}");
     }
@@ -65,19 +70,100 @@ fn etcd_options_win_over_variables_and_foreign_ones_are_dropped() {
         ("ETCD_UNHEARD_OF", "1"),
     ];
     let config = read(&env(&pairs)).unwrap();
-    assert_eq!(config.etcd["ETCD_SNAPSHOT_COUNT"], "7");
-    assert_eq!(config.etcd["ETCD_ENABLE_PPROF"], "true");
-    assert_eq!(config.etcd.len(), 2);
-    assert_eq!(config.notices.len(), 1);
+    assert_eq!(config.etcd.settings["ETCD_SNAPSHOT_COUNT"], "7");
+    assert_eq!(config.etcd.settings["ETCD_ENABLE_PPROF"], "true");
+    assert_eq!(config.etcd.settings.len(), 2);
+    assert_eq!(config.warnings.len(), 2);
+    assert_eq!(config.warnings[1], "ETCD_UNHEARD_OF: no etcd has such a setting; not passed on");
 }
 
 #[test]
 fn a_claim_is_an_object_below_its_prefix() {
-    let claim = |value| read(&env(&[("MUSTER_CLAIM", value)])).ok().map(|config| config.policy.claim.unwrap());
+    let claim = |value| read(&env(&[("MUSTER_CLAIM", value)])).ok().map(|config| config.policy().claim.unwrap());
     assert_eq!(claim("s3://etcd-claims/prod/blue").as_deref(), Some("s3://etcd-claims/prod/blue/claim.json"));
     assert_eq!(claim("s3://etcd-claims/").as_deref(), Some("s3://etcd-claims/claim.json"));
     for wrong in ["etcd-claims/prod", "s3://", "s3://No_Bucket/x", "s3://etcd-claims//prod"] {
         assert_eq!(claim(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn snapshots_are_off_until_a_place_is_named_and_all_that_is_wrong_is_said_at_once() {
+    let none = read(&env(&[])).unwrap().snapshots;
+    assert!(none.places.is_empty() && none.key.is_none() && none.sse.is_none());
+    assert_eq!((none.every, none.verify), (Some(Duration::from_secs(3600)), Level::Digest));
+    assert_eq!(none.keep, Keep { hours: 24, days: 7, weeks: 4 });
+    let places = "s3://backups/etcd/blue/, file:/mnt/share";
+    let settings = [
+        ("MUSTER_SNAPSHOTS", places),
+        ("MUSTER_SNAPSHOT_EVERY", "0"),
+        ("MUSTER_SNAPSHOT_KEEP", "3d"),
+        ("MUSTER_SNAPSHOT_KEY", "ssm:/etcd/snapshots"),
+        ("MUSTER_SNAPSHOT_SSE", "aws:kms:arn:aws:kms:eu-west-1:111122223333:key/1-2"),
+    ];
+    let read_back = read(&env(&settings)).unwrap().snapshots;
+    let shown: Vec<String> = read_back.places.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["s3://backups/etcd/blue", "file:/mnt/share"]);
+    assert_eq!((read_back.every, read_back.keep), (None, Keep { hours: 0, days: 3, weeks: 0 }));
+    assert_eq!(read_back.key, Some(CaKey::Parameter("/etcd/snapshots".to_owned())));
+    assert_eq!(read_back.sse, Some(Sse::Kms(Some("arn:aws:kms:eu-west-1:111122223333:key/1-2".to_owned()))));
+    let customer = read(&env(&[("MUSTER_SNAPSHOT_SSE", "/etc/sse.key")])).unwrap().snapshots.sse;
+    assert_eq!(customer, Some(Sse::CustomerKey(PathBuf::from("/etc/sse.key"))));
+    let at = |url| problems(&[("MUSTER_SNAPSHOT_SSE", "/etc/sse.key"), ("MUSTER_S3_ENDPOINT", url)]);
+    for far in ["http://minio:9000", "http://10.0.0.9:9000"] {
+        assert!(at(far)[0].contains("would send the customer key unencrypted to http"), "{:?}", at(far));
+    }
+    for near in ["https://minio:9000", "http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost:9000"] {
+        assert!(at(near).is_empty(), "{near}");
+    }
+    let found = problems(&[
+        ("MUSTER_SNAPSHOTS", "s3://backups,gs://backups,s3://backups/,file:relative"),
+        ("MUSTER_SNAPSHOT_EVERY", "500ms"),
+        ("MUSTER_SNAPSHOT_KEEP", "24h,7h"),
+        ("MUSTER_SNAPSHOT_VERIFY", "hope"),
+        ("MUSTER_SNAPSHOT_KEY", "hunter2hunter2"),
+        ("MUSTER_SNAPSHOT_SSE", "hunter2hunter2"),
+        ("MUSTER_S3_ENDPOINT", "minio:9000"),
+        ("MUSTER_S3_SECRET_ACCESS_KEY", "hunter2"),
+    ]);
+    for part in [
+        "\"gs://backups\" is no place for snapshots; write s3://bucket/prefix or file:/dir",
+        "s3://backups is named twice",
+        "\"file:relative\" is no place",
+        "MUSTER_SNAPSHOT_EVERY=500ms: is too often",
+        "MUSTER_SNAPSHOT_KEEP=24h,7h: is not what to keep; write 24h,7d,4w",
+        "MUSTER_SNAPSHOT_VERIFY=hope: is not one of digest, restore",
+        "MUSTER_SNAPSHOT_KEY (its value is not shown): is no path",
+        "MUSTER_SNAPSHOT_SSE (its value is not shown): is not aws:kms",
+        "MUSTER_S3_ENDPOINT=minio:9000: is not a URL",
+        "MUSTER_S3_ACCESS_KEY_ID=: is missing: its secret is set",
+    ] {
+        assert!(found.iter().any(|line| line.contains(part)), "{part}: {found:#?}");
+    }
+    assert!(!found.iter().any(|line| line.contains("hunter2")), "{found:#?}");
+    for wrong in ["", "24", "h", "24h,", "1001h", "24h 7d", "-1h", "é"] {
+        let found = problems(&[("MUSTER_SNAPSHOT_KEEP", wrong)]);
+        assert_eq!(found.len(), usize::from(!wrong.is_empty()), "{wrong}: {found:?}");
+    }
+}
+
+#[test]
+fn a_store_may_have_its_own_region_and_credentials() {
+    let store = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().aws.store;
+    assert!(store(&[]).credentials.is_none());
+    let id = ("MUSTER_S3_ACCESS_KEY_ID", "minio");
+    let own = store(&[id, ("MUSTER_S3_SECRET_ACCESS_KEY", "s"), ("MUSTER_S3_REGION", "us-east-1")]);
+    assert!(matches!(own.credentials, Some(Source::Static(_))) && own.region.as_deref() == Some("us-east-1"));
+    let file = ("MUSTER_S3_SECRET_ACCESS_KEY_FILE", "/run/secret");
+    assert!(matches!(store(&[id, file]).credentials, Some(Source::File { .. })));
+    let endpoints = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().aws.endpoints;
+    let both = [("AWS_ENDPOINT_URL", "http://aws:1"), ("MUSTER_S3_ENDPOINT", "http://minio:9000")];
+    assert_eq!(endpoints(&both).s3.as_deref(), Some("http://minio:9000"));
+    assert_eq!(endpoints(&both).ec2.as_deref(), Some("http://aws:1"));
+    for wrong in
+        [vec![id], vec![file], vec![id, file, ("MUSTER_S3_SECRET_ACCESS_KEY", "s")], vec![id, (file.0, "secret")]]
+    {
+        assert_eq!(problems(&wrong).len(), 1, "{wrong:?}");
     }
 }
 
@@ -98,22 +184,22 @@ fn the_status_page_never_takes_a_port_that_etcd_wants() {
 
 #[test]
 fn a_written_roster_has_no_features_of_ec2() {
-    let read_one = |value| read(&env(&[("MUSTER_ROSTER", value)])).ok();
-    assert_eq!(read_one("ec2").unwrap().written, None);
+    let read_one = |value| read(&env(&[("MUSTER_HOSTS", value)])).ok();
+    assert_eq!(read_one("ec2").unwrap().instances.written(), None);
     let config = read_one("static:a=10.0.0.1,b=[fd00::2]").unwrap();
-    assert_eq!(config.member_type, MemberType::Ip, "a name need not resolve");
-    assert!(config.written.is_some() && config.policy.written);
-    assert!(read_one("file:/etc/etcd-muster/roster.json").unwrap().written.is_some());
+    assert_eq!(config.etcd.member_type, MemberType::Ip, "a name need not resolve");
+    assert!(config.instances.written().is_some() && config.policy().written);
+    assert!(read_one("file:/etc/etcd-muster/roster.json").unwrap().instances.written().is_some());
     for wrong in ["static:", "static:a=10.0.0.1,b=10.0.0.1", "file:roster.json", "aws", "/etc/roster.json"] {
-        let said = problems(&[("MUSTER_ROSTER", wrong)]);
-        assert!(said.len() == 1 && said[0].starts_with(&format!("MUSTER_ROSTER={wrong}: ")), "{said:?}");
+        let said = problems(&[("MUSTER_HOSTS", wrong)]);
+        assert!(said.len() == 1 && said[0].starts_with(&format!("MUSTER_HOSTS={wrong}: ")), "{said:?}");
     }
-    let list = ("MUSTER_ROSTER", "static:a=10.0.0.1");
+    let list = ("MUSTER_HOSTS", "static:a=10.0.0.1");
     assert_eq!(
         problems(&[list, ("MUSTER_LEAVE", "on-terminate"), ("MUSTER_LIFECYCLE_HOOK", "up")]),
         [
-            "MUSTER_LEAVE=on-terminate: needs EC2, and the instances are MUSTER_ROSTER=static:a=10.0.0.1; unset one of the two",
-            "MUSTER_LIFECYCLE_HOOK=up: needs EC2, and the instances are MUSTER_ROSTER=static:a=10.0.0.1; unset one of the two",
+            "MUSTER_LEAVE=on-terminate: needs EC2, but the instances come from MUSTER_HOSTS=static:a=10.0.0.1; unset one of the two",
+            "MUSTER_LIFECYCLE_HOOK=up: needs EC2, but the instances come from MUSTER_HOSTS=static:a=10.0.0.1; unset one of the two",
         ]
     );
     assert!(problems(&[list, ("MUSTER_LEAVE", "no")]).is_empty());
@@ -121,7 +207,7 @@ fn a_written_roster_has_no_features_of_ec2() {
 
 #[test]
 fn the_metadata_service_is_met_over_ipv6_where_that_is_said() {
-    let endpoint = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().imds_endpoint;
+    let endpoint = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().aws.imds_endpoint;
     let mode = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6");
     assert_eq!(endpoint(&[mode]), "http://[fd00:ec2::254]");
     assert_eq!(endpoint(&[]), "http://169.254.169.254");
@@ -129,25 +215,26 @@ fn the_metadata_service_is_met_over_ipv6_where_that_is_said() {
     assert_eq!(endpoint(&[mode, given]), "http://[::1]:1338");
     assert_eq!(
         problems(&[(mode.0, "v6")]),
-        ["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE=v6: is none of IPv4, IPv6, ipv4, ipv6"]
+        ["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE=v6: is not one of IPv4, IPv6, ipv4, ipv6"]
     );
 }
 
 #[test]
 fn lifecycle_hooks_are_names() {
-    let hooks = |value| read(&env(&[("MUSTER_LIFECYCLE_HOOK", value)])).ok().map(|config| config.lifecycle_hooks);
+    let hooks =
+        |value| read(&env(&[("MUSTER_LIFECYCLE_HOOK", value)])).ok().map(|config| config.departure.lifecycle_hooks);
     assert_eq!(hooks(""), Some(vec![]));
     assert_eq!(hooks("etcd-launch, etcd_stop"), Some(vec!["etcd-launch".to_owned(), "etcd_stop".to_owned()]));
     for wrong in ["a b", "a,", "arn:x", ","] {
         assert_eq!(hooks(wrong), None, "{wrong}");
     }
-    assert!(!read(&env(&[])).unwrap().leave, "leaving is asked for");
-    assert_eq!(problems(&[("MUSTER_LEAVE", "yes")]), ["MUSTER_LEAVE=yes: is none of no, on-terminate"]);
+    assert!(read(&env(&[])).unwrap().departure.leave == Leave::Never, "leaving is asked for");
+    assert_eq!(problems(&[("MUSTER_LEAVE", "yes")]), ["MUSTER_LEAVE=yes: is not one of no, on-terminate"]);
 }
 
 #[test]
 fn a_proxy_is_read_in_both_cases_and_never_shown_with_its_password() {
-    let proxy = |pairs: &[(&str, &str)]| format!("{:?}", read(&env(pairs)).unwrap().proxy);
+    let proxy = |pairs: &[(&str, &str)]| format!("{:?}", read(&env(pairs)).unwrap().aws.proxy);
     assert_eq!(proxy(&[("HTTPS_PROXY", ""), ("HTTP_PROXY", "http://p:1")]), "None");
     let both = [("HTTPS_PROXY", "http://upper:1"), ("https_proxy", "http://u:hunter2@lower:2")];
     let shown = proxy(&both);
@@ -193,7 +280,7 @@ fn no_value_that_may_be_a_secret_is_shown() {
 
 #[test]
 fn the_containers_token_goes_nowhere_else() {
-    let url = |name, value| match read(&env(&[(name, value)])).ok()?.credentials {
+    let url = |name, value| match read(&env(&[(name, value)])).ok()?.aws.credentials {
         Source::Container { url, .. } => Some(url),
         _ => None,
     };
@@ -228,17 +315,20 @@ fn an_empty_tag_value_is_said_to_be_asked_for_otherwise() {
         problems(&[empty, ("DOCKER_EC2TAG", "db")]),
         ["DOCKER_EC2VAL=: is empty; write MUSTER_TAGS='db=' for an empty value, or unset it for 1"]
     );
-    let tags = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().tags;
-    assert_eq!(tags(&[("MUSTER_TAGS", "etcd="), empty]), [("etcd".to_owned(), String::new())]);
+    let tags = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().instances;
+    assert_eq!(tags(&[("MUSTER_TAGS", "etcd="), empty]), Instances::Tagged(vec![("etcd".to_owned(), String::new())]));
 }
 
 #[test]
 fn settings_of_etcds_that_endanger_data_are_said_at_the_start() {
-    let notices = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().notices;
+    let notices = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().warnings;
     let both = notices(&[("ETCD_UNSAFE_NO_FSYNC", "true"), ("ETCD_OPTS", "--strict-reconfig-check=false")]);
     assert!(both.iter().any(|line| line.starts_with("ETCD_UNSAFE_NO_FSYNC=true: ")), "{both:?}");
     assert!(both.iter().any(|line| line.starts_with("ETCD_STRICT_RECONFIG_CHECK=false: ")), "{both:?}");
-    assert!(notices(&[("ETCD_UNSAFE_NO_FSYNC", "false"), ("ETCD_STRICT_RECONFIG_CHECK", "true")]).is_empty());
+    assert!(notices(&[("ETCD_MAX_LEARNERS", "2")])[0].contains("give all members the same"));
+    let harmless =
+        [("ETCD_UNSAFE_NO_FSYNC", "false"), ("ETCD_STRICT_RECONFIG_CHECK", "true"), ("ETCD_MAX_LEARNERS", "1")];
+    assert!(notices(&harmless).is_empty());
 }
 
 #[test]
@@ -246,4 +336,99 @@ fn durations() {
     let of = |text| parse_duration(text).map(|d| d.as_millis());
     assert_eq!((of("30"), of("30s"), of("5m"), of("500ms")), (Some(30_000), Some(30_000), Some(300_000), Some(500)));
     assert_eq!((of("-1"), of("1w"), of(""), of("s")), (None, None, None, None));
+}
+
+/// Every other name with the name of today, and a value that is no default.
+const OTHER_NAMES: [(&str, &str, &str); 12] = [
+    ("MUSTER_ROSTER", "MUSTER_HOSTS", "static:a=10.0.0.1"),
+    ("MUSTER_FOUND_GRACE", "MUSTER_BOOTSTRAP_GRACE", "7"),
+    ("MUSTER_FOUND_WINDOW", "MUSTER_BOOTSTRAP_WINDOW", "7"),
+    ("MUSTER_FOUND_ABSENT", "MUSTER_BOOTSTRAP_WITHOUT_ABSENT", "yes"),
+    ("MUSTER_FOUND_ALONE", "MUSTER_BOOTSTRAP_ALONE", "yes"),
+    ("MUSTER_CLEAN", "MUSTER_REMOVE", "off"),
+    ("MUSTER_CLEAN_DWELL", "MUSTER_REMOVE_AFTER", "7"),
+    ("MUSTER_RECONCILE", "MUSTER_REMOVE_INTERVAL", "7"),
+    ("MUSTER_LEAF_LIFE", "MUSTER_CERT_VALIDITY", "7d"),
+    ("MUSTER_PLAIN_LOOPBACK", "MUSTER_LOOPBACK_HTTP", "yes"),
+    ("CLNT_SCHEMA", "MUSTER_CLIENT_SCHEME", "https"),
+    ("PEER_SCHEMA", "MUSTER_PEER_SCHEME", "https"),
+];
+
+/// What was read, and what is said at the start.
+fn read_with(pairs: &[(&str, &str)]) -> (String, Vec<String>) {
+    // A certificate's validity shows where one is made.
+    let is_scheme = |(name, _): &(&str, &str)| ["CLNT_SCHEMA", "MUSTER_CLIENT_SCHEME"].contains(name);
+    let minted = [("MUSTER_CA_CERT", "/ca.crt"), ("MUSTER_CA_KEY", "/ca.key"), ("CLNT_SCHEMA", "https")];
+    let minted = &minted[..if pairs.iter().any(is_scheme) { 2 } else { 3 }];
+    let mut config = read(&env(&[minted, pairs].concat())).unwrap();
+    let mut said = std::mem::take(&mut config.warnings);
+    said.retain(|line| !line.starts_with("MUSTER_CA_CERT is set"));
+    (format!("{config:?}"), said)
+}
+
+#[test]
+fn a_former_name_works_as_before_and_is_said_to_be_one() {
+    for (former, name, value) in OTHER_NAMES {
+        let ((by_former, said), (by_name, silent)) = (read_with(&[(former, value)]), read_with(&[(name, value)]));
+        assert_eq!(by_former, by_name, "{former}");
+        let unset = if value == "https" { read_with(&[(name, "http")]) } else { read_with(&[]) };
+        assert_ne!(by_name, unset.0, "{name} does nothing");
+        let is_ours = former.starts_with("MUSTER_");
+        let now = is_ours.then(|| format!("{former} is now {name}; the old name still works"));
+        assert_eq!((said, silent), (now.into_iter().collect(), vec![]), "the original's names stay, without complaint");
+    }
+    let aliases = VARIABLES.iter().filter(|variable| variable.alias.is_some()).count();
+    assert_eq!(aliases, OTHER_NAMES.len(), "each is tested here");
+}
+
+#[test]
+fn two_names_of_one_setting_with_two_values_are_a_problem() {
+    for (former, name, value) in OTHER_NAMES {
+        let other = if value == "https" { "http" } else { "8" };
+        assert_eq!(
+            problems(&[(former, value), (name, other)]).first().map(String::as_str),
+            Some(format!("{name}={other}: but {former}={value} is the same setting; unset one of them").as_str()),
+        );
+        let (both, said) = read_with(&[(former, value), (name, value)]);
+        assert_eq!((both, said), (read_with(&[(name, value)]).0, vec![]), "a fleet that is being updated");
+        // Empty is unset.
+        assert_eq!(read_with(&[(former, ""), (name, value)]), read_with(&[(name, value)]));
+        assert_eq!(read_with(&[(former, value), (name, "")]).0, read_with(&[(name, value)]).0);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_of_the_name_that_was_given() {
+    let given = |name| problems(&[(name, "soon")]);
+    assert!(given("MUSTER_FOUND_GRACE")[0].starts_with("MUSTER_FOUND_GRACE=soon: is not a duration"));
+    assert!(given("MUSTER_BOOTSTRAP_GRACE")[0].starts_with("MUSTER_BOOTSTRAP_GRACE=soon: is not a duration"));
+    assert!(given("CLNT_SCHEMA")[0].starts_with("CLNT_SCHEMA=soon: is not one of http, https"));
+    // A slip of the pen in either is answered with the name of today.
+    for slip in ["MUSTER_FOUND_GRAC", "MUSTER_BOOTSTRAP_GRAC"] {
+        assert_eq!(given(slip), [format!("{slip}: no such variable; did you mean MUSTER_BOOTSTRAP_GRACE?")]);
+    }
+}
+
+#[test]
+fn a_flag_wins_over_its_variable_by_either_name() {
+    for (former, name, value) in OTHER_NAMES {
+        for (variable, flag) in [(former, name), (name, former), (name, name)] {
+            let env = overridden(env(&[(variable, "other")]), &[(flag.to_owned(), value.to_owned())]);
+            let values: Vec<_> = [former, name].iter().filter_map(|name| env.get(*name)).collect();
+            assert_eq!(values, [value], "{variable} below {flag}");
+        }
+    }
+}
+
+#[test]
+fn a_row_can_be_read() {
+    let names: Vec<_> = VARIABLES.iter().flat_map(|variable| variable.spellings()).collect();
+    assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len(), "a name means one variable");
+    assert!(VARIABLES.iter().all(|variable| !variable.meaning.is_empty()));
+    // A default that can't be read would be a problem of an empty environment.
+    assert_eq!(problems(&[]), Vec::<String>::new());
+    let removal = read(&env(&[])).unwrap().removal;
+    assert_eq!((removal.which, removal.after, removal.interval), (Clean::Gone, Duration::from_secs(30), None));
+    let bootstrap = read(&env(&[])).unwrap().bootstrap;
+    assert_eq!((bootstrap.grace, bootstrap.window), (Duration::from_secs(60), Duration::from_secs(900)));
 }

@@ -1,4 +1,4 @@
-//! When a fresh node may run a founding round: rules R1 and R3 and the rule for two (section "Founding" of
+//! When a fresh node may run a bootstrap round: rules R1 and R3 and the rule for two instances (section "Bootstrap" of
 //! ARCHITECTURE.md). What a round does is in [`super::paxos`].
 
 use super::evidence::signs_of_a_cluster;
@@ -8,7 +8,7 @@ use super::step::{AbsenceReason, AloneReason, Hold, Proposal, Step};
 use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster};
 use super::view::{Peer, PeerState, Policy, View};
 
-/// Found, or say why not yet. Only for a fresh node that sees no sign of a cluster and knows of no chosen list.
+/// Bootstraps, or says why not yet. Only for a fresh node that sees no sign of a cluster and knows no chosen list.
 pub(super) fn found(policy: &Policy, view: &View) -> Step {
     debug_assert!(signs_of_a_cluster(view).is_none());
     match may_propose(policy, view) {
@@ -29,7 +29,8 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
         && let Some(other) = only_other_is_terminated(roster)
         && have == 1
     {
-        // Its whole life lay inside the founding window, and ours: it can't have been in a cluster that had time to be forgotten.
+        // That instance was launched and terminated inside the window, and we were launched inside it too: it can't have been in a
+        // cluster that had time to be forgotten.
         let young = || !policy.written && roster.all().iter().all(|i| roster.is_younger(i, policy.found_window));
         if policy.found_absent || young() {
             return alone(policy, view, roster, AloneReason::OtherTerminated(other));
@@ -56,7 +57,8 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
     propose(view, charter)
 }
 
-/// R3: absence is forgiven after the grace time, to a young fleet in which nothing was terminated.
+/// R3: after the grace time a young fleet in which nothing was terminated may bootstrap without the instances that do not
+/// answer.
 fn forgive_absence(
     policy: &Policy,
     view: &View,
@@ -66,7 +68,8 @@ fn forgive_absence(
 ) -> Result<(), Hold> {
     let hold = |why| Err(Hold::Absent { absent: absent.iter().map(|i| i.id.clone()).collect(), why });
     let answering = charter.first.iter().filter(|(id, _)| !absent.iter().any(|i| i.id == *id)).count();
-    // A list of m < N is founded only by a quorum of N out of m that all answer (m members can't be outvoted by N - m).
+    // A list of m < N members needs a quorum of N out of m, and all m must answer (then N - m instances can't outvote m
+    // members).
     let short = roster.non_terminated().count() < charter.size;
     let needed = quorum(charter.size);
     if answering < needed || (short && !absent.is_empty()) {
@@ -91,7 +94,7 @@ fn forgive_absence(
     young(policy, roster).or_else(hold)
 }
 
-/// R3 (a) and (b): neither a terminated instance nor an old one could have been in a cluster. The operator may vouch.
+/// R3 (a) and (b): neither a terminated instance nor an old one could have been in a cluster. The operator may vouch for it.
 fn young(policy: &Policy, roster: &Roster) -> Result<(), AbsenceReason> {
     if policy.found_absent {
         return Ok(());
@@ -106,7 +109,7 @@ fn young(policy: &Policy, roster: &Roster) -> Result<(), AbsenceReason> {
     }
 }
 
-/// N = 2 and the other doesn't answer: only proof that it is no cluster of its own lets us found alone.
+/// N = 2 and the other does not answer: we may bootstrap alone only with proof that the other is not a cluster of its own.
 fn one_of_two(policy: &Policy, view: &View, roster: &Roster, me: &Instance, other: &Instance) -> Result<Step, Hold> {
     let hold = |why| Err(Hold::Absent { absent: vec![other.id.clone()], why });
     let peer = view.peers.get(&other.id);
@@ -121,11 +124,12 @@ fn one_of_two(policy: &Policy, view: &View, roster: &Roster, me: &Instance, othe
         young(policy, roster).or_else(hold_with(other))?;
         return alone(policy, view, roster, AloneReason::ClaimDecides);
     }
-    // Two lists may call each of two the first, at an address that is wrong: nobody but their writers knows that they are one.
+    // Two host files may each put another of the two first, at a wrong address; only their authors know that they mean one
+    // fleet.
     if policy.written {
         return hold(AbsenceReason::OneOfTwo);
     }
-    // Both could claim the same proof of each other; the older one may, the younger joins it.
+    // Each could claim the same proof about the other; so the older one may, and the younger joins it.
     let oldest = roster.ranks_before(&me.id, &other.id);
     let why = match peer {
         Some(Peer { refused_throughout: true, .. }) => AloneReason::OtherRefused(other.id.clone()),
@@ -145,14 +149,14 @@ fn hold_with(other: &Instance) -> impl Fn(AbsenceReason) -> Result<(), Hold> + '
     |why| Err(Hold::Absent { absent: vec![other.id.clone()], why })
 }
 
-/// The one other instance of a fleet of two, if it is terminated.
+/// The other instance of a fleet of two, if it is terminated.
 fn only_other_is_terminated(roster: &Roster) -> Option<InstanceId> {
     let mut terminated = roster.terminated();
     let other = terminated.next()?;
     terminated.next().is_none().then(|| other.id.clone())
 }
 
-/// Found with ourselves as the only member, unless we accepted a list with the other: it may have been chosen.
+/// Bootstraps with ourselves as the only member, unless we accepted a list with the other, which may have been chosen.
 fn alone(policy: &Policy, view: &View, roster: &Roster, why: AloneReason) -> Result<Step, Hold> {
     let accepted = view.ledger.accepted.as_ref().filter(|a| !view.losses().voids(&a.list));
     let shared = accepted.and_then(|a| a.list.members.iter().find(|m| m.instance != view.me.instance));
@@ -167,10 +171,10 @@ fn alone(policy: &Policy, view: &View, roster: &Roster, why: AloneReason) -> Res
     Ok(Step::FoundAlone { accepted: Accepted { ballot, list }, why })
 }
 
-/// R1: a round above any seen.
+/// R1: a round above any that was seen.
 fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
     let members = charter.first.iter().map(|(id, _)| listed(view, id)).collect::<Result<Vec<_>, _>>()?;
-    // An etcd that can't resolve a name never finds that member, and the list is fixed once it is chosen.
+    // An etcd that can't resolve a member's name never reaches that member, and a chosen list can't be changed.
     let unresolved = charter.first.iter().find_map(|(id, _)| view.unresolved.get_key_value(id));
     if let Some((instance, cause)) = unresolved {
         return Err(Hold::Unresolved { instance: instance.clone(), cause: cause.clone() });
@@ -187,7 +191,7 @@ fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
     Ok(Step::Propose(Proposal { ballot, charter, list }))
 }
 
-/// How an instance is listed: by its own word where it gave one.
+/// How an instance is to be listed: as it reports itself, if it answered.
 fn listed(view: &View, id: &InstanceId) -> Result<ListedMember, Hold> {
     if *id == view.me.instance {
         return Ok(view.me.listed.clone());
@@ -206,15 +210,15 @@ fn next_ballot(view: &View) -> Result<Ballot, Hold> {
     });
     let own = view.ledger.promised.as_ref().map(|ballot| (ballot.round, &view.me.instance));
     let (highest, whose) = heard.chain(own).max().unwrap_or((0, &view.me.instance));
-    // No founding gets that far: a peer made it up. A ballot used twice would be worse than none.
+    // No real bootstrap gets that far: a peer made the round up. Using a ballot twice would be worse than using none.
     let round = highest.checked_add(1).ok_or_else(|| Hold::PeerMismatch {
         instance: whose.clone(),
-        cause: format!("it has promised round {highest}, above which there is none; move its data directory away"),
+        cause: format!("it has promised round {highest}, the highest possible; move its data directory away"),
     })?;
     Ok(Ballot { round, proposer: view.me.instance.clone(), nonce: view.ledger.nonce })
 }
 
-/// The token's random part is the ballot's nonce: reused addresses never give equal cluster ids.
+/// The ballot's nonce is the random part of the token, so that reused addresses never give equal cluster ids.
 fn token(charter: &Charter, ballot: &Ballot) -> String {
     format!("{}-{:016x}-{}", charter.token_prefix, ballot.nonce, ballot.round)
 }
@@ -234,7 +238,7 @@ fn same_charter(view: &View, charter: &Charter) -> Result<(), Hold> {
     }
 }
 
-/// R1: the best-ranked instance among those answering proposes.
+/// R1: the best-ranked instance that answers proposes.
 fn best_answering(view: &View, roster: &Roster, me: &Instance) -> Result<(), Hold> {
     match roster.non_terminated().find(|i| i.id == me.id || fresh_peer(view, &i.id).is_some()) {
         Some(best) if best.id != me.id => Err(Hold::AwaitProposer { instance: best.id.clone() }),
@@ -250,9 +254,9 @@ fn not_in_roster(policy: &Policy, view: &View) -> Hold {
     Hold::NotInRoster { filter: policy.filter.clone(), tags }
 }
 
-/// etcd starts by a list only as the one that the list names (`--initial-advertise-peer-urls` must be its own entry of
-/// `--initial-cluster`). Where our settings have changed since it was agreed on, we record that we never will: when enough do, the
-/// list can't have a quorum any more, and a new one is agreed on.
+/// etcd starts under a list only if the list names it as it is (`--initial-advertise-peer-urls` must be its own entry of
+/// `--initial-cluster`). If our settings have changed since the list was agreed on, we record that we never start under it;
+/// once enough nodes have, the list can't have a quorum any more and a new one is agreed on.
 pub(super) fn start_by(view: &View, list: &InitialList, entry: &ListedMember) -> Step {
     let ours = &view.me.listed;
     if view.ledger.renounced.contains(&list.token) {

@@ -1,6 +1,6 @@
-//! The claim (`MUSTER_CLAIM`): one object outside of the fleet, written only on a condition, that says which list is the
-//! first, and later which cluster was founded. It takes the place of acceptance: whoever writes it has decided, and the
-//! listed obey it. So founding is at most once whatever EC2 shows.
+//! The claim (`MUSTER_CLAIM`): one object outside the fleet, written only with conditional writes. It names the list of first
+//! members and, later, the cluster that was bootstrapped. It replaces acceptance: the node that writes it has decided, and the
+//! listed nodes follow it. So at most one cluster is bootstrapped, whatever EC2 shows.
 
 use super::bootstrap::{self, start_by};
 use super::evidence::{may_believe, signs_of_a_cluster};
@@ -12,14 +12,14 @@ use super::view::{Claim, ClaimState, Policy, View};
 pub(super) fn obey(policy: &Policy, view: &View) -> Step {
     let ledger = &view.ledger;
     let replaces = match &view.claim {
-        ClaimState::NotAsked => return Step::Hold(Hold::ClaimUnknown { cause: "it was not asked for".to_owned() }),
+        ClaimState::NotAsked => return Step::Hold(Hold::ClaimUnknown { cause: "it was not read".to_owned() }),
         ClaimState::Unknown(cause) => return Step::Hold(Hold::ClaimUnknown { cause: cause.clone() }),
         _ if ledger.founded || ledger.joined.is_some() => return Step::Hold(Hold::DiskLost),
         ClaimState::Held { claim: Claim::Established { cluster }, .. } => {
             return Step::Hold(Hold::Established { cluster: *cluster, claim: name(policy) });
         }
         ClaimState::Held { claim: Claim::Founding { list }, version } => {
-            // It may be somebody's slip of the pen, or another program's: an operator must look.
+            // It may be a typing error or another program's object: an operator must look at it.
             if let Some(fault) = list.fault() {
                 return Step::Hold(Hold::ClaimUnknown { cause: format!("{}: {fault}", name(policy)) });
             }
@@ -52,17 +52,18 @@ fn started_by(policy: &Policy, view: &View, list: &InitialList) -> Step {
 /// What a voter of a cluster with a leader has to do about the claim.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Establish {
-    /// Write that this cluster is established, in place of that version, or of nothing.
+    /// Write that this cluster exists, replacing that version of the object, or none.
     Write { replaces: Option<String> },
-    /// It is written, or not our business.
+    /// It is written, or it is not for us to write.
     Done,
-    /// The claim is another's. It is never overwritten: an operator must say which of the two it is for.
+    /// The claim is for another cluster. It is never overwritten: an operator must decide which of the two it is for.
     Conflict(String),
     /// It can't be read now.
     Later(String),
 }
 
-/// A cluster that was founded before there was a claim gets one, too. `id_of` gives the cluster id that follows from a list.
+/// A cluster that was bootstrapped before the claim was configured gets one too. `id_of` gives the cluster id that follows from
+/// a list.
 pub fn establish(claimed: &ClaimState, cluster: ClusterId, id_of: impl Fn(&InitialList) -> ClusterId) -> Establish {
     match claimed {
         ClaimState::NotAsked => Establish::Done,
@@ -74,7 +75,7 @@ pub fn establish(claimed: &ClaimState, cluster: ClusterId, id_of: impl Fn(&Initi
         }
         ClaimState::Held { claim, .. } => Establish::Conflict(match claim {
             Claim::Established { cluster } => format!("cluster {cluster}"),
-            Claim::Founding { list } => format!("the founding of {}", list.initial_cluster()),
+            Claim::Founding { list } => format!("the first members {}", list.initial_cluster()),
         }),
     }
 }

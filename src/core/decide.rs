@@ -1,4 +1,4 @@
-//! `decide`: from a view to one step, with its reason. No clock, no I/O, no randomness; input order is irrelevant.
+//! `decide`: from a view to one step with its reason. No clock, no I/O, no randomness; the order of the input does not matter.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use super::quorum::quorum;
 use super::removal;
 use super::step::{Doubt, Halt, Hold, KeepReason, Quarantine, RemovalReason, Step};
 use super::types::{ClusterId, InitialList, Known, ListedMember, Member, MemberId, initial_cluster};
+use super::upgrade;
 use super::view::{DataDir, EtcdSeen, Liveness, LogEnd, LogSeen, PeerState, Policy, View};
 
 /// etcd answers 404 "member not found" to an add that follows a removal of the same URL within a second (measured).
 pub const SETTLE_AFTER_REMOVAL: Duration = Duration::from_millis(1050);
 
-/// The one decision.
 pub fn decide(policy: &Policy, view: &View) -> Step {
     let step = match &view.data {
         DataDir::Whole { ids } => with_data(policy, view, ids),
         DataDir::Partial { what } => with_partial_data(view, what),
         DataDir::Fresh => fresh(policy, view),
     };
-    departure::hold_back(view, step)
+    departure::hold_back(view, upgrade::hold_back(policy, view, step))
 }
 
 /// We have data (section "Decision" 1).
@@ -50,7 +50,7 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
     }
 }
 
-/// A quorum lists us, and we are that member.
+/// A quorum lists us, and we run as that member.
 fn with_quorum(view: &View, etcd: &EtcdSeen, member: &Member) -> Step {
     if let Some(step) = give_up_damaged(view, etcd, member).or_else(|| give_up_older_copy(view, etcd, member)) {
         return step;
@@ -61,8 +61,8 @@ fn with_quorum(view: &View, etcd: &EtcdSeen, member: &Member) -> Step {
     }
 }
 
-/// The disk was put back from an older copy of itself, as somebody knows who saw it further on. Raft counts on what was
-/// acknowledged to be there, so it starts only by the operator's word.
+/// The disk was restored to an older state, as a peer knows that saw its log go further. Raft relies on acknowledged entries
+/// being there, so it starts only if the operator says so.
 fn is_up_to_date(policy: &Policy, view: &View, member: MemberId) -> Result<(), Hold> {
     match behind(view).filter(|_| policy.adopt != Some(member)) {
         Some((here, seen)) => Err(Hold::OlderCopy { member, here, before: seen.before, by: seen.by.clone() }),
@@ -70,7 +70,7 @@ fn is_up_to_date(policy: &Policy, view: &View, member: MemberId) -> Result<(), H
     }
 }
 
-/// With a quorum beside it nothing is in that copy alone: it is had again whole.
+/// While a quorum runs without it, that copy has nothing that the quorum lacks: this node gets everything from the others.
 fn give_up_older_copy(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
     let (here, seen) = behind(view)?;
     let (before, by) = (seen.before, seen.by.clone());
@@ -83,26 +83,26 @@ fn give_up_older_copy(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<S
     }))
 }
 
-/// Where our log ends, if it was seen further on.
+/// Where our log ends, if a peer saw it go further.
 fn behind(view: &View) -> Option<(LogEnd, &LogSeen)> {
     let seen = view.log.as_ref()?;
     let here = *seen.here.known()?;
-    // What was committed is never taken back, whatever the term.
+    // Committed entries are never taken back, whatever the term.
     (here.index < seen.before.index).then_some((here, seen))
 }
 
-/// Our member is listed where we no longer are, and can be told so. Not a learner: before 3.5.31/3.6.12 an update promotes it
-/// (etcd#21694).
+/// The cluster lists our member under an address that we no longer have, and can be told. Not for a learner: before
+/// 3.5.31/3.6.12 an update promotes it (etcd#21694).
 pub fn has_moved(member: &Member, peer_urls: &[String]) -> bool {
     !member.is_learner && !same_urls(&member.peer_urls, peer_urls)
 }
 
-/// Data whose ids are lost with its WAL's head: whose it is, only our own record on the same disk can tell. If it is ours, etcd
-/// itself must judge its WAL; it refuses a bad one and touches nothing.
+/// Data whose ids are lost with the head of its WAL: only our own record on the same disk can show whose it is. If it is ours,
+/// etcd itself must judge its WAL; it refuses a bad one and changes nothing.
 fn unreadable_data(view: &View) -> Step {
     let ledger = &view.ledger;
     if let Some(owner) = ledger.instance.as_ref().filter(|owner| **owner != view.me.instance) {
-        let why = Doubt::OwnerUnknown("which member it is of can't be read".to_owned());
+        let why = Doubt::OwnerUnknown("the member that it belongs to can't be read".to_owned());
         return Step::Hold(Hold::NotOurs { member: None, owner: Some(owner.clone()), why });
     }
     let ran = ledger.ran_as.map(|ran| ran.cluster);
@@ -116,8 +116,8 @@ fn unreadable_data(view: &View) -> Step {
     step.unwrap_or(Step::Resume)
 }
 
-/// What etcd ends over, life after life, is given up only for all of it: one cluster lives, it is ours, it lists us, and its
-/// other voters are a quorum, so that nothing is in our data alone.
+/// Data that etcd repeatedly fails on is given up only if all of this holds: exactly one cluster has a quorum, it is ours, it
+/// lists us, and its other voters are a quorum, so that our data has nothing that they lack.
 fn give_up_damaged(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step> {
     let said = view.condemned.clone()?;
     can_do_without(view, etcd, member).then_some(Step::Quarantine(Quarantine::Damaged {
@@ -127,15 +127,15 @@ fn give_up_damaged(view: &View, etcd: &EtcdSeen, member: &Member) -> Option<Step
     }))
 }
 
-/// One cluster lives, and its other voters are a quorum.
+/// Exactly one cluster has a quorum, and its other voters are a quorum.
 fn can_do_without(view: &View, etcd: &EtcdSeen, member: &Member) -> bool {
     let voters = etcd.members.iter().filter(|m| !m.is_learner);
     let others = voters.clone().filter(|m| m.id != member.id).count();
     view.living_clusters().len() == 1 && others >= quorum(voters.count())
 }
 
-/// Data that never elected, by etcd's own word, under a list that can never have a quorum: nothing was ever written, and
-/// nothing ever could be. (Found by the model: without this a fleet with such a node stays down for ever.)
+/// Data that never elected a leader, as etcd itself reports, under a list that can never have a quorum: nothing was ever
+/// written with it, and nothing can be. (Found by the model: otherwise a fleet with such a node stays down for ever.)
 fn resume_or_give_up(view: &View, ours: ClusterId) -> Step {
     let robbed = || view.ledger.chosen.as_ref().is_some_and(|list| view.losses().robs_of_quorum(list));
     match view.yielded && view.ledger.never_elected && view.chosen_cluster == Some(ours) && robbed() {
@@ -144,8 +144,8 @@ fn resume_or_give_up(view: &View, ours: ClusterId) -> Step {
     }
 }
 
-/// All members have new addresses: the URLs under which the list that is seen has them, none of which is an instance's now. Each
-/// member looks for the others where they were, so that nothing comes of it by itself.
+/// All members have new addresses: returns the URLs in the member list, if none of them belongs to an instance now. Each member
+/// looks for the others at the old addresses, so the cluster can't recover by itself.
 pub fn scattered(view: &View) -> Option<Vec<String>> {
     let DataDir::Whole { ids: Known::Known((ours, _)) } = view.data else { return None };
     let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == ours);
@@ -156,7 +156,8 @@ pub fn scattered(view: &View) -> Option<Vec<String>> {
         .then(|| urls.into_iter().collect::<BTreeSet<_>>().into_iter().collect())
 }
 
-/// Half of our data is there: moved aside only if the cluster it belonged to lives and can give us all of it again.
+/// Part of our data is missing: it is moved aside only if the cluster that it belonged to has a quorum and can give us all of
+/// it again.
 fn with_partial_data(view: &View, what: &str) -> Step {
     let what = what.to_owned();
     let ours = [view.ledger.joined.map(|j| j.cluster), view.chosen_cluster, view.accepted_cluster];
@@ -167,7 +168,7 @@ fn with_partial_data(view: &View, what: &str) -> Step {
     Step::Hold(Hold::PartialData { what })
 }
 
-/// We hold no data (section "Decision" 2 to 5).
+/// We have no data (section "Decision" 2 to 5).
 fn fresh(policy: &Policy, view: &View) -> Step {
     let living = view.living_clusters();
     if living.len() > 1 {
@@ -179,8 +180,8 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     if policy.claim.is_some() {
         return claim::obey(policy, view);
     }
-    // A founder that joined its own cluster may have voted under the list's id too. (Found by the model.) So may one whose disk
-    // was put back from before that.
+    // A first member that joined its own cluster may have voted under the list's id too (found by the model). So may one whose
+    // disk was restored from before that.
     let has_run = view.ledger.founded || view.ledger.joined.is_some() || is_published(view);
     if let Some(list) = chosen(policy, view) {
         return match (list.entry(&view.me.instance), has_run) {
@@ -198,8 +199,8 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     give_up_acceptance(view).unwrap_or_else(|| bootstrap::found(policy, view))
 }
 
-/// What we accepted holds us otherwise than we can be started now: whoever adopts it must know that we never will, or nobody
-/// who knows us by our word could accept it again. (Found by the model.)
+/// The list that we accepted has us under another name or URL than we have now. A node that adopts it must learn that we never
+/// start under it; otherwise no node that knows our present listing could accept it again. (Found by the model.)
 fn give_up_acceptance(view: &View) -> Option<Step> {
     let list = &view.ledger.accepted.as_ref()?.list;
     let ours = &view.me.listed;
@@ -208,15 +209,15 @@ fn give_up_acceptance(view: &View) -> Option<Step> {
     (stands && !entry.is_same(ours)).then(|| Step::Renounce { list: list.clone(), ours: ours.clone() })
 }
 
-/// An etcd of the founding that we took part in lists us as one that ran.
+/// An etcd of the cluster that we helped to bootstrap lists us as a member that has run.
 fn is_published(view: &View) -> bool {
     let ours = [view.accepted_cluster, view.chosen_cluster];
     let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| ours.contains(&Some(etcd.cluster)));
     lists.flat_map(|etcd| &etcd.members).any(|m| m.name == view.me.listed.name && !m.client_urls.is_empty())
 }
 
-/// The list that a quorum has accepted, as far as we can know (R4): by a peer's word, now or before, or because an etcd runs
-/// under the cluster id that follows from the list we accepted.
+/// The list that a quorum has accepted, as far as we can know (R4): because a peer reports it, now or earlier, or because an
+/// etcd runs under the cluster id that follows from the list we accepted.
 fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
     let told = view.peers.values().filter_map(|peer| match &peer.sighting {
         PeerState::Fresh(fresh) => fresh.chosen.as_ref(),
@@ -229,13 +230,13 @@ fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
     told.chain(shown).find(|list| !view.losses().voids(list))
 }
 
-/// We are fresh and a cluster with quorum answers (section "Decision" 2).
+/// We are fresh, and a cluster with quorum answers (section "Decision" 2).
 fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
     let me = &view.me.listed;
     let at_our_urls = etcd.members.iter().find(|m| m.peer_urls.iter().any(|url| me.peer_urls.contains(url)));
     let by_our_name = etcd.members.iter().find(|m| m.name == me.name);
-    // Of a place that we took and never ran in, under another address than we have now, only our own record tells. (Found by the
-    // model.)
+    // If we added ourselves and never ran, and our address has changed since, only our own record shows which member is ours.
+    // (Found by the model.)
     let recorded = view.ledger.joined.filter(|joined| joined.cluster == etcd.cluster).map(|joined| joined.member);
     let by_our_record = etcd.members.iter().find(|m| removal::never_ran(m) && Some(m.id) == recorded);
     if let Some(member) = by_our_name.or(at_our_urls).or(by_our_record) {
@@ -244,10 +245,10 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
     if let Some(step) = clean(policy, view, etcd) {
         return step;
     }
-    // etcd 3.4 and 3.5 take one learner at a time; on all, one change at a time (G3).
+    // etcd 3.4 and 3.5 allow one learner at a time; with every release we make one change at a time (G3).
     if let Some(learner) = etcd.members.iter().find(|m| m.is_learner) {
         let kept = removal::verdict(policy, view, etcd, learner).err().unwrap_or(KeepReason::Alive);
-        let silent_for = view.fate(learner.id).silent_for();
+        let silent_for = view.liveness_of(learner.id).silent_for();
         return Step::Hold(Hold::AnotherJoins {
             member: learner.id,
             urls: learner.peer_urls.clone(),
@@ -266,7 +267,7 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
     Step::AddSelf
 }
 
-/// A living cluster lists our name or our address, and we are fresh.
+/// A cluster with quorum lists our name or our address, and we are fresh.
 fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Step {
     let me = &view.me.listed;
     let named = member.name == me.name;
@@ -275,7 +276,8 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
         let (name, urls) = (member.name.clone(), member.peer_urls.clone());
         return Step::Halt(Halt::NameInUse { name, member: member.id, urls });
     }
-    // A name that an operator wrote is no proof as an instance id is: another host may bear it still, by another list.
+    // A name that an operator wrote does not prove identity as an instance id does: by another host list another host may still
+    // have it.
     if named
         && !at_our_urls
         && policy.written
@@ -284,22 +286,23 @@ fn listed(policy: &Policy, view: &View, etcd: &EtcdSeen, member: &Member) -> Ste
         return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
     }
     if !named && !member.name.is_empty() {
-        // Another instance's member at our address: its owner may have moved and still hold its data.
+        // Another instance's member has our address: its owner may have moved and still have its data.
         return match removal::verdict(policy, view, etcd, member) {
             Ok(_) => clean(policy, view, etcd).unwrap_or(Step::Hold(Hold::Settling)),
             Err(kept) => Step::Hold(Hold::AddressTaken { member: member.id, kept }),
         };
     }
-    // An instance id is its own only as long as no copy of our disk goes by it.
-    if !at_our_urls && !matches!(view.fate(member.id), Liveness::Silent(_)) {
-        let kept = if *view.fate(member.id) == Liveness::Answers { KeepReason::Alive } else { KeepReason::Unasked };
+    // An instance id is unique only as long as no copy of our disk runs under it.
+    if !at_our_urls && !matches!(view.liveness_of(member.id), Liveness::Silent(_)) {
+        let kept =
+            if *view.liveness_of(member.id) == Liveness::Answers { KeepReason::Alive } else { KeepReason::Unasked };
         return Step::Hold(Hold::NameTaken { member: member.id, urls: member.peer_urls.clone(), kept });
     }
     // A wiped voter may already have voted under this id: only our own record shows that etcd never ran under it.
     let ledger = &view.ledger;
     let added = ledger.joined.is_some_and(|j| j.cluster == etcd.cluster && j.member == member.id && !j.spawned);
-    // Having accepted the list, or having seen the claim absent, proves that this disk took part in the founding. Having merely
-    // received the list proves nothing: a wiped node receives it too.
+    // Having accepted the list, or having seen the claim absent, proves that this disk took part in the bootstrap. Having
+    // merely received the list proves nothing: a wiped node receives it too.
     let accepted = view.accepted_cluster == Some(etcd.cluster);
     let claimed = ledger.saw_unclaimed && view.chosen_cluster == Some(etcd.cluster);
     let renounced = ledger.lists().into_iter().flatten().any(|list| ledger.renounced.contains(&list.token));
@@ -325,7 +328,7 @@ fn clean(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Option<Step> {
     removal::removable(policy, view, etcd).map(|(id, why)| Step::RemoveMember { id, why })
 }
 
-/// etcd wants exactly all members' URLs; the names of others, unstarted ones above all, may be placeholders.
+/// etcd requires exactly all members' URLs; the names of others may be placeholders, as they must be for unstarted members.
 fn existing_cluster(etcd: &EtcdSeen, own: MemberId, me: &ListedMember) -> String {
     let names: Vec<(String, &[String])> = etcd
         .members
@@ -339,13 +342,13 @@ fn existing_cluster(etcd: &EtcdSeen, own: MemberId, me: &ListedMember) -> String
     initial_cluster(names.iter().map(|(name, urls)| (name.as_str(), *urls)))
 }
 
-/// A running member's next step, beside keeping it running.
+/// What a running member does next, besides running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attend {
     Keep,
     /// Promote our learner.
     Promote(MemberId),
-    /// Stop an etcd that never elected and serve the roll call for a while (R5).
+    /// Stop an etcd that never elected a leader, and answer peers for a while (R5).
     Yield,
 }
 
@@ -355,17 +358,17 @@ pub struct Running {
     pub member: MemberId,
     pub is_learner: bool,
     pub has_leader: bool,
-    /// This WAL has never elected, by etcd's own word and by our record.
+    /// This WAL has never elected a leader, by etcd's own report and by our record.
     pub never_elected: bool,
     pub without_leader_for: Duration,
-    /// `YIELD_AFTER` with jitter.
+    /// [`YIELD_AFTER`] with jitter.
     pub yield_after: Duration,
 }
 
 /// R5: how long an etcd that never elected may be without a leader.
 pub const YIELD_AFTER: Duration = Duration::from_secs(15);
 
-/// Never yields after a first election.
+/// Once a leader was elected, it never yields.
 pub fn attend(running: &Running) -> Attend {
     match running {
         r if r.is_learner && r.has_leader => Attend::Promote(r.member),

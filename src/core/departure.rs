@@ -1,5 +1,5 @@
-//! Leaving for good (`MUSTER_LEAVE`): an instance that EC2 is about to end takes its member out of the cluster, if the rest
-//! keeps its quorum (section "Leaving" of ARCHITECTURE.md).
+//! Leaving for good (`MUSTER_LEAVE`): an instance that EC2 is about to terminate removes its member from the cluster, if the
+//! others keep their quorum (section "Leaving" of ARCHITECTURE.md).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,49 +9,49 @@ use super::step::{Hold, Quarantine, Step};
 use super::types::{Known, Member, MemberId};
 use super::view::View;
 
-/// The cluster as one of its members sees it that is about to end.
+/// The cluster as seen by a member that is about to be terminated.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seen {
     /// Read through a quorum.
     pub members: Vec<Member>,
-    /// Those besides us that call themselves healthy. Who didn't answer isn't in it.
+    /// The other members that report themselves healthy. A member that did not answer is not in it.
     pub healthy: BTreeSet<MemberId>,
     pub me: MemberId,
     pub leader: Option<MemberId>,
 }
 
-/// What a member that is about to end does next.
+/// What a member that is about to be terminated does next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Leave {
     /// Hand over leadership first.
     HandOver(MemberId),
-    /// Have the leader remove us: it alone knows of every change under way, so that of two that leave at once the second is
-    /// judged by what the first has left.
+    /// Let the leader remove us: only the leader knows every membership change in progress, so of two members that leave at
+    /// once, the second is judged by what the first has left.
     Remove { leader: MemberId },
-    /// We are no member any more.
+    /// We are not a member any more.
     Out,
-    /// Run on until the instance ends.
+    /// Keep running until the instance ends.
     StayReason(StayReason),
 }
 
-/// Why a member that is about to end doesn't leave.
+/// Why a member that is about to be terminated does not leave.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StayReason {
     LastMember,
-    /// Another was added and doesn't vote yet: one change at a time.
+    /// Another member was added and is not a voter yet: one change at a time.
     AnotherJoins(MemberId),
-    /// The others that are healthy would be no quorum.
+    /// The other healthy members would not be a quorum.
     QuorumAfter {
         healthy: usize,
         needed: usize,
     },
     NoLeader,
-    /// The cluster could not be asked, or it refused, for that reason.
+    /// The cluster could not be queried, or refused, for that reason.
     Unknown(String),
 }
 
 impl StayReason {
-    /// Worth waiting for, if the instance's end can be put off.
+    /// Whether waiting can help, if the instance's end can be delayed.
     pub fn may_pass(&self) -> bool {
         !matches!(self, Self::LastMember)
     }
@@ -63,7 +63,7 @@ impl fmt::Display for StayReason {
             Self::LastMember => f.write_str("it is the last member"),
             Self::AnotherJoins(member) => write!(f, "member {member} is joining; one change at a time"),
             Self::QuorumAfter { healthy, needed } => {
-                write!(f, "{healthy} other voters are healthy, its removal needs {needed}")
+                write!(f, "{healthy} other voters are healthy, removing it needs {needed}")
             }
             Self::NoLeader => f.write_str("no healthy leader is seen"),
             Self::Unknown(cause) => f.write_str(cause),
@@ -77,7 +77,7 @@ pub fn leave(seen: &Seen) -> Leave {
     if !seen.members.iter().any(|m| m.id == seen.me) {
         return Leave::Out;
     }
-    // A voter that never started is a change under way as well.
+    // A voter that never started is a change in progress too.
     if let Some(joining) = others().find(|m| m.is_learner || m.client_urls.is_empty()) {
         return Leave::StayReason(StayReason::AnotherJoins(joining.id));
     }
@@ -97,20 +97,20 @@ pub fn leave(seen: &Seen) -> Leave {
     }
 }
 
-/// If we lead, the voter to hand over to: also where we can't leave, for the instance ends all the same.
+/// If we lead, the voter to hand leadership to. Also where we can't leave, because the instance ends anyway.
 pub fn heir(seen: &Seen) -> Option<MemberId> {
     let voters = seen.members.iter().filter(|m| m.id != seen.me && !m.is_learner);
     let heir = voters.map(|m| m.id).find(|id| seen.healthy.contains(id));
     heir.filter(|_| seen.leader == Some(seen.me))
 }
 
-/// An instance that is about to end joins nothing, and one that has left stays down until EC2 says that it lives on. A
-/// founding under way is not held up: others may be waiting for us.
+/// An instance that is about to be terminated does not join, and one that has left stays down until EC2 cancels the
+/// termination. A bootstrap in progress is not delayed: others may be waiting for us.
 pub(super) fn hold_back(view: &View, step: Step) -> Step {
     let left = view.ledger.left || matches!(step, Step::Quarantine(Quarantine::RemovedWhileDown { .. }));
     match (&view.ending, step) {
         (Known::Known(Some(ending)), _) if left => Step::Hold(Hold::Left { ending: Known::Known(ending.clone()) }),
-        // Unknown is neither an end nor the end of one.
+        // "Unknown" means neither that the instance ends nor that the termination was cancelled.
         (Known::Unknown(cause), _) if view.ledger.left => {
             Step::Hold(Hold::Left { ending: Known::Unknown(cause.clone()) })
         }
@@ -196,11 +196,11 @@ mod tests {
             Leave::StayReason(StayReason::NoLeader)
         );
         assert_eq!(leave(&Seen { me: MemberId(9), ..seen(&[Healthy, Healthy], Some(1)) }), Leave::Out);
-        // Our own learner is no other's change, and takes no vote along.
+        // Our own learner is not another's change, and removing it costs no vote.
         assert_eq!(leave(&seen(&[Learner, Healthy, Healthy, Silent], Some(1))), Leave::Remove { leader: MemberId(1) });
     }
 
-    /// Every cluster of up to five: whoever leaves leaves a quorum of started, healthy voters, and no change under way.
+    /// Every cluster of up to five: a member that leaves leaves a quorum of started, healthy voters, and no change in progress.
     #[test]
     fn nobody_ever_leaves_less_than_a_quorum() {
         let (mut left, mut stayed) = (0, 0);

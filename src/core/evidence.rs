@@ -1,11 +1,12 @@
-//! What a view proves: of a cluster, and of our own disk.
+//! What a view proves: about a cluster, and about our own disk.
 
 use super::step::Hold;
 use super::types::Roster;
 use super::view::{PeerState, Policy, View};
 
-/// A word is enough to start by for one who took part, by its own ledger, or who is too young to have been wiped since. Any
-/// other may have run before, and voted. (Found by the tests, and again by the model for a list that was pushed.)
+/// A peer's report that a list was chosen is trusted only if our own ledger shows that we took part, or if we are too young to
+/// have been wiped since. Otherwise our disk may have been wiped after it voted. (Found by the tests, and again by the model
+/// for a list that was pushed to us.)
 pub fn may_believe(policy: &Policy, view: &View) -> bool {
     let took_part = view.ledger.promised.is_some() || view.ledger.saw_unclaimed;
     let young =
@@ -13,7 +14,7 @@ pub fn may_believe(policy: &Policy, view: &View) -> bool {
     took_part || policy.found_absent || view.roster.known().is_some_and(young)
 }
 
-/// An etcd, data, or anything unreadable: never propose beside it (G2).
+/// An etcd, data, or an answer that can't be read: never propose beside it (G2).
 pub fn signs_of_a_cluster(view: &View) -> Option<Hold> {
     view.peers.iter().find_map(|(id, peer)| {
         let instance = id.clone();

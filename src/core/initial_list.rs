@@ -1,23 +1,23 @@
-//! What can be an initial list at all: what etcd would refuse is refused where it comes in, before anything is agreed on, for a
-//! list that was chosen and can't be started would keep a fleet down for good.
+//! Which initial lists are possible at all. A list that etcd would refuse is refused when it arrives, before anything is agreed
+//! on: a chosen list that can't be started would keep a fleet down for good.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::types::{InitialList, ListedMember};
 
-/// A DNS name is at most so long (RFC 1035); etcd takes any length.
+/// The longest possible DNS name (RFC 1035); etcd accepts any length.
 const LONGEST_NAME: usize = 253;
-/// What we make is far shorter: the prefix, the nonce, the round.
+/// Our own tokens are far shorter: the prefix, the nonce, the round.
 const LONGEST_TOKEN: usize = 512;
 
 impl ListedMember {
-    /// Whether both name the same member at the same URLs, in whatever order.
+    /// Whether both name the same member at the same URLs, in any order.
     pub fn is_same(&self, other: &Self) -> bool {
         self.name == other.name && same_urls(&self.peer_urls, &other.peer_urls)
     }
 
-    /// What is wrong with it, if anything is.
+    /// What is wrong with the entry, if anything.
     pub fn fault(&self) -> Option<String> {
         let name = || name_fault(&self.name).map(|why| format!("the name {:?} of {} {why}", self.name, self.instance));
         let url = |url: &String| url_fault(url).map(|why| format!("the peer URL {url:?} of {} {why}", self.instance));
@@ -27,7 +27,7 @@ impl ListedMember {
 }
 
 impl InitialList {
-    /// Why no etcd can be started by it, if none can. It depends on nothing but the list, so that all nodes agree on it.
+    /// Why no etcd can start under the list, if so. The rule depends only on the list, so that all nodes judge it alike.
     pub fn fault(&self) -> Option<String> {
         if self.members.is_empty() {
             return Some("the list is empty".to_owned());
@@ -37,7 +37,7 @@ impl InitialList {
         }
         let (mut instances, mut names, mut urls) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         self.members.iter().find_map(|member| {
-            let twice = |what: &str| Some(format!("{what} of {} is there twice", member.instance));
+            let twice = |what: &str| Some(format!("{what} of {} occurs twice", member.instance));
             member.fault().or_else(|| match () {
                 () if !instances.insert(&member.instance) => twice("the entry"),
                 () if !names.insert(&member.name) => twice("the name"),
@@ -48,13 +48,13 @@ impl InitialList {
     }
 }
 
-/// Whether two lists of URLs hold the same, in whatever order.
+/// Whether two lists of URLs have the same elements, in any order.
 pub fn same_urls(a: &[String], b: &[String]) -> bool {
     a.len() == b.len() && a.iter().all(|url| b.contains(url))
 }
 
-/// The first of the names that a DHCP option set with several domain names makes of one ("ip-10-0-0-1.ec2.internal example.com",
-/// as the metadata service and EC2 hand it on); `None`: there is none that could be a host's.
+/// A DHCP option set with several domain names makes one host name of them ("ip-10-0-0-1.ec2.internal example.com", as the
+/// metadata service and EC2 report it): returns the first, or `None` if no part can be a host name.
 pub fn first_host_name(text: &str) -> Option<String> {
     let first = text.split_whitespace().next()?.trim_end_matches('.');
     is_host(first).then(|| first.to_owned())
@@ -65,32 +65,31 @@ fn is_host(host: &str) -> bool {
     !host.is_empty() && host.len() <= LONGEST_NAME && host.chars().all(fits)
 }
 
-/// Why that is no name of a member. etcd's `--initial-cluster` is `name=url,name=url`; quotes are what `docker --env-file` leaves.
+/// Why that is not a valid member name. etcd's `--initial-cluster` is `name=url,name=url`; quotes are what `docker --env-file`
+/// leaves.
 pub fn name_fault(name: &str) -> Option<&'static str> {
     let odd = |c: char| c.is_control() || c.is_whitespace() || "=,\"'".contains(c);
     match name {
         "" => Some("is empty; unset ETCD_NAME, or write a name"),
         name if name.len() > LONGEST_NAME => Some("is longer than 253 bytes"),
-        name if name.contains(odd) => {
-            Some("has a quote, a blank, a comma, an equals sign or a control character in it")
-        }
+        name if name.contains(odd) => Some("contains a quote, a blank, a comma, an equals sign or a control character"),
         _ => None,
     }
 }
 
-/// Why that is no token of a cluster.
+/// Why that is not a valid cluster token.
 pub fn token_fault(token: &str) -> Option<&'static str> {
     match token {
         "" => Some("is empty"),
         token if token.len() > LONGEST_TOKEN => Some("is longer than 512 bytes"),
         token if token.contains(|c: char| c.is_control() || c.is_whitespace()) => {
-            Some("has a blank or a control character in it")
+            Some("contains a blank or a control character")
         }
         _ => None,
     }
 }
 
-/// Why etcd would not take that as a peer URL (`types.NewURLs`: scheme://host:port, and nothing after it).
+/// Why etcd would not accept that as a peer URL (`types.NewURLs`: scheme://host:port, and nothing after it).
 pub fn url_fault(url: &str) -> Option<&'static str> {
     let Some(rest) = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme)) else {
         return Some("has no scheme; write http://HOST:PORT or https://HOST:PORT");
@@ -106,10 +105,10 @@ pub fn url_fault(url: &str) -> Option<&'static str> {
         },
     };
     if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().ok().is_none_or(|port| port == 0) {
-        return Some("has no port between 1 and 65535, or something after it; write http://HOST:PORT");
+        return Some("has no port from 1 to 65535, or text after it; write http://HOST:PORT");
     }
     match host {
-        Some(host) if !is_host(host) => Some("has no host name or address that could be one; write http://HOST:PORT"),
+        Some(host) if !is_host(host) => Some("has no valid host name or address; write http://HOST:PORT"),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! The names of steps and of the kinds of their reasons, for metrics and scripts: few, without numbers or ids, and stable.
 
-use super::step::{AbsenceReason, AloneReason, Halt, Hold, Quarantine, RemovalReason, Step};
+use super::step::{AbsenceReason, AloneReason, Halt, Hold, Obstacle, Quarantine, RemovalReason, Step};
 
 /// A step and the kind of its reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,8 +101,27 @@ impl Hold {
             Self::AddressTaken { .. } => "address_taken",
             Self::NameTaken { .. } => "name_taken",
             Self::Settling => "settling",
+            Self::Release(obstacle) => obstacle.kind(),
             Self::Ending(_) => "ending",
             Self::Left { .. } => "left",
+        }
+    }
+}
+
+impl Obstacle {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "release_unknown",
+            Self::Older { .. } => "release_older",
+            Self::Skips { .. } => "release_skips",
+            Self::Records { .. } => "release_records",
+            Self::V2Keys { .. } => "release_v2_keys",
+            Self::Learners { .. } => "release_learners",
+            Self::JoinsFirst { .. } => "release_joins_first",
+            Self::NoLearners { .. } => "release_no_learners",
+            Self::ClusterUnknown { .. } | Self::DowngradeUnknown(_) => "release_cluster_unknown",
+            Self::Downgrading { .. } => "release_downgrading",
+            Self::Beside { .. } => "release_beside",
         }
     }
 }

@@ -1,13 +1,14 @@
-//! The pure core: what is known, what follows from it, and nothing that could touch the world.
+//! The pure core: what is known and what follows from it, without any effect.
 //!
-//! Only `std` and serde's derives are imported here (the founding messages and the ledger *are* the wire and disk format);
-//! `tests/layers.rs` holds that. Time enters as durations inside the [`view::View`].
+//! It imports only `std` and serde's derives (the bootstrap messages and the ledger *are* the wire and disk format);
+//! `tests/layers.rs` enforces that. Time enters as durations in the [`view::View`].
 
 pub mod bootstrap;
 pub mod claim;
 pub mod decide;
 pub mod departure;
 pub mod evidence;
+pub mod hashes;
 pub mod holds;
 pub mod initial_list;
 pub mod label;
@@ -16,9 +17,12 @@ pub mod owner;
 pub mod paxos;
 pub mod quorum;
 pub mod quorum_loss;
+pub mod release;
 pub mod removal;
 pub mod restart;
+pub mod snapshot;
 pub mod step;
 pub mod stopping;
 pub mod types;
+pub mod upgrade;
 pub mod view;

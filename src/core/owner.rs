@@ -1,17 +1,18 @@
-//! Whose the data here is (section "Whose the data is" of ARCHITECTURE.md). **A disk is not a member**: a WAL and a member list
-//! that name a member are no proof that this host is it. A volume's snapshot, a machine image, a restored machine have them too.
+//! Whose data this is (section "Data ownership" of ARCHITECTURE.md). **A disk is not a member**: a WAL and a member list
+//! that name a member do not prove that this host is that member. A volume's snapshot, a machine image and a restored machine
+//! have them too.
 
 use super::initial_list::same_urls;
 use super::step::{Doubt, Hold};
 use super::types::{ClusterId, Known, Member, MemberId};
 use super::view::{Liveness, Policy, Twin, View};
 
-/// Whether this host may run as the member that its data is of: as its owner by the ledger, or because that owner is provably
-/// gone. That he is silent, and the others a quorum without him, proves nothing: he may be cut off, and two that vote under one
-/// id can elect two leaders. (Found by the model.)
+/// Whether this host may run as the member whose data it has: because the ledger names this host as the owner, or because that
+/// owner is provably gone. That the owner does not answer while the others have a quorum proves nothing: it may be cut off, and
+/// two nodes that vote under one id can elect two leaders. (Found by the model.)
 ///
 /// # Errors
-/// What to hold for.
+/// The hold, if it may not.
 pub fn may_run(policy: &Policy, view: &View, cluster: ClusterId, member: MemberId) -> Result<(), Hold> {
     let owner = view.ledger.instance.clone();
     let is_ours = owner.as_ref() == Some(&view.me.instance);
@@ -31,7 +32,7 @@ pub fn may_run(policy: &Policy, view: &View, cluster: ClusterId, member: MemberI
         None if policy.adopt == Some(member) || is_at_home(view, cluster, member) => return Ok(()),
         None => match (&owner, &view.owner_gone) {
             (None, _) => Doubt::NoRecord,
-            // Where its cluster lives, its member must be seen to be silent, too.
+            // Where the owner's cluster has a quorum, its member must also be seen not to answer.
             (Some(_), Known::Known(true)) if is_silent(view, cluster, member) => return Ok(()),
             (Some(_), Known::Known(_)) => Doubt::OwnerStands,
             (Some(_), Known::Unknown(cause)) => Doubt::OwnerUnknown(cause.clone()),
@@ -40,8 +41,8 @@ pub fn may_run(policy: &Policy, view: &View, cluster: ClusterId, member: MemberI
     Err(Hold::NotOurs { member: Some((cluster, member)), owner, why: doubt })
 }
 
-/// A quorum lists the member at our own address: nobody else can be there. Of data without a record any list will do, for it is
-/// all that there is to go by.
+/// A quorum lists the member at our own address, where no other host can be. For data without a record any member list will do,
+/// because there is nothing else to go by.
 fn is_at_home(view: &View, cluster: ClusterId, member: MemberId) -> bool {
     let unrecorded = view.ledger.instance.is_none();
     let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == cluster);
@@ -51,11 +52,12 @@ fn is_at_home(view: &View, cluster: ClusterId, member: MemberId) -> bool {
 }
 
 fn is_silent(view: &View, cluster: ClusterId, member: MemberId) -> bool {
-    !view.living_clusters().contains_key(&cluster) || matches!(view.fate(member), Liveness::Silent(_))
+    !view.living_clusters().contains_key(&cluster) || matches!(view.liveness_of(member), Liveness::Silent(_))
 }
 
-/// Whether a host is that instance, told without the metadata service: by the firmware's asset tag where that is an instance id,
-/// else because the instance's address is its own. Behind a container's bridge neither may show: then it is unknown, which is no.
+/// Whether this host is that instance, shown without the metadata service: by the firmware's asset tag where it is an instance
+/// id, otherwise because the instance's address is one of ours. Behind a container's bridge neither may show; then it is
+/// unknown, which counts as no.
 pub fn is_this_machine(tag: &str, instance: &str, is_local: impl Fn() -> bool) -> bool {
     match tag.starts_with("i-") {
         true => tag == instance,

@@ -1,7 +1,7 @@
 //! Single-decree Paxos over the roster: the value is the initial list, the acceptors are the instances.
 //!
-//! (Lamport, "Paxos Made Simple", section 2.) What is here is the bookkeeping: pure functions from a ledger and a message
-//! to an answer and the next ledger. The next ledger must be durable *before* the answer leaves.
+//! (Lamport, "Paxos Made Simple", section 2.) This file has the bookkeeping: pure functions from a ledger and a message to an
+//! answer and the next ledger. The next ledger must be durable *before* the answer is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::quorum::quorum;
 use super::types::{ClusterId, InitialList, InstanceId, LaunchTime, ListedMember, MemberId};
 
-/// Orders proposals. The nonce is made with the ledger, so that a node whose disk was wiped can't use a ballot again.
+/// Orders proposals. The nonce is created with the ledger, so that a node whose disk was wiped can't use a ballot again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Ballot {
     pub round: u64,
@@ -29,20 +29,21 @@ impl fmt::Display for Ballot {
 /// Names and addresses, by rank.
 pub type WrittenHosts = Box<[(InstanceId, Option<IpAddr>)]>;
 
-/// What a founding is over. Two nodes may only talk about a founding if theirs are equal: then they count the same
-/// quorums over the same acceptors. A field that this program doesn't know is a condition it can't keep: such a charter is none.
+/// What a bootstrap is about. Two nodes may exchange bootstrap messages only if their charters are equal: then they count the
+/// same quorums over the same acceptors. A charter with a field that this program does not know is refused, because the field
+/// may be a condition that the program can't keep.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Charter {
     /// N.
     pub size: usize,
     pub token_prefix: String,
-    /// The first N of the roster by rank. The launch time is in it, because it changes at stop/start.
+    /// The first N of the roster by rank, with launch times, which change at stop/start.
     pub first: Vec<(InstanceId, Option<LaunchTime>)>,
-    /// `MUSTER_CLAIM`: those who claim and those who vote must not count each other.
+    /// `MUSTER_CLAIM`: nodes that use the claim and nodes that vote must not count each other.
     #[serde(default)]
     pub claim: Option<String>,
-    /// A written roster's, all of it that stands: nobody but its writers vouches that two nodes mean the same hosts by it.
+    /// All non-terminated hosts of a static host list: only its author can know that two nodes mean the same hosts by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<WrittenHosts>,
 }
@@ -67,20 +68,28 @@ pub struct Accepted {
     pub list: InitialList,
 }
 
-/// The member that the data here is of.
+/// The member whose data is here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct RanAs {
     pub cluster: ClusterId,
     pub member: MemberId,
 }
 
-/// Our place in a living cluster that we added ourselves to.
+/// The member that we added to a running cluster for ourselves.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Joined {
     pub cluster: ClusterId,
     pub member: MemberId,
-    /// Set, durably, before etcd is spawned under this id for the first time.
+    /// Set, durably, before etcd is first spawned under this id.
     pub spawned: bool,
+}
+
+/// The volume of etcd's WAL, as it is found.
+#[derive(Clone, Copy, Debug)]
+pub struct WalVolume {
+    pub holds_wal: bool,
+    /// It bears the mark that we left there before the first start.
+    pub is_marked: bool,
 }
 
 /// A start of etcd under an id that it has never run under.
@@ -88,80 +97,82 @@ pub struct Joined {
 pub enum FirstStart {
     /// Under the chosen list.
     Founding,
-    /// As an unstarted member of a living cluster.
+    /// As an unstarted member of a running cluster.
     Joining,
 }
 
 /// What data was moved aside.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum LeftBehind {
-    /// Of an etcd that may have voted.
+    /// From an etcd that may have voted.
     #[default]
     MayHaveVoted,
-    /// What a first start left that never made a WAL.
+    /// Left by a first start that never created a WAL.
     NeverBegan(FirstStart),
-    /// Of a founding that can never have a quorum.
+    /// From a bootstrap that can never have a quorum.
     Void,
 }
 
-/// What this instance must never forget: kept in `ED_DATA/muster/`, fsynced before any answer that depends on it. A field that
-/// this program doesn't know may be a promise: such a ledger is left as it is.
+/// What this instance must never forget: stored in `ED_DATA/muster/`, fsynced before any answer that depends on it is sent. A
+/// field that this program does not know may be a promise, so a ledger with such a field is left unchanged.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ledger {
-    /// The version of the file's format; 0: from before it had one.
+    /// The version of the file's format; 0: from before the format had versions.
     #[serde(default)]
     pub format: u32,
-    /// Random, made with the file, and so the disk's own id: no other disk has it but a copy of this one.
+    /// Random, created with the file, and so the id of the disk: only a copy of this disk has the same.
     pub nonce: u64,
-    /// The instance that this disk belongs to. `None`: no record says whose the data here is.
+    /// The instance that this disk belongs to. `None`: no record shows whose data this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,
     /// The member that etcd here was last seen to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ran_as: Option<RanAs>,
-    /// Tokens of lists that hold this instance otherwise than it can be started now: it never ran under them, and never will.
+    /// Tokens of lists that have this instance under another name or URL than it has now: it never ran under them, and never
+    /// will.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub renounced: BTreeSet<String>,
     pub promised: Option<Ballot>,
     pub accepted: Option<Accepted>,
     pub chosen: Option<InitialList>,
-    /// Set before etcd is spawned under the chosen list, and unset only when that list is void: a data dir that is gone in
-    /// between was lost.
+    /// Set before etcd is spawned under the chosen list, and cleared only when that list is void: if the data dir disappears in
+    /// between, it was lost.
     #[serde(default)]
     pub founded: bool,
-    /// This disk saw the claim absent: it is from before the founding.
+    /// This disk saw the claim absent, so it is from before the bootstrap.
     #[serde(default)]
     pub saw_unclaimed: bool,
-    /// The WAL in the data dir was made by a founding and has not been seen to elect. False or lost: counts as elected.
+    /// A bootstrap created the WAL in the data dir, and it has not been seen to elect a leader. False or lost: counts as
+    /// elected.
     #[serde(default)]
     pub never_elected: bool,
     #[serde(default)]
     pub joined: Option<Joined>,
-    /// Set before etcd is first spawned under an id, unset once it was seen to serve there. Unset or lost: counts as served.
+    /// Set before etcd is first spawned under an id, cleared once it was seen to serve. Cleared or lost: counts as served.
     #[serde(default)]
     pub starting: Option<FirstStart>,
-    /// This instance was about to end, and had its member removed: it stays down until EC2 says that it lives on.
+    /// This instance was about to be terminated and had its member removed: it stays down until EC2 cancels the termination.
     #[serde(default)]
     pub left: bool,
 }
 
 impl Ledger {
-    /// A founding with ourselves as the only acceptor.
+    /// A bootstrap with ourselves as the only acceptor.
     pub fn found_alone(&mut self, accepted: &Accepted) {
         self.promised = Some(accepted.ballot.clone());
         self.chosen = Some(accepted.list.clone());
         self.accepted = Some(accepted.clone());
     }
 
-    /// Never to start by that list. Without effect once etcd was started by one.
+    /// Never to start under that list. Has no effect once etcd was started under one.
     pub fn renounce(&mut self, list: &InitialList) {
         if !self.founded {
             self.renounced.insert(list.token.clone());
         }
     }
 
-    /// What foundings have brought here so far: the list accepted last, and the chosen one.
+    /// The results of bootstraps so far: the list accepted last, and the chosen one.
     pub fn lists(&self) -> [Option<&InitialList>; 2] {
         [self.accepted.as_ref().map(|accepted| &accepted.list), self.chosen.as_ref()]
     }
@@ -174,28 +185,28 @@ impl Ledger {
         self.starting = Some(FirstStart::Founding);
     }
 
-    /// What must be durable before we remove our own old id: it may have voted, so it is as if our etcd had run under it.
+    /// What must be durable before we remove our own old id: it may have voted, so this counts as if our etcd had run under it.
     pub fn give_up_old_id(&mut self) {
         self.founded = true;
     }
 
-    /// What must be durable before etcd first runs as that member of a living cluster.
+    /// What must be durable before etcd first runs as that member of a running cluster.
     pub fn start_joining(&mut self, cluster: ClusterId, member: MemberId) {
         self.joined = Some(Joined { cluster, member, spawned: true });
         self.never_elected = false;
         self.starting = Some(FirstStart::Joining);
     }
 
-    /// A first start that was broken off before etcd made its WAL: no vote was cast under its id. It takes two proofs beside
-    /// the missing WAL, for a WAL that was lost is missing too: etcd was never seen to serve, and the volume is the one that
-    /// the WAL would have been made on, by the mark we left there before the start.
-    pub fn never_began(&self, holds_wal: bool, volume_is_marked: bool) -> Option<FirstStart> {
-        self.starting.filter(|_| !holds_wal && volume_is_marked)
+    /// A first start that ended before etcd created its WAL: no vote was cast under its id. The missing WAL alone does not
+    /// prove that, because a lost WAL is missing too. It takes two more proofs: etcd was never seen to serve, and the volume is
+    /// the one on which the WAL would have been created, by the mark that we left there before the start.
+    pub fn never_began(&self, WalVolume { holds_wal, is_marked }: WalVolume) -> Option<FirstStart> {
+        self.starting.filter(|_| !holds_wal && is_marked)
     }
 
-    /// The data was moved aside. Where it is known that no vote counts that was cast with it, it is as if etcd had never run under
-    /// that id; else `founded` and `spawned` stay: this instance must never start with an empty log under an id that may have
-    /// voted. May be done twice.
+    /// The data was moved aside. If it is known that no vote cast with it counts, this is as if etcd had never run under that
+    /// id; otherwise `founded` and `spawned` stay set: this instance must never start with an empty log under an id that may
+    /// have voted. Idempotent.
     pub fn left_behind(&mut self, why: LeftBehind) {
         self.never_elected = false;
         self.starting = None;
@@ -204,7 +215,7 @@ impl Ledger {
             LeftBehind::NeverBegan(FirstStart::Joining) => {
                 self.joined = self.joined.map(|joined| Joined { spawned: false, ..joined });
             }
-            // Who renounced it may be out of sight tomorrow: we do it ourselves. (Found by the model.)
+            // The nodes that renounced it may be unreachable later, so we renounce it ourselves. (Found by the model.)
             LeftBehind::Void => {
                 self.founded = false;
                 if let Some(list) = self.chosen.take() {
@@ -215,8 +226,9 @@ impl Ledger {
         }
     }
 
-    /// The chosen list as others may be told it: unless it is void or doesn't hold us, and never beside data that elected. A listed node that
-    /// asks then has lost its disk, and must not run again, with an empty log, under an id that has voted.
+    /// The chosen list that others may learn from us: not if it is void or does not list us, and never if we have data that
+    /// elected a leader. A listed node that asks then has lost its disk, and must not run again, with an empty log, under an id
+    /// that has voted.
     pub fn valid_choice(&self, standing: &AcceptorContext) -> Option<&InitialList> {
         let may_tell = !standing.has_data || self.never_elected;
         let ours = |list: &&InitialList| list.holds(&standing.me);
@@ -224,14 +236,14 @@ impl Ledger {
     }
 }
 
-/// A call in a founding.
+/// A call in a bootstrap.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Call {
     /// Phase 1a.
     Prepare { charter: Charter, ballot: Ballot },
     /// Phase 2a.
     Accept { charter: Charter, ballot: Ballot, list: InitialList },
-    /// A quorum has accepted this. Without a charter, as 0.1.0 says it, it is taken only for what we accepted ourselves.
+    /// A quorum has accepted this list. Without a charter, as 0.1.0 sends it, it is believed only if we accepted the same list.
     Chosen {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         charter: Option<Charter>,
@@ -242,19 +254,19 @@ pub enum Call {
 /// The answer to a [`Call`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// Phase 1b: nothing below this ballot will be accepted; what was accepted last.
+    /// Phase 1b: nothing below this ballot will be accepted; and what was accepted last.
     Promised { accepted: Option<Accepted> },
     /// Phase 2b.
     Accepted,
     /// A higher ballot was promised.
     Refused { promised: Ballot },
-    /// The question is settled: this list.
+    /// The question is already decided: this list.
     Chosen { list: InitialList },
-    /// The acceptor sees another roster (or none yet): no state was changed.
+    /// The acceptor has another roster (or none yet): no state was changed.
     DifferentRoster { theirs: Option<Charter> },
-    /// The acceptor holds etcd data and takes no part.
+    /// The acceptor has etcd data and does not take part.
     HasData,
-    /// No etcd could be started by that list, or it isn't of these instances: no promise was changed.
+    /// No etcd could start under that list, or it is not a list of these instances: no promise was changed.
     Unfit { why: String },
 }
 
@@ -266,19 +278,19 @@ pub struct AcceptorContext {
     pub charter: Option<Charter>,
     pub terminated: BTreeSet<InstanceId>,
     pub has_data: bool,
-    /// How each instance of the roster may be listed: by its own word, and by EC2's.
+    /// How each instance of the roster may be listed: as it reports itself, and as EC2 reports it.
     pub listings: BTreeMap<InstanceId, BTreeSet<ListedMember>>,
-    /// Who will never start by which list, by its token.
+    /// The instances that will never start under a list, by the list's token.
     pub renounced: BTreeSet<(InstanceId, String)>,
 }
 
 impl AcceptorContext {
-    /// Void: the list can never have a quorum, and we hold no WAL.
+    /// Void: the list can never have a quorum, and we have no WAL.
     pub fn voids(&self, list: &InitialList) -> bool {
         !self.has_data && (list.fault().is_some() || self.robs_of_quorum(list))
     }
 
-    /// So many of the listed are terminated, or will never start by it, that the list can never have a quorum.
+    /// So many of the listed instances are terminated, or will never start under the list, that it can never have a quorum.
     pub fn robs_of_quorum(&self, list: &InitialList) -> bool {
         let lost = |m: &&ListedMember| {
             self.terminated.contains(&m.instance) || self.renounced.contains(&(m.instance.clone(), list.token.clone()))
@@ -287,14 +299,14 @@ impl AcceptorContext {
         list.members.len() - lost < quorum(list.members.len())
     }
 
-    /// Why no founding of these instances can mean that list. A caller is nobody until his list fits: he may be a stranger, or
-    /// of another cluster. What we accepted ourselves fitted then.
+    /// Why no bootstrap of these instances can mean that list. A caller is not trusted before its list fits: it may be a
+    /// stranger, or of another cluster. A list that we accepted ourselves fitted then.
     fn misfit(&self, ledger: &Ledger, charter: &Charter, list: &InitialList) -> Option<String> {
         if let Some(fault) = list.fault() {
             return Some(fault);
         }
         if ledger.renounced.len() >= MOST_RENOUNCED {
-            return Some(format!("{MOST_RENOUNCED} lists were renounced here already"));
+            return Some(format!("{MOST_RENOUNCED} lists were already renounced here"));
         }
         if ledger.accepted.as_ref().is_some_and(|accepted| accepted.list == *list) {
             return None;
@@ -309,24 +321,25 @@ impl AcceptorContext {
             let renounced = || self.renounced.contains(&(instance.clone(), list.token.clone()));
             match self.listings.get(instance) {
                 Some(listings) if listings.iter().any(|l| l.is_same(member)) || renounced() => None,
-                Some(_) => {
-                    Some(format!("it lists {instance} as {name} at {}, which is not its word", peer_urls.join(",")))
-                }
+                Some(_) => Some(format!(
+                    "it lists {instance} as {name} at {}, which is not what {instance} reports",
+                    peer_urls.join(",")
+                )),
                 None if gone() => None,
-                None => Some(format!("it lists {instance}, which isn't in the roster")),
+                None => Some(format!("it lists {instance}, which is not in the roster")),
             }
         })
     }
 }
 
-/// Rounds are counted up by one from the highest seen. Who is further ahead than this makes them up, and a promise for the
-/// greatest would be the last.
+/// Rounds increase by one from the highest seen. A caller that is further ahead than this makes them up, and a promise for the
+/// highest possible round would be the last one.
 const MOST_ROUNDS_AHEAD: u64 = 1 << 20;
 
-/// A few lists are enough for any founding. Who sends thousands wants to fill the disk.
+/// A few lists are enough for any bootstrap. A caller that sends thousands tries to fill the disk.
 const MOST_RENOUNCED: usize = 4096;
 
-/// An acceptor's step: the answer, and the ledger that must be durable before it is given (`None`: unchanged).
+/// An acceptor's step: the answer, and the ledger that must be durable before it is sent (`None`: unchanged).
 pub fn answer(ledger: &Ledger, standing: &AcceptorContext, call: &Call) -> (Answer, Option<Ledger>) {
     if let Call::Chosen { charter, list } = call {
         return hear(ledger, standing, charter.as_ref(), list);
@@ -345,23 +358,23 @@ pub fn answer(ledger: &Ledger, standing: &AcceptorContext, call: &Call) -> (Answ
     }
     let highest = ledger.promised.as_ref().map_or(0, |promised| promised.round);
     if ballot.round > highest.saturating_add(MOST_ROUNDS_AHEAD) {
-        return (Answer::Unfit { why: format!("round {} is far above any that was promised", ballot.round) }, None);
+        return (Answer::Unfit { why: format!("round {} is far above any promised round", ballot.round) }, None);
     }
     if let Call::Accept { list, .. } = call
         && let Some(why) = standing.misfit(ledger, charter, list)
     {
         return (Answer::Unfit { why }, renounced(ledger, standing, list));
     }
-    // A promise is for this ballot and all below: the same ballot may be prepared again only by its own proposer, whose
-    // first answer was lost.
+    // A promise covers this ballot and all below. Only its own proposer may prepare the same ballot again, if the first answer
+    // was lost.
     if let Some(promised) = &ledger.promised
         && promised > ballot
     {
         return (Answer::Refused { promised: promised.clone() }, None);
     }
     let mut next = ledger.clone();
-    // What was chosen is void, or we would have said so. Whoever promises again must not start by it when he can't see any more
-    // who renounced it, or when he is told of it once more. (Found by the model.)
+    // A chosen list is void here, otherwise we would have reported it. Promising again means never to start under it, not even
+    // when we no longer see the nodes that renounced it or are told of it again. (Found by the model.)
     if !ledger.founded
         && let Some(list) = next.chosen.take()
     {
@@ -370,7 +383,7 @@ pub fn answer(ledger: &Ledger, standing: &AcceptorContext, call: &Call) -> (Answ
     next.promised = Some(ballot.clone());
     let answer = match call {
         Call::Accept { ballot, list, .. } => {
-            // Had it been chosen, this would be the same, unless it is void.
+            // If a list had been chosen, it would be this one, unless it is void.
             if let Some(before) = ledger.accepted.as_ref().filter(|before| before.list != *list) {
                 next.renounce(&before.list);
             }
@@ -382,7 +395,7 @@ pub fn answer(ledger: &Ledger, standing: &AcceptorContext, call: &Call) -> (Answ
     (answer, Some(next))
 }
 
-/// A list that fits but for our own entry is never started here: that is put on record, so that it isn't waited for.
+/// A list that fits except for our own entry is never started here: we record that, so that others do not wait for it.
 fn renounced(ledger: &Ledger, standing: &AcceptorContext, list: &InitialList) -> Option<Ledger> {
     let own = standing.listings.get(&standing.me)?;
     let entry = list.entry(&standing.me).filter(|_| list.fault().is_none())?;
@@ -394,7 +407,8 @@ fn renounced(ledger: &Ledger, standing: &AcceptorContext, list: &InitialList) ->
     (next != *ledger).then_some(next)
 }
 
-/// A caller's word that a list is chosen. It is taken of a founding that is ours: by its charter, or because we accepted the list.
+/// A caller's report that a list is chosen. It is believed only about our own bootstrap: by its charter, or because we accepted
+/// the list.
 fn hear(
     ledger: &Ledger,
     standing: &AcceptorContext,
@@ -411,7 +425,7 @@ fn hear(
     }
 }
 
-/// Records a chosen list, if it holds us. A second, different one is never taken in place of the first unless the first is void.
+/// Records a chosen list, if it lists us. A second, different one never replaces the first unless the first is void.
 pub fn learn(ledger: &Ledger, standing: &AcceptorContext, list: &InitialList) -> (Answer, Option<Ledger>) {
     if let Some(known) = ledger.valid_choice(standing) {
         return (Answer::Chosen { list: known.clone() }, None);
@@ -420,29 +434,29 @@ pub fn learn(ledger: &Ledger, standing: &AcceptorContext, list: &InitialList) ->
         return (Answer::HasData, None);
     }
     if !list.holds(&standing.me) {
-        return (Answer::Unfit { why: format!("it doesn't list {}", standing.me) }, None);
+        return (Answer::Unfit { why: format!("it does not list {}", standing.me) }, None);
     }
     let mut next = ledger.clone();
     next.chosen = Some(list.clone());
     (Answer::Chosen { list: list.clone() }, Some(next))
 }
 
-/// What the proposer makes of a round's answers.
+/// What the proposer concludes from a round's answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Tally {
     /// Phase 1: a quorum promised; this list was accepted before and must be proposed again.
     Adopt(InitialList),
-    /// Phase 1: a quorum promised and no standing list was ever accepted: propose a new one.
+    /// Phase 1: a quorum promised, and no valid list was ever accepted: propose a new one.
     Free,
-    /// The list is chosen: by an answer that said so, or (phase 2) by a quorum of the listed.
+    /// The list is chosen: by an answer that says so, or (phase 2) by a quorum of the listed.
     Chosen(InitialList),
-    /// A higher ballot is about.
+    /// Another proposer uses a higher ballot.
     Beaten(Ballot),
-    /// This peer has a different founding configuration.
+    /// This peer has a different bootstrap configuration.
     DifferentRoster(InstanceId),
-    /// This peer holds data.
+    /// This peer has data.
     HasData(InstanceId),
-    /// This peer finds the list unfit.
+    /// This peer refuses the list as unfit.
     Unfit { instance: InstanceId, why: String },
     /// So many answered, out of the quorum needed.
     TooFew { had: usize, needed: usize },
@@ -485,7 +499,7 @@ pub fn tally_accepts(charter: &Charter, list: &InitialList, answers: &BTreeMap<I
     Tally::Chosen(list.clone())
 }
 
-/// Answers that end a round whatever the others say: a choice that stands, or data.
+/// Answers that end a round whatever the others are: a valid choice, or data.
 fn settled(answers: &BTreeMap<InstanceId, Answer>) -> Option<Tally> {
     let chosen = answers.values().find_map(|answer| match answer {
         Answer::Chosen { list } => Some(Tally::Chosen(list.clone())),
@@ -495,7 +509,7 @@ fn settled(answers: &BTreeMap<InstanceId, Answer>) -> Option<Tally> {
     chosen.or_else(data)
 }
 
-/// Why a quorum was missed, the most telling cause first.
+/// Why there was no quorum, the most useful cause first.
 fn unmet(answers: &BTreeMap<InstanceId, Answer>, had: usize, needed: usize) -> Tally {
     let beaten = answers.values().filter_map(|answer| match answer {
         Answer::Refused { promised } => Some(promised),

@@ -1,7 +1,7 @@
 //! Majorities.
 
-/// How many of `voters` make a majority: `voters / 2 + 1` (Raft, section 5.2). A majority of none is one, so that it can
-/// never be had.
+/// How many of `voters` make a majority: `voters / 2 + 1` (Raft, section 5.2). The majority of zero voters is one, so it can
+/// never be reached.
 pub const fn quorum(voters: usize) -> usize {
     voters / 2 + 1
 }

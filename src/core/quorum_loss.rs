@@ -1,4 +1,4 @@
-//! What a member says that has lost its quorum: who is missing, and what can be done.
+//! The message of a member that has lost its quorum: which members are missing, and what the operator can do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use super::quorum::quorum;
 use super::types::{Member, MemberId};
 
-/// What was heard from a member's peer port, where etcd answers without a quorum.
+/// What a member's peer port answered. etcd answers there without a quorum, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heard {
     /// An etcd serves there.
@@ -14,9 +14,9 @@ pub enum Heard {
     /// Its host is up, and nothing listens.
     Refused,
     Silent,
-    /// Somebody answers who is no etcd: its supervisor, while etcd is down, or one that holds.
+    /// Something other than etcd answers: its supervisor, while etcd is down or the node holds.
     NoEtcd,
-    /// Over a certificate or the protocol.
+    /// A certificate or protocol error.
     NotUnderstood,
 }
 
@@ -24,15 +24,15 @@ impl fmt::Display for Heard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Etcd => "answers",
-            Self::Refused => "refuses: its host is up, its etcd is not",
+            Self::Refused => "refuses connections: its host is up, its etcd is not",
             Self::Silent => "does not answer",
-            Self::NoEtcd => "answers, but runs no etcd: see its supervisor's log",
-            Self::NotUnderstood => "is there, but not understood: see its certificates",
+            Self::NoEtcd => "answers but runs no etcd: see its supervisor's log",
+            Self::NotUnderstood => "gives an answer that can't be used: check its certificates",
         })
     }
 }
 
-/// A cluster without a leader, as one of its members sees it.
+/// A cluster without a leader, as seen by one of its members.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lost {
     me: Option<MemberId>,
@@ -41,8 +41,8 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// `members`: as the member itself last had them. `heard`: of the others; who isn't in it is silent. `None`: there is nobody to miss,
-    /// for it is the only voter.
+    /// `members`: the member's own last list. `heard`: the others' answers; a member that is not in it did not answer. `None`:
+    /// this is the only voter, so no other can be missing.
     pub fn seen(me: Option<MemberId>, members: &[Member], heard: BTreeMap<MemberId, Heard>) -> Option<Self> {
         let voters: Vec<_> = members.iter().filter(|m| !m.is_learner).cloned().collect();
         voters.iter().any(|m| Some(m.id) != me).then_some(Self { me, voters, heard })
@@ -56,7 +56,7 @@ impl Lost {
         self.voters.iter().filter(|m| Some(m.id) != self.me).map(|m| (m, self.heard(m.id)))
     }
 
-    /// Which voters are missing: when it changes, that is news.
+    /// The missing voters: a change of this set is reported.
     pub fn missing(&self) -> BTreeSet<MemberId> {
         self.others().filter(|(_, heard)| *heard != Heard::Etcd).map(|(member, _)| member.id).collect()
     }
@@ -67,23 +67,23 @@ impl fmt::Display for Lost {
         let (all, missing) = (self.voters.len(), self.missing());
         let (there, needed) = (all - missing.len(), quorum(all));
         let named = |(member, heard): (&Member, Heard)| {
-            let name = if member.name.is_empty() { "one that never started" } else { &member.name };
+            let name = if member.name.is_empty() { "a member that never started" } else { &member.name };
             format!("{name} (member {}, {}) {heard}", member.id, member.peer_urls.join(","))
         };
         let named: Vec<_> = self.others().filter(|(m, _)| missing.contains(&m.id)).map(named).collect();
         if there >= needed {
-            write!(f, "no leader is seen, though {there} of {all} voters answer and {needed} are a quorum")?;
+            write!(f, "there is no leader, although {there} of {all} voters answer and {needed} are a quorum")?;
             if !named.is_empty() {
                 write!(f, "; missing: {}", named.join("; "))?;
             }
-            return f.write_str("; see whether they reach each other at their peer ports, and what their logs say");
+            return f.write_str("; check that they reach each other's peer ports, and read their logs");
         }
         let more = needed - there;
         write!(
             f,
-            "the quorum is lost: {there} of {all} voters answer, {needed} are needed; missing: {}; nothing is written or read through \
-             the quorum until {more} of them {}; bring back their hosts with their disks, or mend what is between; if they are lost for \
-             good, see \"Without a quorum\" in docs/operations.md",
+            "the quorum is lost: {there} of {all} voters answer, {needed} are needed; missing: {}; the cluster \
+             serves no writes and no linearizable reads until {more} of them {}; start their hosts with their \
+             disks, or repair the network; if they are lost for good, see \"Without a quorum\" in docs/operations.md",
             named.join("; "),
             if more == 1 { "is back" } else { "are back" },
         )
@@ -108,10 +108,11 @@ mod tests {
         let lost = Lost::seen(Some(MemberId(1)), &three(), [(MemberId(2), Heard::NoEtcd)].into()).unwrap();
         assert_eq!(
             lost.to_string(),
-            "the quorum is lost: 1 of 3 voters answer, 2 are needed; missing: i-2 (member 2, http://10.0.0.2:2380) answers, but runs \
-             no etcd: see its supervisor's log; one that never started (member 3, http://10.0.0.3:2380) does not answer; nothing is \
-             written or read through the quorum until 1 of them is back; bring back their hosts with their disks, or mend what is \
-             between; if they are lost for good, see \"Without a quorum\" in docs/operations.md"
+            "the quorum is lost: 1 of 3 voters answer, 2 are needed; missing: i-2 (member 2, http://10.0.0.2:2380) \
+             answers but runs no etcd: see its supervisor's log; a member that never started (member 3, \
+             http://10.0.0.3:2380) does not answer; the cluster serves no writes and no linearizable reads until 1 \
+             of them is back; start their hosts with their disks, or repair the network; if they are lost for good, \
+             see \"Without a quorum\" in docs/operations.md"
         );
         assert_eq!(lost.missing(), [MemberId(2), MemberId(3)].into(), "a learner takes no vote along");
         // By a learner: it is no voter itself.
@@ -124,7 +125,10 @@ mod tests {
         let lost = Lost::seen(Some(MemberId(1)), &three(), [(MemberId(2), Heard::Etcd)].into()).unwrap();
         let said = lost.to_string();
         assert!(
-            said.starts_with("no leader is seen, though 2 of 3 voters answer and 2 are a quorum; missing: one that"),
+            said.starts_with(
+                "there is no leader, although 2 of 3 voters answer and 2 are a quorum; missing: a \
+                member that"
+            ),
             "{said}"
         );
     }

@@ -1,4 +1,4 @@
-//! Which member may be removed (section "Cleaning" of ARCHITECTURE.md): only the provably dead, one at a time.
+//! Which member may be removed (section "Removal" of ARCHITECTURE.md): only the provably dead, one at a time.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use super::step::{KeepReason, RemovalReason};
 use super::types::{ClusterId, Known, Member, MemberId};
 use super::view::{Clean, EtcdSeen, Liveness, Policy, Silence, View};
 
-/// `MUSTER_CLEAN=unhealthy`: how long a member must not have answered to be removed without EC2's word.
+/// `MUSTER_REMOVE=unhealthy`: how long a member must not have answered to be removed without proof from EC2.
 pub const UNHEALTHY_AFTER: Duration = Duration::from_secs(300);
 
-/// The first member (by id) that may go, if any. Whoever asks is fresh: a replacement is waiting.
+/// The first member (by id) that may be removed, if any. The caller is a fresh node, so a replacement is waiting.
 pub fn removable(policy: &Policy, view: &View, cluster: &EtcdSeen) -> Option<(MemberId, RemovalReason)> {
     let may_go = cluster.members.iter().filter_map(|m| Some((m.id, verdict(policy, view, cluster, m).ok()?)));
     may_go.min_by_key(|(id, _)| *id)
 }
 
-/// The same for the leader's supervisor (`MUSTER_RECONCILE`), where nobody waits to take the place.
+/// The same for the leader's supervisor (`MUSTER_REMOVE_INTERVAL`), where no replacement is waiting.
 ///
 /// # Errors
-/// Why each member that doesn't answer is kept.
+/// Each member that does not answer, with the reason why it is kept.
 pub fn reconcile(
     policy: &Policy,
     view: &View,
@@ -46,18 +46,18 @@ pub fn reconcile(
     Err(kept)
 }
 
-/// All proofs for one member, or the first that is missing.
+/// Checks all proofs for one member.
 ///
 /// # Errors
-/// Why it is kept.
+/// The first proof that is missing: why the member is kept.
 pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<RemovalReason, KeepReason> {
     let fate = silence(view, member)?;
     if policy.clean == Clean::Off {
         return Err(KeepReason::Off);
     }
     let gone = match (&fate.instance, &fate.gone) {
-        // It never ran, so it never voted, and nobody of the whole roster is where it would run. EC2 forgets a terminated
-        // instance's address at once, and the instance within the hour: nothing else could ever tell whose it was.
+        // It never ran, so it never voted, and no instance of the whole roster has its address. EC2 drops a terminated
+        // instance's address at once, and the instance within the hour, so nothing could ever show whose member it was.
         (None, _) if never_ran(member) && fate.silent_for >= policy.clean_dwell => {
             return may_go(view, cluster, member).map(|()| RemovalReason::NeverStarted);
         }
@@ -76,10 +76,10 @@ pub fn verdict(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member
     may_go(view, cluster, member).map(|()| why)
 }
 
-/// For a member that bears our name in a written roster and isn't where we are.
+/// For a member that has our name in a static host list and is listed at another address.
 ///
 /// # Errors
-/// Why it is kept.
+/// The first proof that is missing: why the member is kept.
 pub fn has_fallen_silent(policy: &Policy, view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), KeepReason> {
     match silence(view, member)?.silent_for >= policy.clean_dwell {
         true => may_go(view, cluster, member),
@@ -87,9 +87,9 @@ pub fn has_fallen_silent(policy: &Policy, view: &View, cluster: &EtcdSeen, membe
     }
 }
 
-/// Nobody answers as that member. Where that is unknown, it is kept.
+/// The member does not answer. If that is unknown, it is kept.
 fn silence<'a>(view: &'a View, member: &Member) -> Result<&'a Silence, KeepReason> {
-    match view.fate(member.id) {
+    match view.liveness_of(member.id) {
         Liveness::Silent(silence) => Ok(silence),
         Liveness::Answers => Err(KeepReason::Alive),
         Liveness::Unknown => Err(KeepReason::Unasked),
@@ -101,16 +101,16 @@ pub fn never_ran(member: &Member) -> bool {
     member.is_learner && member.name.is_empty() && member.client_urls.is_empty()
 }
 
-/// The cluster can do without it now.
+/// The cluster keeps its quorum without the member.
 fn may_go(view: &View, cluster: &EtcdSeen, member: &Member) -> Result<(), KeepReason> {
-    // One change at a time (G3): a learner is one, unless it is known to be silent.
-    let is_silent = |m: &Member| matches!(view.fate(m.id), Liveness::Silent(_));
+    // One change at a time (G3): a learner is a change in progress, unless it is known not to answer.
+    let is_silent = |m: &Member| matches!(view.liveness_of(m.id), Liveness::Silent(_));
     let on_its_way = |m: &&Member| m.is_learner && m.id != member.id && !is_silent(m);
     if let Some(learner) = cluster.members.iter().find(on_its_way) {
         return Err(KeepReason::ChangeInFlight(learner.id));
     }
     let rest: Vec<&Member> = cluster.members.iter().filter(|m| !m.is_learner && m.id != member.id).collect();
-    let answering = rest.iter().filter(|m| *view.fate(m.id) == Liveness::Answers).count();
+    let answering = rest.iter().filter(|m| *view.liveness_of(m.id) == Liveness::Answers).count();
     let needed = quorum(rest.len());
     if answering < needed {
         return Err(KeepReason::QuorumAfter { answering, needed });

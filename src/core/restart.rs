@@ -1,62 +1,62 @@
-//! What follows from etcd's end: our exit code, and whether and when to start it again (section "Supervision").
+//! What follows when etcd ends: our exit code, and whether and when to start it again (section "Supervision").
 
 use std::time::Duration;
 
-/// How a child ended.
+/// How a child process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
     Exited(i32),
     Signaled(i32),
-    /// It is gone, and nobody knows how.
+    /// It is gone, and the kernel does not report how.
     Unseen,
 }
 
 impl Ended {
-    /// The shell's convention, as catatonit and tini have it: the code, or 128 + the signal's number.
+    /// The shell's convention, as in catatonit and tini: the code, or 128 + the signal's number.
     pub const fn exit_code(self) -> i32 {
         match self {
             Self::Exited(code) => code,
             Self::Signaled(signal) => 128 + signal,
-            // As a kill, after which nothing can be counted on either.
+            // As for a kill: nothing can be assumed about what it did before.
             Self::Unseen => 128 + 9,
         }
     }
 }
 
-/// What an exit of etcd that nobody asked for calls for.
+/// What an unrequested exit of etcd calls for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// etcd can't work with these settings: stop, touch no data.
+    /// etcd can't work with these settings: stop, and leave the data alone.
     Misconfigured,
-    /// Observe and decide again, after this pause.
+    /// Observe and decide again after this pause.
     Again(Duration),
-    /// The data is damaged, by etcd's own word in so many lives on end. It is moved aside if a quorum can give it all again;
-    /// else it stays, and etcd is started with it again after this pause.
+    /// etcd reported damaged data in so many runs in a row. The data is moved aside if a quorum can provide all of it again;
+    /// otherwise it stays, and etcd is started with it again after this pause.
     Condemned { said: &'static str, pause: Duration },
 }
 
-/// Restart pauses: 1 s doubling to 60 s, reset after five minutes of life.
+/// Restart pauses: 1 s doubling to 60 s, reset once etcd has run for five minutes.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub const LIFE_THAT_RESETS: Duration = Duration::from_secs(300);
-/// So many short lives on end, each ended by what etcd says of its data, condemn the data.
+/// This many short runs in a row in which etcd reported damaged data mark the data as damaged.
 pub const LIVES_THAT_CONDEMN: u32 = 5;
 
-/// One life of etcd, as far as the verdict needs it.
+/// One run of etcd, as far as the verdict needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProcessRun {
     pub ended: Ended,
     pub lasted: Duration,
     /// The peer port answered `/version`.
     pub served: bool,
-    /// Lives before this one that ended within [`LIFE_THAT_RESETS`].
+    /// Runs before this one that ended within [`LIFE_THAT_RESETS`].
     pub short_lives_before: u32,
-    /// The last so many of them ended by what etcd said of its data.
+    /// How many of the last of them ended with a report of damaged data.
     pub damaged_before: u32,
 }
 
 impl ProcessRun {
-    /// Lives on end, this one included, that were short and ended by what etcd said of its data.
+    /// Short runs in a row, this one included, that ended with a report of damaged data.
     pub fn damaged(&self, output: &str) -> u32 {
         let is_short = self.lasted < LIFE_THAT_RESETS;
         if is_short && damage(self.ended, output).is_some() { self.damaged_before + 1 } else { 0 }
@@ -64,13 +64,13 @@ impl ProcessRun {
 }
 
 /// Classifies an end. Exit codes alone say little: a removed member exits 0, a bad setting in a variable 1, an unknown flag
-/// 2 and so does a panic; etcd's output tells them apart (measured on 3.4.23, 3.5.1).
+/// 2 and so does a panic; etcd's output tells them apart (measured on 3.4.23, 3.5.1, 3.6.16, 3.7.3).
 pub fn verdict(life: &ProcessRun, output: &str, jitter: f64) -> Verdict {
     let refuses = |what: &&str| output.contains(*what);
     if matches!(life.ended, Ended::Exited(1 | 2)) && !life.served && REFUSALS.iter().any(refuses) {
         return Verdict::Misconfigured;
     }
-    // Full pauses in lockstep would make three nodes collide; half to whole keeps the exponential shape.
+    // Full pauses in lockstep would make three nodes collide; a random factor from a half to one keeps the exponential shape.
     let jittered = |pause: Duration| pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
     match damage(life.ended, output) {
         Some(said) if life.damaged(output) >= LIVES_THAT_CONDEMN => {
@@ -83,8 +83,8 @@ pub fn verdict(life: &ProcessRun, output: &str, jitter: f64) -> Verdict {
     }
 }
 
-/// The supervisor's own code after a stop that was asked for: etcd's, but that an etcd which ends by the SIGTERM it was sent,
-/// as etcd does, has stopped well.
+/// The supervisor's own exit code after a requested stop: etcd's, except that an etcd ended by the SIGTERM it was sent, as etcd
+/// does, counts as a clean stop.
 pub const fn stop_code(ended: Ended) -> i32 {
     const SIGTERM: i32 = 15;
     match ended {
@@ -93,34 +93,37 @@ pub const fn stop_code(ended: Ended) -> i32 {
     }
 }
 
-/// What etcd says of settings it can't work with (3.4.23's first line is the old logger's; each was provoked).
+/// What etcd says of settings it can't work with (3.4.23's first line is the old logger's; each was provoked on every release from 3.4.23
+/// to 3.7.3 that ends so, see tests/e2e/test_releases.py).
 const REFUSALS: &[&str] = &[
     "flag provided but not defined",
     "failed to verify flags",
     "error verifying flags",
+    "etcdmain: invalid value ", // 3.3
     "error parsing CompactionRetention",
     "unexpected TLS cipher suite",
     "auth: invalid auth options",
+    "cannot bind both ",
     "panic: unrecognized level",
     "panic: unknown level",
 ];
 
-/// The line in which it says so, or its first.
+/// The line with the reason, or the first line.
 pub fn refusal(output: &str) -> Option<&str> {
     let refuses = |line: &&str| REFUSALS.iter().any(|what| line.contains(what));
     output.lines().rev().find(refuses).or(output.lines().next())
 }
 
-/// Whether etcd ended for want of space.
+/// Whether etcd ended because of a full disk.
 pub fn is_full(output: &str) -> bool {
     last_words(output).contains("no space left on device")
 }
 
-/// etcd's own words on data it can't use, as 3.4.23 and 3.5.1 ended with them over real damage: a bit flipped, a file cut short
+/// etcd's own words on data it can't use, as 3.4.23, 3.5.1, 3.6.16 and 3.7.3 ended with them over real damage: a bit flipped, a file cut short
 /// or emptied. "failed to open database" alone is none of them: it is also said of a full disk and of a file that may not be
 /// read.
 const DAMAGE: &[&str] = &[
-    // The WAL: a flipped bit, a wrong length, a record that is none, a head without ids.
+    // The WAL: a flipped bit, a wrong length, a record that is invalid, a head without ids.
     "walpb: crc mismatch",
     "wal: crc mismatch",
     "wal: max entry size limit exceeded",
@@ -128,11 +131,13 @@ const DAMAGE: &[&str] = &[
     "wal: slice bounds out of range",
     "wal: conflicting metadata found",
     "wal: snapshot not found",
-    "\"error\":\"proto: ",
+    // (A blank may follow, or a blank that doesn't break: Go's protobuf takes one or the other by the build.)
+    "\"error\":\"proto:",
+    "unexpected block type ",
     "cannot use none as id",
-    // Acknowledged entries are gone from it: the leader has seen them here.
+    // It has lost acknowledged entries: the leader has seen them here.
     "is out of range [lastIndex(",
-    // The snapshot, or the backend that belongs to it.
+    // The snapshot, or its backend.
     "failed to find database snapshot file",
     "snap: crc mismatch",
     "snap: empty snapshot",
@@ -141,9 +146,10 @@ const DAMAGE: &[&str] = &[
     "\"error\":\"checksum error\"",
     "\"error\":\"file size too small\"",
     "freepages: failed to get all reachable pages",
+    "assertion failed: Page expected to be: ",
 ];
 
-/// What has nothing to do with the data's worth, whatever else is said beside it.
+/// Causes that say nothing about the data, whatever else is printed beside them.
 const NO_DAMAGE: &[&str] = &[
     "no space left on device",
     "disk quota exceeded",
@@ -157,9 +163,9 @@ const NO_DAMAGE: &[&str] = &[
     "flocked by another process",
 ];
 
-/// The words with which etcd ended over its own data.
+/// The words with which etcd ended because of its own data.
 fn damage(ended: Ended, output: &str) -> Option<&'static str> {
-    // A fatal line exits with 1, a panic and a fault with 2; whoever is killed has said nothing of the sort.
+    // A fatal line exits with 1, a panic and a fault with 2; a killed etcd has printed nothing of the kind.
     let last = match ended {
         Ended::Exited(1 | 2) => last_words(output),
         _ => return None,
@@ -167,16 +173,21 @@ fn damage(ended: Ended, output: &str) -> Option<&'static str> {
     if NO_DAMAGE.iter().any(|words| last.contains(words)) {
         return None;
     }
-    // A page of the backend that isn't there any more: the runtime names the fault, the trace whose memory it was.
+    // A page of the backend that is no longer there: the runtime names the fault, and the trace shows whose memory it was.
     let fault = "unexpected fault address";
     if last.contains(fault) && last.contains("go.etcd.io/bbolt.") {
         return Some(fault);
     }
+    // 3.7 over a WAL without a head: the snapshot that it begins with is none.
+    let headless = "nil pointer dereference";
+    if last.contains(headless) && last.contains("[running]:\ngo.etcd.io/etcd/server/v3/etcdserver.bootstrap(") {
+        return Some(headless);
+    }
     DAMAGE.iter().copied().find(|words| last.contains(words)).map(|words| words.trim_start_matches("\"error\":"))
 }
 
-/// From the line on with which etcd gave up, where it can be told (3.4's old logger marks none). What it complained of before
-/// that, it lived with.
+/// Starts at the line with which etcd gave up, where it can be told (3.4's old logger marks none). etcd survived whatever it
+/// complained about before that.
 fn last_words(output: &str) -> &str {
     let is_end = |line: &str| {
         let starts = ["panic:", "unexpected fault address", "fatal error:"].iter().any(|start| line.starts_with(start));
@@ -192,7 +203,7 @@ fn last_words(output: &str) -> &str {
     output
 }
 
-/// etcd waits, without an end and without a word on any port, for a lock that another process holds (bbolt's on the backend).
+/// etcd waits, without a limit and without serving a port, for a lock that another process holds (bbolt's, on the backend).
 pub fn waits_for_a_lock(output: &str) -> bool {
     output.contains("flocked by another process")
 }
@@ -275,6 +286,10 @@ mod tests {
         ),
         (
             1,
+            "2026-11-30 00:29:18.251204 C | etcdmain: invalid value \"often\" for ETCD_HEARTBEAT_INTERVAL: parse error",
+        ),
+        (
+            1,
             "2026-11-22 21:49:13.204807 E | etcdmain: error verifying flags, invalid value \"often\" for ETCD_HEARTBEAT_INTERVAL",
         ),
         (
@@ -283,11 +298,20 @@ mod tests {
         ),
         (1, r#"{"level":"fatal","msg":"discovery failed","error":"unexpected TLS cipher suite \"bad\""}"#),
         (1, r#"{"level":"warn","msg":"failed to create token provider","error":"auth: invalid auth options"}"#),
+        // 3.6.16 and 3.7.3: an unknown gate, and one port for what must be apart.
+        (
+            1,
+            r#"{"level":"warn","msg":"failed to verify flags","error":"invalid value \"NoSuchGate=true\" for ETCD_FEATURE_GATES: unrecognized feature gate: NoSuchGate"}"#,
+        ),
+        (
+            1,
+            r#"{"level":"fatal","msg":"discovery failed","error":"cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://10.0.0.1:2379"}"#,
+        ),
         (2, "panic: unrecognized level: \"bogus\"\n\ngoroutine 1 [running]:"),
         (2, "panic: unknown level \"bogus\"\n\ngoroutine 1 [running]:"),
     ];
 
-    /// As they ended over data that was damaged on purpose.
+    /// As they ended over data that was damaged on purpose; the last of them 3.6.16 and 3.7.3.
     const DAMAGED: &[(i32, &str)] = &[
         (1, r#"{"level":"fatal","msg":"discovery failed","error":"walpb: crc mismatch"}"#),
         (1, r#"{"level":"fatal","msg":"discovery failed","error":"wal: max entry size limit exceeded"}"#),
@@ -314,6 +338,21 @@ mod tests {
         (
             2,
             "unexpected fault address 0x7f28d641d000\nfatal error: fault\ngoroutine 126 [running]:\ngo.etcd.io/bbolt.(*Tx).forEachPage(0x0)",
+        ),
+        (
+            1,
+            r#"{"level":"fatal","msg":"discovery failed","error":"walpb: crc mismatch: expected: 3a5f8511 computed: c8340612: in file '0000000000000000-0000000000000000.wal' at position: 8520"}"#,
+        ),
+        (
+            1,
+            "{\"level\":\"fatal\",\"msg\":\"discovery failed\",\"error\":\"proto:\u{a0}cannot parse invalid wire-format data\"}",
+        ),
+        (1, r#"{"level":"fatal","msg":"failed to read WAL, cannot be repaired","error":"unexpected block type 9"}"#),
+        (2, "panic: assertion failed: Page expected to be: 6, but self identifies as 0\n\ngoroutine 1 [running]:"),
+        (
+            2,
+            "panic: runtime error: invalid memory address or nil pointer dereference\n[signal SIGSEGV: segmentation violation]\n\n\
+             goroutine 1 [running]:\ngo.etcd.io/etcd/server/v3/etcdserver.bootstrap({{0x1084afc8801a, 0x1}})",
         ),
     ];
 
@@ -347,6 +386,21 @@ mod tests {
         ),
         (1, r#"{"level":"fatal","msg":"discovery failed","error":"member count is unequal"}"#),
         (1, r#"{"level":"warn","error":"walpb: crc mismatch: no space left on device"}"#),
+        (
+            2,
+            "panic: runtime error: invalid memory address or nil pointer dereference\n\ngoroutine 7 [running]:\n\
+             go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc.x()\ngo.etcd.io/etcd/server/v3/etcdserver.bootstrap()",
+        ),
+        // Refusals of 3.6 and 3.7 that have their own ways out, none of them in this data.
+        (
+            1,
+            r#"{"level":"fatal","msg":"discovery failed","error":"detected disallowed custom content in v2store for stage --v2-deprecation=write-only"}"#,
+        ),
+        (1, r#"{"level":"fatal","msg":"discovery failed","error":"membership: too many learner members in cluster"}"#),
+        (1, r#"{"level":"fatal","msg":"discovery failed","error":"version \"3.7.0\" is not supported"}"#),
+        (1, r#"{"level":"fatal","msg":"discovery failed","error":"incompatible with current running cluster"}"#),
+        (1, r#"{"level":"fatal","msg":"listener failed","error":"server is stopping"}"#),
+        (0, r#"{"level":"error","msg":"setting up serving from embedded etcd failed.","error":"mux: server closed"}"#),
     ];
 
     fn bad(ended: Ended, damaged_before: u32) -> ProcessRun {

@@ -1,43 +1,58 @@
-//! What may be done next, and the reasons for it: what the log, `plan` and the status page show.
+//! What may be done next, with the reasons: what the log, `plan` and the status page show.
 
 use std::time::Duration;
 
 use super::paxos::{Accepted, Ballot, Charter, LeftBehind};
+use super::release::{Minor, OldRecords, Release};
 use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId};
 use super::view::{Ending, LogEnd};
 
 /// What to do next. The executor has no choices left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Change nothing, look again.
+    /// Change nothing, observe again.
     Hold(Hold),
-    /// Run a founding round for this list, unless an older one must be adopted.
+    /// Run a bootstrap round for this list, unless an older one must be adopted.
     Propose(Proposal),
-    /// Found with ourselves as the only member (the rule for N = 2).
-    FoundAlone { accepted: Accepted, why: AloneReason },
+    /// Bootstrap with ourselves as the only member (the rule for N = 2).
+    FoundAlone {
+        accepted: Accepted,
+        why: AloneReason,
+    },
     /// Claim this list as the first members.
     Claim(ClaimProposal),
-    /// Record that we will never start by this chosen list: it holds us otherwise than we can be started now.
-    Renounce { list: InitialList, ours: ListedMember },
+    /// Record that we never start under this chosen list: it has us under another name or URL than we have now.
+    Renounce {
+        list: InitialList,
+        ours: ListedMember,
+    },
     /// Start etcd as a new cluster under a chosen list.
     StartNew(InitialList),
-    /// Remove that member.
-    RemoveMember { id: MemberId, why: RemovalReason },
+    RemoveMember {
+        id: MemberId,
+        why: RemovalReason,
+    },
     /// Add ourselves as a learner.
     AddSelf,
     /// Publish our new peer URLs for that member id.
-    UpdateSelf { id: MemberId },
-    /// Start etcd as an unstarted member of a living cluster, under this `--initial-cluster`.
-    StartExisting { cluster: ClusterId, member: MemberId, initial_cluster: String },
+    UpdateSelf {
+        id: MemberId,
+    },
+    /// Start etcd as an unstarted member of a running cluster, under this `--initial-cluster`.
+    StartExisting {
+        cluster: ClusterId,
+        member: MemberId,
+        initial_cluster: String,
+    },
     /// Start etcd with the data it has.
     Resume,
     /// Move the data aside, then decide again.
     Quarantine(Quarantine),
-    /// StayReason down and touch nothing until an operator has looked.
+    /// Stay down and change nothing until an operator has intervened.
     Halt(Halt),
 }
 
-/// A founding round to run.
+/// A bootstrap round to run.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Proposal {
     pub ballot: Ballot,
@@ -52,20 +67,20 @@ pub struct ClaimProposal {
     /// Recorded as promised before the claim is written, so that no token is ever used for two lists.
     pub ballot: Ballot,
     pub list: InitialList,
-    /// The version of a void claim; `None`: there must be none at all.
+    /// The version of a void claim; `None`: no claim may exist.
     pub replaces: Option<String>,
 }
 
-/// Why we may found alone.
+/// Why we may bootstrap alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AloneReason {
     /// The other of two refused connections for the whole grace time, and we are the oldest.
     OtherRefused(InstanceId),
-    /// The other of two is silent and EC2 calls it impaired, and we are the oldest.
+    /// The other of two does not answer, EC2 reports it as impaired, and we are the oldest.
     OtherImpaired(InstanceId),
     /// The other of two is terminated.
     OtherTerminated(InstanceId),
-    /// `MUSTER_FOUND_ALONE=yes`.
+    /// `MUSTER_BOOTSTRAP_ALONE=yes`.
     OperatorSaysSo,
     /// The claim is free: whichever of the two writes it has decided.
     ClaimDecides,
@@ -76,11 +91,12 @@ pub enum AloneReason {
 pub enum RemovalReason {
     /// It is our own id from before our disk was lost: we are the proof.
     OwnOldId,
-    /// Its instance is gone by EC2's word, it was silent for the dwell time, and the rest has quorum.
+    /// EC2 reports its instance as gone, it has not answered for the dwell time, and the others have a quorum.
     Gone(InstanceId),
-    /// `MUSTER_CLEAN=unhealthy`: it was silent for five minutes, and the rest has quorum.
+    /// `MUSTER_REMOVE=unhealthy`: it has not answered for five minutes, and the others have a quorum.
     Unhealthy,
-    /// A learner that never ran, and no instance is where it would run: it was silent for the dwell time, and the rest has quorum.
+    /// A learner that never ran and whose address no instance has: it has not answered for the dwell time, and the others have
+    /// a quorum.
     NeverStarted,
 }
 
@@ -89,45 +105,45 @@ pub enum RemovalReason {
 pub enum KeepReason {
     /// It answers.
     Alive,
-    /// Whether it answers could not be found out.
+    /// It is unknown whether it answers.
     Unasked,
-    /// `MUSTER_CLEAN=off`.
+    /// `MUSTER_REMOVE=off`.
     Off,
-    /// No instance could be named for it.
+    /// Its instance is unknown.
     NoInstance,
-    /// Its instance is in being, by EC2's or the written roster's word.
+    /// Its instance exists, by EC2 or the static host list.
     InstanceExists(InstanceId),
-    /// EC2 could not be asked.
+    /// EC2 does not answer.
     Unknown(InstanceId, String),
-    /// Not silent for long enough.
+    /// It has not been unreachable for long enough.
     Dwell,
-    /// A learner is on its way.
+    /// A learner is joining.
     ChangeInFlight(MemberId),
     /// The remaining voters that answer are too few.
     QuorumAfter { answering: usize, needed: usize },
-    /// Nobody waits to take its place, and without it the cluster could be outvoted by as many fresh instances.
+    /// No replacement is waiting, and without it as many fresh instances could outvote the cluster.
     WouldShrink { voters: usize, size: usize },
 }
 
 /// Why data is moved aside.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Quarantine {
-    /// The living cluster of our data doesn't list our member id any more.
+    /// The cluster of our data has a quorum and no longer lists our member id.
     RemovedWhileDown { cluster: ClusterId, member: MemberId },
-    /// Our data never elected, and another cluster has quorum.
+    /// Our data never elected a leader, and another cluster has a quorum.
     NeverElected { ours: ClusterId, living: ClusterId },
-    /// Our data never elected, and so many of its cluster's first members are terminated that it never can.
+    /// Our data never elected a leader, and never can: too many of its cluster's first members are terminated.
     Void { ours: ClusterId },
-    /// Half of the data is lost, and the cluster it belongs to lives.
+    /// Part of the data is lost, and its cluster has a quorum.
     Partial { what: String },
-    /// By etcd's own word, life after life, the data is damaged, and its cluster lives without it.
+    /// etcd reported damaged data in several runs in a row, and its cluster has a quorum without it.
     Damaged { cluster: ClusterId, member: MemberId, said: String },
-    /// The disk is an older copy of itself, and its cluster lives without it.
+    /// The disk was restored to an older state, and its cluster has a quorum without it.
     OlderCopy { cluster: ClusterId, member: MemberId, here: LogEnd, before: LogEnd, by: InstanceId },
 }
 
 impl Quarantine {
-    /// What the ledger has to know of it.
+    /// What the ledger must record about it.
     pub const fn left_behind(&self) -> LeftBehind {
         match self {
             Self::Void { .. } => LeftBehind::Void,
@@ -168,49 +184,49 @@ pub enum Hold {
     PartialData {
         what: String,
     },
-    /// The data here is another instance's, or nobody knows whose, and nothing proves that its owner is gone.
+    /// The data here belongs to another instance, or no record shows whose it is, and nothing proves that its owner is gone.
     NotOurs {
         member: Option<(ClusterId, MemberId)>,
         owner: Option<InstanceId>,
         why: Doubt,
     },
-    /// Somebody else runs as the member that the data here is of.
+    /// Another host runs as the member whose data is here.
     RunsElsewhere {
         cluster: ClusterId,
         member: MemberId,
         name: String,
         at: String,
     },
-    /// The disk here is an older copy of itself, and no quorum lives without it.
+    /// The disk here was restored to an older state, and no quorum answers.
     OlderCopy {
         member: MemberId,
         here: LogEnd,
         before: LogEnd,
         by: InstanceId,
     },
-    /// By the list that was agreed on we are another than we can be started as now.
+    /// The agreed list has us under another name or URL than we have now.
     ListedOtherwise {
         listed: Box<ListedMember>,
         ours: Box<ListedMember>,
     },
-    /// The peer URL of an instance that would be listed doesn't resolve here.
+    /// The name in an instance's peer URL does not resolve here.
     Unresolved {
         instance: InstanceId,
         cause: String,
     },
-    /// We have been in a cluster, our data is gone, and no quorum answers.
+    /// We were a member, our data is gone, and no quorum answers.
     DiskLost,
     /// A list was chosen without us.
     NotListed,
     ClaimUnknown {
         cause: String,
     },
-    /// Others are claimed to be the first members.
+    /// The claim names other first members.
     ClaimedByOthers {
         claim: String,
         list: InitialList,
     },
-    /// By the claim a cluster was founded, and no quorum of it is seen.
+    /// The claim says that a cluster was bootstrapped, and no quorum of it answers.
     Established {
         cluster: ClusterId,
         claim: String,
@@ -240,7 +256,7 @@ pub enum Hold {
     AnotherJoins {
         member: MemberId,
         urls: Vec<String>,
-        /// Why it isn't removed; `None`: it could be, but for the others.
+        /// Why it is not removed.
         kept: KeepReason,
         silent_for: Option<Duration>,
     },
@@ -253,51 +269,89 @@ pub enum Hold {
         member: MemberId,
         kept: KeepReason,
     },
-    /// By a written roster this host has the name of a member elsewhere.
+    /// A member on another host has this host's name (static host list).
     NameTaken {
         member: MemberId,
         urls: Vec<String>,
         kept: KeepReason,
     },
     Settling,
-    /// This instance is about to end: it joins nothing any more.
+    /// The etcd here can't start on this data, or can't join that cluster.
+    Release(Obstacle),
+    /// This instance is about to be terminated, so it does not join.
     Ending(Ending),
-    /// This instance was about to end and is no member any more.
+    /// This instance was about to be terminated, and is no longer a member.
     Left {
         ending: Known<Ending>,
     },
 }
 
-/// What stands in the way of running with data that isn't known to be ours.
+/// Why data that is not known to be ours must not run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Doubt {
-    /// Its owner is in being, by EC2's or the written roster's word.
+    /// Its owner exists, by EC2 or the static host list.
     OwnerStands,
-    /// What became of its owner is unknown.
+    /// The state of its owner is unknown.
     OwnerUnknown(String),
-    /// Nothing says whose it is.
+    /// No record shows whose it is.
     NoRecord,
     /// Something answers where its member is listed.
     Answered { at: String, cause: String },
-    /// That instance holds data of the same member.
+    /// That instance has data of the same member.
     HeldBy(InstanceId),
 }
 
-/// Why the absence of instances isn't forgiven.
+/// Why we do not bootstrap without the absent instances.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AbsenceReason {
     /// The grace time is not over.
     Grace { waited: Duration, grace: Duration },
-    /// The roster shows terminated instances: one of them may have been in a cluster.
+    /// The roster shows terminated instances, one of which may have been in a cluster.
     Terminated(InstanceId),
-    /// This instance is older than the founding window.
+    /// This instance is older than the bootstrap window.
     Aged(InstanceId),
-    /// Nobody can say how old this instance is.
+    /// The age of this instance is unknown.
     AgeUnknown(InstanceId),
-    /// Fewer answer than make a quorum of N. `first`: those that count, where there are others.
+    /// Fewer answer than a quorum of N. `first`: the N that count, if more are listed.
     TooFewAnswer { answering: usize, needed: usize, first: Vec<InstanceId> },
     /// N is unset and the roster is too large, or changed.
     SizeUnset,
     /// N = 2, and nothing proves the other dead.
     OneOfTwo,
+}
+
+/// Why etcd is not started, or this node does not join.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Obstacle {
+    /// The release of the etcd here is unknown.
+    Unreadable(String),
+    /// The data, or the cluster to join, has a newer release.
+    Older { installed: Release, than: Minor, of: Subject },
+    /// A minor release would be skipped.
+    Skips { installed: Release, from: Minor, of: Subject },
+    /// The log has records that this release can't apply.
+    Records { installed: Release, records: OldRecords },
+    /// The raft snapshot holds keys of the v2 API, with which this release does not start.
+    V2Keys { installed: Release },
+    /// The data lists more members as learners than this release accepts.
+    Learners { installed: Release, members: Vec<MemberId>, most: usize },
+    /// The log of the cluster to join may have records that this release can't apply.
+    JoinsFirst { installed: Release, cluster: Minor },
+    /// A member of the cluster to join runs a release that has no learners, and would come down over one.
+    NoLearners { oldest: Minor },
+    /// The cluster to join did not report its version.
+    ClusterUnknown { installed: Release },
+    /// The cluster to join is being downgraded to that minor release.
+    Downgrading { to: Minor },
+    /// The cluster to join did not report whether it is being downgraded.
+    DowngradeUnknown(String),
+    /// Another first member would start a release that does not work together with ours.
+    Beside { installed: Release, instance: String, theirs: Release },
+}
+
+/// Whose release is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    Data,
+    Cluster,
 }

@@ -1,7 +1,8 @@
-//! How long an etcd that was asked to stop is waited for (section "Stopping" of ARCHITECTURE.md).
+//! How long to wait for an etcd that was asked to stop (section "Stopping" of ARCHITECTURE.md).
 //!
-//! From 3.5.16 on etcd serves open streams for 7 s more, and waits without end for a connection on a plain port that never sent
-//! anything, while it takes nobody new (measured). Its clients gain nothing by that: they have to go elsewhere in any case.
+//! Since 3.5.16 a stopping etcd serves open streams for 7 s more, and waits without a limit for a connection on a plain port
+//! that never sent anything, while it accepts no new ones (measured). Its clients gain nothing from that: they have to
+//! reconnect elsewhere anyway.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,40 +10,40 @@ use std::fmt;
 use super::quorum::quorum;
 use super::types::{Member, MemberId};
 
-/// The cluster as one of its members sees it that is to stop.
+/// The cluster as seen by a member that is to stop.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seen {
     pub members: Vec<Member>,
-    /// Those besides us that call themselves healthy, which takes a quorum. Who didn't answer isn't in it.
+    /// The other members that report themselves healthy, which takes a quorum. A member that did not answer is not in it.
     pub healthy: BTreeSet<MemberId>,
     pub me: MemberId,
     pub leader: Option<MemberId>,
-    /// This release of etcd has all that it acknowledged after a kill.
+    /// This etcd release keeps everything that it acknowledged, even when killed.
     pub survives_a_kill: bool,
 }
 
-/// Why an etcd is left all the time there is to end by itself.
+/// Why etcd is given all the time there is to end by itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Patience {
-    /// This release may lack, after a kill, what it acknowledged; or it isn't known which one it is.
+    /// This release may lose acknowledged writes when killed, or the release is unknown.
     Release,
     Leads,
     NoLeader,
-    /// The others that are healthy are no quorum: what is here may be nowhere else.
+    /// The other healthy members are not a quorum: they may lack what is here.
     NoQuorum {
         healthy: usize,
         needed: usize,
     },
-    /// The cluster could not be asked, for that reason.
+    /// The cluster could not be queried, for that reason.
     Unknown(String),
 }
 
 impl fmt::Display for Patience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Release => f.write_str("of this release of etcd a kill may cost acknowledged writes"),
-            Self::Leads => f.write_str("it still leads"),
-            Self::NoLeader => f.write_str("no leader is seen"),
+            Self::Release => f.write_str("killing this etcd release may lose acknowledged writes"),
+            Self::Leads => f.write_str("it is still the leader"),
+            Self::NoLeader => f.write_str("there is no leader"),
             Self::NoQuorum { healthy, needed } => {
                 write!(f, "{healthy} other voters are healthy, a quorum is {needed}")
             }
@@ -51,16 +52,17 @@ impl fmt::Display for Patience {
     }
 }
 
-/// Whether an etcd that was asked to stop may be killed once its clients had time to let go. A kill alone loses nothing that was
-/// acknowledged: each entry is in its WAL, synced, before that. It is done only where a quorum of voters has it all as well.
+/// Whether an etcd that was asked to stop may be killed once its clients had time to disconnect. A kill alone loses nothing
+/// that was acknowledged: each entry is synced to its WAL before that. Still, it is done only if a quorum of the other voters
+/// has everything as well.
 ///
 /// # Errors
-/// Why it must be waited for.
+/// Why etcd must not be killed yet.
 pub fn may_be_cut_short(seen: &Seen) -> Result<(), Patience> {
     if !seen.survives_a_kill {
         return Err(Patience::Release);
     }
-    // Who was removed has nothing that anybody needs.
+    // A removed member has nothing that the cluster needs.
     if !seen.members.iter().any(|m| m.id == seen.me) {
         return Ok(());
     }
@@ -81,7 +83,7 @@ pub fn may_be_cut_short(seen: &Seen) -> Result<(), Patience> {
 mod tests {
     use super::*;
 
-    /// So many members, 0 is us; of the others those with a bit set are healthy, or learners.
+    /// That many members, 0 is us; of the others, those with a bit set are healthy, or learners.
     fn seen(count: u64, healthy: u64, learners: u64, leader: Option<u64>) -> Seen {
         let member = |id: u64| Member {
             id: MemberId(id),
@@ -119,7 +121,7 @@ mod tests {
         assert_eq!(may_be_cut_short(&removed), Ok(()));
     }
 
-    /// Every cluster of up to five: whoever is cut short leaves a quorum of healthy voters behind, one of which leads.
+    /// Every cluster of up to five: a member that is killed leaves a quorum of healthy voters behind, one of which leads.
     #[test]
     fn nobody_is_cut_short_whose_data_the_others_may_need() {
         let (mut cut, mut waited) = (0, 0);

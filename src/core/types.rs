@@ -1,4 +1,4 @@
-//! The nouns, in EC2's and etcd's own terms and spelling.
+//! Basic types, in EC2's and etcd's own terms and spelling.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// An EC2 instance id, `i-…`; in a written roster the host's name.
+/// An EC2 instance id, `i-…`; with a static host list, the host's name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct InstanceId(pub String);
 
@@ -48,7 +48,7 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
-    /// EC2's own word for it.
+    /// EC2's name of the state.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -60,7 +60,7 @@ impl InstanceState {
         }
     }
 
-    /// Reads EC2's word.
+    /// Parses EC2's name of the state.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Pending, Self::Running, Self::ShuttingDown, Self::Terminated, Self::Stopping, Self::Stopped]
             .into_iter()
@@ -76,13 +76,13 @@ pub type LaunchTime = i64;
 pub struct Instance {
     pub id: InstanceId,
     pub state: InstanceState,
-    /// `None`: a written roster may leave it out. Then nothing is known of its age.
+    /// `None`: a static host list may omit it. Then the age is unknown.
     pub launched: Option<LaunchTime>,
-    /// When its primary interface was attached, seconds since the epoch: a stop and a start leave it as it is. `None`: EC2 shows
-    /// no interface (of a terminated instance it never does), or the roster is written.
+    /// When its primary interface was attached, in seconds since the epoch; a stop and a start do not change it. `None`: EC2
+    /// shows no interface (it never does for a terminated instance), or the list is static.
     pub attached: Option<i64>,
-    /// When EC2 last changed its state, seconds since the epoch; `None` where EC2 gives no time (it does for what an API call
-    /// changed).
+    /// When EC2 last changed its state, in seconds since the epoch; `None` where EC2 gives no time (it gives one for changes
+    /// made by an API call).
     pub changed: Option<i64>,
     /// `None`: EC2 shows no private address (yet, or any more).
     pub address: Option<IpAddr>,
@@ -90,62 +90,62 @@ pub struct Instance {
     pub zone: String,
 }
 
-/// The instances of one complete DescribeInstances answer, or of a list that an operator wrote (`MUSTER_ROSTER`), by rank.
+/// The instances of one complete DescribeInstances answer, or of a static host list (`MUSTER_HOSTS`), by rank.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Roster {
     by_rank: Vec<Instance>,
-    /// EC2's own clock when it answered (its Date header), seconds since the epoch; of a written roster, ours.
+    /// EC2's own clock when it answered (its Date header), in seconds since the epoch; our clock for a static host list.
     pub seen_at: i64,
 }
 
 impl Roster {
-    /// EC2's: oldest first, equal launch times by id, so that the order of its answer never matters.
+    /// From EC2: oldest first, equal launch times by id, so that the order of its answer never matters.
     pub fn new(mut instances: Vec<Instance>, seen_at: i64) -> Self {
         instances.sort_by(|a, b| (a.launched, &a.id).cmp(&(b.launched, &b.id)));
         Self { by_rank: instances, seen_at }
     }
 
-    /// An operator's: rank is the order it is written in.
+    /// From a static host list: rank is the order in the list.
     pub fn written(instances: Vec<Instance>, seen_at: i64) -> Self {
         Self { by_rank: instances, seen_at }
     }
 
-    /// Every instance of it by rank, terminated ones too.
+    /// All instances by rank, terminated ones too.
     pub fn all(&self) -> &[Instance] {
         &self.by_rank
     }
 
-    /// Those that may hold, or may come to hold, a member: all but the terminated. Shutting-down may still serve, stopped
-    /// may come back with data.
+    /// The instances that may have a member, or get one: all but the terminated. A shutting-down one may still serve, a stopped
+    /// one may come back with data.
     pub fn non_terminated(&self) -> impl Iterator<Item = &Instance> {
         self.by_rank.iter().filter(|i| i.state != InstanceState::Terminated)
     }
 
-    /// Those that are shown as terminated.
+    /// The instances that are shown as terminated.
     pub fn terminated(&self) -> impl Iterator<Item = &Instance> {
         self.by_rank.iter().filter(|i| i.state == InstanceState::Terminated)
     }
 
-    /// The instance of that id.
     pub fn find(&self, id: &InstanceId) -> Option<&Instance> {
         self.by_rank.iter().find(|i| i.id == *id)
     }
 
-    /// Whether the first of two comes before the other.
+    /// Whether the first of two ranks before the second.
     pub fn ranks_before(&self, first: &InstanceId, other: &InstanceId) -> bool {
         self.by_rank.iter().find(|i| i.id == *first || i.id == *other).is_some_and(|i| i.id == *first)
     }
 
-    /// How long ago an instance was first launched, by the clock of whoever listed it; `None`: nobody can say. The launch time
-    /// alone is that of the last start: a fleet that was stopped and started would look young, and its disks may hold a cluster.
+    /// How long ago an instance was first launched, by the clock of the source of the list; `None`: unknown. The launch time
+    /// alone is that of the last start: a fleet that was stopped and started would look young although its disks may hold a
+    /// cluster.
     pub fn age(&self, instance: &Instance) -> Option<Duration> {
         let launched = instance.launched?;
         let first = instance.attached.map_or(launched, |attached| attached.min(launched));
-        // A launch that is still to come is a slip of the pen, or of a clock.
+        // A launch in the future is a typing error or a wrong clock.
         u64::try_from(self.seen_at.saturating_sub(first)).ok().map(Duration::from_secs)
     }
 
-    /// Whether it was launched less than so long ago. Of what nothing is known, no.
+    /// Whether it was launched less than that long ago. If the age is unknown: no.
     pub fn is_younger(&self, instance: &Instance, window: Duration) -> bool {
         self.age(instance).is_some_and(|age| age < window)
     }
@@ -171,7 +171,7 @@ pub struct ListedMember {
     pub peer_urls: Vec<String>,
 }
 
-/// The agreed initial cluster with the token that makes its ids unlike any other's.
+/// The agreed initial cluster, with the token that makes its ids unique.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct InitialList {
     pub members: Vec<ListedMember>,
@@ -204,7 +204,7 @@ pub fn initial_cluster<'a>(members: impl Iterator<Item = (&'a str, &'a [String])
     words.join(",")
 }
 
-/// A reading of the world. **Unknown is never absent.**
+/// An observed value. **Unknown is never absent.**
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Known<T> {
     Known(T),
@@ -212,7 +212,7 @@ pub enum Known<T> {
 }
 
 impl<T> Known<T> {
-    /// The value, if there is one.
+    /// The value, if it is known.
     pub fn known(&self) -> Option<&T> {
         match self {
             Self::Known(value) => Some(value),

@@ -1,4 +1,4 @@
-//! Everything a decision may rest on.
+//! Everything that a decision may depend on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,35 +7,40 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::paxos::{AcceptorContext, Ballot, Charter, Ledger};
+use super::release::{DataRelease, Installed, Minor, Release};
 use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, Member, MemberId, Roster};
 
-/// What the operator has set.
+/// The operator's settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     /// `MUSTER_CLUSTER_SIZE`: N. Unset: the size of the roster.
     pub cluster_size: Option<usize>,
     /// `MUSTER_MIN_NODES`.
     pub min_nodes: usize,
-    /// `MUSTER_FOUND_GRACE`: how long an absent instance is waited for.
+    /// `MUSTER_BOOTSTRAP_GRACE`: how long to wait for an absent instance.
     pub found_grace: Duration,
-    /// `MUSTER_FOUND_WINDOW`: the greatest age of a fleet in which absence may be forgiven.
+    /// `MUSTER_BOOTSTRAP_WINDOW`: the greatest age of a fleet that may bootstrap without absent instances.
     pub found_window: Duration,
-    /// `MUSTER_FOUND_ABSENT`: the operator vouches that the absent hold no cluster.
+    /// `MUSTER_BOOTSTRAP_WITHOUT_ABSENT`: the operator vouches that the absent instances have no cluster.
     pub found_absent: bool,
-    /// `MUSTER_FOUND_ALONE`: the operator vouches for founding with one of two.
+    /// `MUSTER_BOOTSTRAP_ALONE`: the operator vouches for a bootstrap by one of two.
     pub found_alone: bool,
-    /// `MUSTER_CLEAN`.
+    /// `MUSTER_REMOVE`.
     pub clean: Clean,
-    /// `MUSTER_CLEAN_DWELL`: how long a member must not have answered before it may be removed.
+    /// `MUSTER_REMOVE_AFTER`: how long a member must not have answered before it may be removed.
     pub clean_dwell: Duration,
     /// `MUSTER_ADOPT`: the operator vouches that this host may run as that member, whose data it holds.
     pub adopt: Option<MemberId>,
+    /// `ETCD_MAX_LEARNERS`: how many learners etcd 3.6 and later accept.
+    pub max_learners: usize,
+    /// `MUSTER_JOIN_NEWER`: the operator confirms that the cluster's log has no record that a newer release can't apply.
+    pub join_newer: bool,
     pub token_prefix: String,
-    /// `MUSTER_CLAIM`: the object that is claimed, if one is.
+    /// `MUSTER_CLAIM`: the claim object, if one is used.
     pub claim: Option<String>,
-    /// The tag filter, or the written roster, in words, for reasons that name it.
+    /// The tag filter, or the static host list, as text for reasons that name it.
     pub filter: String,
-    /// `MUSTER_ROSTER`: the roster is a list that an operator wrote.
+    /// `MUSTER_HOSTS`: the instances come from a static host list.
     pub written: bool,
 }
 
@@ -45,7 +50,7 @@ impl Policy {
         self.cluster_size.unwrap_or_else(|| roster.non_terminated().count())
     }
 
-    /// The founding this roster calls for.
+    /// The charter of a bootstrap of this roster.
     pub fn charter(&self, roster: &Roster) -> Charter {
         let size = self.size(roster);
         let written = || roster.non_terminated().map(|i| (i.id.clone(), i.address)).collect();
@@ -63,9 +68,9 @@ impl Policy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Clean {
     Off,
-    /// Those whose instance is gone by EC2's word.
+    /// Members whose instance is gone, as EC2 reports.
     Gone,
-    /// Those, too, that have not answered for [`super::removal::UNHEALTHY_AFTER`].
+    /// Also members that have not answered for [`super::removal::UNHEALTHY_AFTER`].
     Unhealthy,
 }
 
@@ -74,26 +79,35 @@ pub enum Clean {
 pub enum DataDir {
     /// No WAL and no data.
     Fresh,
-    /// A WAL and a backend; the ids as the WAL's metadata record has them, where it could be read.
+    /// A WAL and a backend; the ids as the WAL's metadata record has them, if it could be read.
     Whole { ids: Known<(ClusterId, MemberId)> },
     /// One without the other; the text says which.
     Partial { what: String },
 }
 
-/// What an etcd said.
+/// What an etcd answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EtcdSeen {
     pub cluster: ClusterId,
-    /// Where its client port is, for the step that follows.
+    /// The URL of its client port, for the next step.
     pub client_url: String,
     pub members: Vec<Member>,
     pub quorum: Quorum,
+    /// The cluster's version, as that etcd reports it; `None`: the cluster has none yet, or it did not report it.
+    pub version: Option<Minor>,
+    /// The release that this etcd itself runs.
+    pub release: Option<Release>,
 }
 
 impl EtcdSeen {
     /// The member list was read through a quorum.
     pub fn has_quorum(&self) -> bool {
         self.quorum == Quorum::Proven
+    }
+
+    /// Whether it can be asked to change members: 3.3 adds a voter when asked for a learner, so its gateway is never asked.
+    pub fn changes_members(&self) -> bool {
+        self.release.is_none_or(|release| release.is_at_least(3, 4))
     }
 }
 
@@ -102,49 +116,51 @@ impl EtcdSeen {
 pub enum Quorum {
     /// It answered.
     Proven,
-    /// It didn't, which is not "lost".
+    /// It did not answer, which does not mean that the quorum is lost.
     Unproven,
-    /// `/version` says not_decided: as far as this member knows there never was one.
+    /// `/version` says not_decided: as far as this member knows there never was a quorum.
     NeverElected,
 }
 
-/// What a fresh node's supervisor said.
+/// What a fresh node's supervisor answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FreshSeen {
     pub charter: Option<Charter>,
     pub promised: Option<Ballot>,
     pub chosen: Option<InitialList>,
-    /// Tokens of the lists that it will never start by.
+    /// Tokens of the lists that it never starts under.
     pub renounced: BTreeSet<String>,
-    /// How it wants to be listed: it alone knows its overrides.
+    /// How it is to be listed: only the node itself knows its overrides.
     pub listed: ListedMember,
+    /// The etcd that it would start, if it reported one.
+    pub release: Option<Release>,
 }
 
-/// What the supervisor of a node with data said.
+/// What the supervisor of a node with data answered.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DataSeen {
     /// The cluster of that data, where known.
     pub cluster: Option<ClusterId>,
     /// The member of that data, where known.
     pub member: Option<MemberId>,
-    /// Served by one that yields (R5).
+    /// Sent by a node that yields (R5).
     pub chosen: Option<InitialList>,
-    /// Tokens of the lists that it will never start by.
+    /// Tokens of the lists that it never starts under.
     pub renounced: BTreeSet<String>,
     /// How far it saw the logs of that cluster's other members go.
     pub logs: BTreeMap<MemberId, LogEnd>,
 }
 
-/// What a peer can say (by evidence, never by assumption).
+/// What is known of a peer (by evidence, never by assumption).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerState {
     Etcd(EtcdSeen),
     Fresh(FreshSeen),
-    /// Its supervisor holds a data dir, and no etcd runs on it now.
+    /// Its supervisor has a data dir, and etcd is not running there now.
     HasData(DataSeen),
     /// Host up, nothing listening.
     Refused,
-    /// No answer, no route, or accepted and mute.
+    /// No answer, no route, or the connection was accepted without an answer.
     Silent(String),
     /// TLS or protocol error.
     Mismatch(String),
@@ -154,18 +170,18 @@ impl fmt::Display for PeerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etcd(etcd) => {
-                let quorum = if etcd.has_quorum() { "quorum" } else { "no quorum proven" };
+                let quorum = if etcd.has_quorum() { "quorum" } else { "no proven quorum" };
                 write!(f, "etcd of cluster {}, {} members, {quorum}", etcd.cluster, etcd.members.len())
             }
             Self::Fresh(fresh) if fresh.chosen.is_some() => f.write_str("fresh, knows the chosen list"),
             Self::Fresh(_) => f.write_str("fresh"),
             Self::HasData(DataSeen { cluster: Some(id), .. }) => {
-                write!(f, "holds data of cluster {id}, etcd not running")
+                write!(f, "has data of cluster {id}, etcd not running")
             }
-            Self::HasData(_) => f.write_str("holds data, etcd not running"),
+            Self::HasData(_) => f.write_str("has data, etcd not running"),
             Self::Refused => f.write_str("connection refused"),
-            Self::Silent(cause) => write!(f, "silent: {cause}"),
-            Self::Mismatch(cause) => write!(f, "mismatch: {cause}"),
+            Self::Silent(cause) => write!(f, "unreachable: {cause}"),
+            Self::Mismatch(cause) => write!(f, "unusable answer: {cause}"),
         }
     }
 }
@@ -174,29 +190,29 @@ impl fmt::Display for PeerState {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub sighting: PeerState,
-    /// How long the same kind of silence has lasted; zero for a peer that answered.
+    /// How long the same kind of failure to answer has lasted; zero for a peer that answered.
     pub unanswered_for: Duration,
-    /// Every look in that time was `Refused` (the host answered, so nothing was lost on the way).
+    /// Every observation in that time was `Refused` (the host answered, so nothing was lost on the way).
     pub refused_throughout: bool,
-    /// DescribeInstanceStatus calls it impaired; asked for where it matters (N = 2).
+    /// DescribeInstanceStatus reports it as impaired; queried only where it matters (N = 2).
     pub impaired: Known<bool>,
     /// How we would list it; `None`: no usable address.
     pub listed: Option<ListedMember>,
 }
 
-/// What is known of a member's life.
+/// Whether a member answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Liveness {
-    /// Its etcd serves, or something stands at its address that can't be understood.
+    /// Its etcd serves, or something at its address gives an answer that can't be used.
     Answers,
-    /// It doesn't answer.
+    /// It does not answer.
     Silent(Silence),
-    /// Nobody could find out. Never read as either.
+    /// It could not be determined. Never treated as either of the others.
     Unknown,
 }
 
 impl Liveness {
-    /// For how long it has been silent, if it is known to be.
+    /// How long it has not answered, if that is known.
     pub fn silent_for(&self) -> Option<Duration> {
         match self {
             Self::Silent(silence) => Some(silence.silent_for),
@@ -205,39 +221,39 @@ impl Liveness {
     }
 }
 
-/// A member that doesn't answer, and that its instance may have left behind.
+/// A member that does not answer and that its instance may have left behind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Silence {
-    /// The instance the member belongs to: by name, else by who holds, or was last seen to hold, its address. `None`: no
-    /// instance of the whole roster does, and none was seen to.
+    /// The instance that the member belongs to: by name, otherwise the one that has, or was last seen with, its address.
+    /// `None`: no instance of the whole roster.
     pub instance: Option<InstanceId>,
     /// EC2's answer when asked by that id.
     pub gone: Known<bool>,
-    /// How long the member has not answered: by our own looks, or since EC2 terminated its instance.
+    /// How long the member has not answered: by our own observations, or since EC2 terminated its instance.
     pub silent_for: Duration,
 }
 
-/// Who we are.
+/// This node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalMember {
     pub instance: InstanceId,
     pub listed: ListedMember,
 }
 
-/// Who else answers as the member that the data here is of.
+/// What else answers as the member whose data is here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Twin {
-    /// Nobody does, at no place where that member is listed.
+    /// Nothing, at any address where that member is listed.
     Nobody,
-    /// An etcd at that URL says that it is that very member; it is listed by that name.
+    /// An etcd at that URL reports that it is the same member; the member is listed under that name.
     Runs { at: String, name: String },
-    /// Something answers where that member is listed, and who it is couldn't be found out.
+    /// Something answers where that member is listed, and it can't be determined what.
     Unknown { at: String, cause: String },
-    /// That instance holds data of the same member; no etcd runs on it now.
+    /// That instance has data of the same member; etcd is not running there now.
     Holds { instance: InstanceId },
 }
 
-/// How far a member's log went: raft's term and index.
+/// How far a member's log goes: raft's term and index.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct LogEnd {
     pub term: u64,
@@ -253,14 +269,14 @@ impl fmt::Display for LogEnd {
 /// The end of the log here, and what others saw of it before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSeen {
-    /// By the WAL here.
+    /// From the WAL here.
     pub here: Known<LogEnd>,
-    /// What that instance's supervisor saw this member hold.
+    /// What that instance's supervisor saw this member have.
     pub before: LogEnd,
     pub by: InstanceId,
 }
 
-/// That our own log went on once: the word of another supervisor, which answers no more once its etcd runs.
+/// How far another supervisor saw our own log go. Stored, because it no longer answers once its etcd runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub cluster: ClusterId,
@@ -269,24 +285,24 @@ pub struct Told {
     pub by: InstanceId,
 }
 
-/// What the object says.
+/// The contents of the claim object.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Claim {
     /// This list is to be started, and no other, unless it is void.
     Founding { list: InitialList },
-    /// This cluster has elected: fresh nodes only join it.
+    /// This cluster has elected a leader: fresh nodes only join it.
     Established { cluster: ClusterId },
 }
 
-/// The claim as it was seen.
+/// The claim as observed.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum ClaimState {
-    /// `MUSTER_CLAIM` is not set, or nothing depends on it.
+    /// `MUSTER_CLAIM` is unset, or nothing depends on it now.
     NotAsked,
     Unknown(String),
     Absent,
-    /// `version` is what a write that replaces it is held to.
+    /// `version` is the condition for a write that replaces it.
     Held {
         claim: Claim,
         version: String,
@@ -294,8 +310,8 @@ pub enum ClaimState {
 }
 
 impl ClaimState {
-    /// By what is seen now nobody has started by this claim, nor ever can: it is free, or its list can't have a quorum any more.
-    /// Whoever sees that has a disk from before the founding that is to come.
+    /// By this view no node has started under this claim, nor ever can: it is absent, or its list can't have a quorum any more.
+    /// A disk that saw this is from before the bootstrap to come.
     pub fn is_before_a_founding(&self, standing: &AcceptorContext) -> bool {
         match self {
             Self::Absent => true,
@@ -305,23 +321,23 @@ impl ClaimState {
     }
 }
 
-/// What proves that this instance is about to end for good. A stop, a reboot or a deployment never does.
+/// What proves that this instance is about to be terminated for good. A stop, a reboot or a deployment never does.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Ending {
-    /// Its Auto Scaling group brings it to that state.
+    /// Its Auto Scaling group moves it to that state.
     Group(String),
-    /// EC2 takes a Spot instance back.
+    /// EC2 reclaims a Spot instance.
     Spot,
 }
 
 impl Ending {
-    /// By `autoscaling/target-lifecycle-state`. The other states it may be brought to can be come back from (Auto Scaling User
-    /// Guide, "Retrieve the target lifecycle state").
+    /// From `autoscaling/target-lifecycle-state`. An instance can come back from the other states (Auto Scaling User Guide,
+    /// "Retrieve the target lifecycle state").
     pub fn by_target_state(state: &str) -> Option<Self> {
         ["Terminated", "Warmed:Terminated"].contains(&state).then(|| Self::Group(state.to_owned()))
     }
 
-    /// By the action in `spot/instance-action`: `stop` and `hibernate` keep the disks (EC2 User Guide, "Spot Instance
+    /// From the action in `spot/instance-action`: `stop` and `hibernate` keep the disks (EC2 User Guide, "Spot Instance
     /// interruption notices").
     pub fn by_spot_action(action: &str) -> Option<Self> {
         (action == "terminate").then_some(Self::Spot)
@@ -331,8 +347,8 @@ impl Ending {
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Group(state) => write!(f, "its Auto Scaling group ends it: target-lifecycle-state is {state}"),
-            Self::Spot => f.write_str("EC2 takes this Spot instance back: instance-action is terminate"),
+            Self::Group(state) => write!(f, "its Auto Scaling group terminates it: target-lifecycle-state is {state}"),
+            Self::Spot => f.write_str("EC2 reclaims this Spot instance: instance-action is terminate"),
         }
     }
 }
@@ -342,12 +358,12 @@ impl fmt::Display for Ending {
 pub struct View {
     pub me: LocalMember,
     pub data: DataDir,
-    /// Our etcd has just run with this data and said of it that it never elected (R5's yield).
+    /// Our etcd has just run with this data and reported that it never elected a leader (R5's yield).
     pub yielded: bool,
-    /// ProcessRun after life etcd has ended over this data: its words ([`super::restart::Verdict::Condemned`]).
+    /// etcd reported damaged data in several runs in a row: its words ([`super::restart::Verdict::Condemned`]).
     pub condemned: Option<String>,
     pub ledger: Ledger,
-    /// What says that this instance is about to end for good, if anything does (`MUSTER_LEAVE`).
+    /// What shows that this instance is about to be terminated for good, if anything does (`MUSTER_LEAVE`).
     pub ending: Known<Option<Ending>>,
     /// The cluster id that follows from the accepted list and its token.
     pub accepted_cluster: Option<ClusterId>,
@@ -356,31 +372,37 @@ pub struct View {
     pub claim: ClaimState,
     pub roster: Known<Roster>,
     pub roster_unchanged_for: Duration,
-    /// The roster lacks us: our own tags as EC2 has them when asked by id.
+    /// If the roster lacks us: our own tags, as EC2 has them when asked by id.
     pub own_tags: Known<Vec<(String, String)>>,
     pub peers: BTreeMap<InstanceId, Peer>,
-    /// What is known of the living cluster's members; see [`View::fate`].
-    pub fates: BTreeMap<MemberId, Liveness>,
-    /// Whether the instance that our data belongs to by the ledger, where that is another, is gone by EC2's word.
+    /// What is known of the running cluster's members; see [`View::fate`].
+    pub liveness: BTreeMap<MemberId, Liveness>,
+    /// If the ledger names another instance as the owner of our data: whether that instance is gone, as EC2 reports.
     pub owner_gone: Known<bool>,
-    /// Who else answers as the member that our data is of.
+    /// What else answers as the member whose data we have.
     pub twin: Twin,
-    /// Of our data, where somebody saw it further on than any other did.
+    /// The end of our log, and the furthest that a peer saw it.
     pub log: Option<LogSeen>,
-    /// Hosts of peer URLs that a founding would list and that don't resolve here, and why.
+    /// Hosts in peer URLs that a bootstrap would list and that do not resolve here, with the reason.
     pub unresolved: BTreeMap<InstanceId, String>,
     /// Time since we removed our own old member id; etcd loses an add that follows within a second.
     pub since_own_removal: Option<Duration>,
+    /// The etcd that would be started.
+    pub installed: Installed,
+    /// What the data shows about releases; meaningless without data.
+    pub data_release: Known<DataRelease>,
+    /// The minor release to which the cluster to join is being downgraded, if it is. Queried only for a fresh node.
+    pub downgrade: Known<Option<Minor>>,
 }
 
 impl View {
     /// The acceptor's side of this view.
-    pub fn standing(&self, policy: &Policy) -> AcceptorContext {
+    pub fn acceptor_context(&self, policy: &Policy) -> AcceptorContext {
         let charter = self.roster.known().map(|roster| policy.charter(roster));
         AcceptorContext { charter, listings: self.listings(), ..self.losses() }
     }
 
-    /// As much of it as tells whether a list can still have a quorum.
+    /// The part of it that shows whether a list can still have a quorum.
     pub fn losses(&self) -> AcceptorContext {
         let roster = self.roster.known();
         AcceptorContext {
@@ -392,7 +414,7 @@ impl View {
         }
     }
 
-    /// How each instance may be listed: by its own word, and by EC2's.
+    /// How each instance may be listed: as it reports itself, and as EC2 reports it.
     pub fn listings(&self) -> BTreeMap<InstanceId, BTreeSet<ListedMember>> {
         let peers = self.peers.iter().map(|(id, peer)| {
             let by_its_word = match &peer.sighting {
@@ -405,7 +427,7 @@ impl View {
         peers.chain([own]).collect()
     }
 
-    /// Who will never start by which list, by its token.
+    /// The instances that never start under a list, by the list's token.
     pub fn renounced(&self) -> BTreeSet<(InstanceId, String)> {
         let of = |id: &InstanceId, tokens: &BTreeSet<String>| {
             tokens.iter().map(|token| (id.clone(), token.clone())).collect::<Vec<_>>()
@@ -418,9 +440,9 @@ impl View {
         peers.chain(of(&self.me.instance, &self.ledger.renounced)).collect()
     }
 
-    /// What is known of that member. Of whom nothing was found out, nothing is known.
-    pub fn fate(&self, member: MemberId) -> &Liveness {
-        self.fates.get(&member).unwrap_or(&Liveness::Unknown)
+    /// What is known of that member; unknown if nothing was determined.
+    pub fn liveness_of(&self, member: MemberId) -> &Liveness {
+        self.liveness.get(&member).unwrap_or(&Liveness::Unknown)
     }
 
     /// The etcds seen, in the order of their instances' ids.
@@ -435,7 +457,10 @@ impl View {
     pub fn living_clusters(&self) -> BTreeMap<ClusterId, &EtcdSeen> {
         let mut living = BTreeMap::new();
         for (_, etcd) in self.etcds().filter(|(_, etcd)| etcd.has_quorum()) {
-            living.entry(etcd.cluster).or_insert(etcd);
+            let kept = living.entry(etcd.cluster).or_insert(etcd);
+            if !kept.changes_members() && etcd.changes_members() {
+                *kept = etcd;
+            }
         }
         living
     }

@@ -1,5 +1,6 @@
-//! Questions to those who were silent go on beside the looks: a look needn't wait for each of them anew, and still notices
-//! whoever answers. Each question is waited for in full before its silence counts.
+//! Probes that run beside the observations: a host that was unreachable is probed in the background, so that an observation
+//! does not wait for it each time and still notices when it answers. Each probe gets its full timeout before its result counts
+//! as no answer.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,24 +11,24 @@ use tokio::time::timeout_at;
 
 use crate::util::clock;
 
-/// One who is silent is asked again so often, whether or not an answer to the question before may still come.
+/// An unreachable host is probed this often, whether or not an answer to the previous probe may still come.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How long a look waits for one who was silent just before: who is back answers within milliseconds.
+/// How long an observation waits for a host that was unreachable just before: one that is back answers within milliseconds.
 const GLANCE: Duration = Duration::from_millis(100);
-/// An older silence is none: he is waited for in full.
+/// After this long, a failure to answer no longer counts: the host gets its full timeout again.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// What was heard, or that nothing was.
+/// The result of a probe, also if there was no answer.
 #[derive(Clone, Debug)]
 pub struct Heard<V> {
     pub value: V,
-    /// When the question was asked; of a silence, the first one that was not answered.
+    /// When the probe was sent; of consecutive unanswered probes, the first.
     pub began: Instant,
-    /// When it was answered, or given up.
+    /// When it was answered or given up.
     pub until: Instant,
 }
 
-/// Who was asked, and is asked still.
+/// A host that was probed, with the probes still open.
 #[derive(Debug)]
 pub struct Questions<K, V> {
     silences: BTreeMap<K, Heard<V>>,
@@ -46,19 +47,19 @@ where
     K: Clone + Ord + Debug,
     V: Clone + Send + 'static,
 {
-    /// Nobody was asked yet. `is_silence`: whether an outcome means that nobody answered.
+    /// A state without any probes. `is_silence`: whether an outcome means that nothing answered.
     pub fn new(is_silence: fn(&V) -> bool) -> Self {
         Self { silences: BTreeMap::new(), asked: BTreeMap::new(), is_silence }
     }
 
-    /// As if nobody had been asked before.
+    /// Forgets all earlier probes.
     pub fn forget(&mut self) {
         self.silences.clear();
         self.asked.clear();
     }
 
-    /// Asks all of these. `at_a_glance`: whoever was silent until just now isn't waited for. `None`: his question failed, which says
-    /// nothing.
+    /// Probes all of these. `at_a_glance`: does not wait for those that were unreachable until just now. `None`: the probe
+    /// itself failed, which proves nothing.
     pub async fn ask<F>(
         &mut self,
         keys: &[K],
@@ -75,7 +76,7 @@ where
         let (silent, others): (Vec<_>, Vec<_>) =
             keys.iter().cloned().partition(|key| self.silences.get(key).is_some_and(is_remembered));
         for key in &others {
-            // What he was asked long ago is answered by what he is asked now.
+            // An answer to this probe supersedes the older ones.
             self.asked.remove(key);
             self.silences.remove(key);
         }
@@ -109,7 +110,7 @@ where
         self.asked.get(key).is_none_or(|asked| asked.open.is_empty())
     }
 
-    /// Asks those whose last question is old enough.
+    /// Probes those whose last probe is old enough.
     fn ask_again<F>(&mut self, keys: &[K], question: &impl Fn(&K) -> F)
     where
         F: Future<Output = V> + Send + 'static,
@@ -128,7 +129,7 @@ where
         }
     }
 
-    /// The next outcome of a question to him. Cancel-safe.
+    /// The next outcome of one of its probes. Cancel-safe.
     async fn hear(&mut self, key: &K) -> Option<Heard<V>> {
         let heard = self.asked.get_mut(key)?.open.join_next().await?;
         match heard {
@@ -154,14 +155,14 @@ mod tests {
 
     use super::*;
 
-    /// Far longer than a glance, and short enough to be waited for.
+    /// Far longer than a glance, and short enough for a test.
     const PATIENCE: Duration = Duration::from_millis(1500);
 
     fn run<T>(what: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(what)
     }
 
-    /// Answers "here" once he is back, else gives up after a while.
+    /// Answers "here" once the host is back, otherwise gives up after a while.
     fn asking(
         back: &Arc<AtomicBool>,
     ) -> impl Fn(&&'static str) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> {
@@ -200,7 +201,7 @@ mod tests {
         });
     }
 
-    /// A silence that grew by mere waiting would be no proof.
+    /// Time without an answer that grew by mere waiting would prove nothing.
     #[test]
     fn silence_lasts_until_the_end_of_a_question_that_was_waited_for() {
         run(async {
@@ -212,7 +213,7 @@ mod tests {
                 last = questions.ask(&["dark"], true, asking(&dark)).await["dark"].clone().unwrap();
                 assert!(last.until <= clock::now() && last.began == first.began);
             }
-            // Asked anew while the first question was open, so that this is soon known.
+            // Queried again while the first query was open, so that the answer is soon known.
             assert!(last.until - first.until < PATIENCE);
         });
     }
@@ -230,7 +231,7 @@ mod tests {
         });
     }
 
-    /// Its etcd must not pay for a bug met while looking at another node.
+    /// etcd must not suffer from a bug in a probe of another node.
     #[test]
     fn a_question_that_panics_is_none_and_takes_nobody_with_it() {
         let asked = AtomicU64::new(0);

@@ -1,5 +1,5 @@
-//! The certificates of both ports: fit before etcd starts under them, made and renewed where that is ours to do, and watched
-//! while it runs.
+//! The certificates of both ports: valid before etcd starts with them, issued and renewed where that is our task, and watched
+//! while etcd runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -10,7 +10,7 @@ use std::{fs, io};
 
 use crate::aws::ssm::Secret;
 use crate::aws::ssm::Ssm;
-use crate::config::{CaKey, Config, Files, Minting, Origin, Security};
+use crate::config::{CaKey, Etcd, Files, Minting, Origin, Security};
 use crate::discovery::addresses;
 use crate::etcd::command::Settings;
 use crate::net::pki::{self, Ca, Fault, Issuer, LeafStatus, Minted, Pair, Want};
@@ -21,27 +21,36 @@ use crate::util::clock::{self, rfc3339};
 use crate::util::file;
 use crate::util::log_once::without_numbers;
 
-/// Between two looks at what is on disk.
+/// Between two checks of the files.
 const ROUND: Duration = Duration::from_secs(60);
-/// What lasts is said again after so long.
+/// A lasting problem is reported again after this long.
 const REMINDER: Duration = Duration::from_secs(24 * 3600);
-/// Whoever has to renew something by hand hears of it so long ahead.
+/// A certificate that an operator must renew is reported this long before it expires.
 const WARN_AHEAD_SECONDS: i64 = 30 * 24 * 3600;
 
-/// Keeps the certificates of one node.
+/// When a leaf is seen to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// Before etcd starts.
+    Start,
+    /// While it runs.
+    Round,
+}
+
+/// Manages the certificates of one node.
 #[derive(Debug)]
 pub struct CertificateManager {
-    config: Config,
+    etcd: Etcd,
     identity: Identity,
     ssm: Ssm,
-    journal: StatusRecorder,
-    /// From Parameter Store; a file is read anew each time.
+    recorder: StatusRecorder,
+    /// From Parameter Store; a file is read again each time.
     ca_key: Option<Secret>,
-    /// The CAs as etcd has read them, once, at its start: their digests.
+    /// Digests of the CA files as etcd read them at its start; it reads them only once.
     roots: BTreeMap<PathBuf, String>,
-    /// What was said, without its figures, and when; what passes is forgotten.
+    /// What was logged, without its figures, and when; entries are dropped once the problem has passed.
     said: BTreeMap<String, Instant>,
-    /// What would have been said this round.
+    /// What this round found to report.
     round: BTreeSet<String>,
     warned_of_automatic: bool,
     /// When the next round is due.
@@ -49,13 +58,12 @@ pub struct CertificateManager {
 }
 
 impl CertificateManager {
-    /// A manager of this instance's certificates.
-    pub fn new(config: Config, identity: Identity, ssm: Ssm, journal: StatusRecorder) -> Self {
+    pub fn new(etcd: Etcd, identity: Identity, ssm: Ssm, recorder: StatusRecorder) -> Self {
         Self {
-            config,
+            etcd,
             identity,
             ssm,
-            journal,
+            recorder,
             ca_key: None,
             roots: BTreeMap::new(),
             said: BTreeMap::new(),
@@ -65,13 +73,13 @@ impl CertificateManager {
         }
     }
 
-    /// Makes ready all that etcd is about to be started with.
+    /// Prepares everything that etcd is about to be started with.
     ///
     /// # Errors
     /// One line that names the file and what is wrong with it.
     pub async fn prepare(&mut self) -> Result<(), String> {
         self.roots.clear();
-        let renewal = self.have_leaf(true).await?;
+        let renewal = self.have_leaf(Moment::Start).await?;
         for (side, security) in self.sides() {
             match security {
                 Security::Plain => {}
@@ -89,8 +97,8 @@ impl CertificateManager {
         if !automatic.is_empty() && !self.warned_of_automatic {
             self.warned_of_automatic = true;
             log::warn!(
-                "{} port: automatic certificates of others can't be verified: what is sent is encrypted, but anyone who reaches the \
-                 port may pose as a member",
+                "{} port: the other members' automatic certificates can't be verified: traffic is encrypted, but \
+                 anyone who reaches the port can pose as a member",
                 automatic.join(" and ")
             );
         }
@@ -98,31 +106,31 @@ impl CertificateManager {
         Ok(())
     }
 
-    /// One round, if it is time: what is due is renewed, what has changed or will expire is said.
-    pub async fn tend(&mut self) {
+    /// One round, if it is due: renews what must be renewed, reports what has changed or will expire.
+    pub async fn renew_if_due(&mut self) {
         if clock::now() < self.due {
             return;
         }
-        let renewal = self.have_leaf(false).await.unwrap_or_else(|cause| {
+        let renewal = self.have_leaf(Moment::Round).await.unwrap_or_else(|cause| {
             self.say_once(cause);
             None
         });
         self.watch(renewal).await;
     }
 
-    /// Round after round. Cancel-safe.
+    /// Runs round after round. Cancel-safe.
     pub async fn forever(&mut self) -> Infallible {
         loop {
-            self.tend().await;
+            self.renew_if_due().await;
             clock::pause(self.due.saturating_duration_since(clock::now())).await;
         }
     }
 
     fn sides(&self) -> [(&'static str, Security); 2] {
-        [("client", self.config.client.clone()), ("peer", self.config.peer.clone())]
+        [("client", self.etcd.client.security.clone()), ("peer", self.etcd.peer.security.clone())]
     }
 
-    /// The hosts by which others reach a port: what its certificate must be for.
+    /// The hosts by which others reach a port: its certificate must be valid for them.
     fn advertised(&self, side: &str) -> Vec<String> {
         match side {
             "client" => self.hosts("ETCD_ADVERTISE_CLIENT_URLS", |settings| settings.advertise_client_urls),
@@ -137,18 +145,18 @@ impl CertificateManager {
         }
     }
 
-    /// Of the URLs that the operator gave, or else of the computed ones.
+    /// From the URLs that the operator set, otherwise from the computed ones.
     fn hosts(&self, variable: &str, computed: impl FnOnce(Settings) -> String) -> Vec<String> {
-        let given = self.config.etcd.get(variable).cloned();
-        addresses::hosts(&given.unwrap_or_else(|| computed(addresses::settings(&self.config, &self.identity))))
+        let given = self.etcd.settings.get(variable).cloned();
+        addresses::hosts(&given.unwrap_or_else(|| computed(addresses::settings(&self.etcd, &self.identity))))
     }
 
-    /// Whether etcd can serve under these files, and others would believe it.
+    /// Whether etcd can serve with these files, and whether others would accept them.
     async fn check(&mut self, side: &str, files: Files) -> Result<(), Fault> {
         let key = files.pair.key.clone();
-        let pair = look_at(&files.pair.cert, move |cert| Pair::load(cert, &key)).await?;
+        let pair = inspect(&files.pair.cert, move |cert| Pair::load(cert, &key)).await?;
         let ca = match &files.ca {
-            Some(path) => Some(look_at(path, Ca::load).await?),
+            Some(path) => Some(inspect(path, Ca::load).await?),
             None => None,
         };
         let names = self.advertised(side);
@@ -161,7 +169,7 @@ impl CertificateManager {
         Ok(())
     }
 
-    /// Supervisors meet each other where EC2 shows them, whatever etcd advertises.
+    /// Supervisors reach each other at the addresses that EC2 shows, whatever etcd advertises.
     fn check_meeting_place(&mut self, pair: &Pair) {
         let places = [Some(self.identity.address.to_string()), self.identity.hostname.clone()];
         let places: Vec<String> = places.into_iter().flatten().collect();
@@ -171,8 +179,8 @@ impl CertificateManager {
         };
         if !places.iter().any(serves) {
             self.say_once(format!(
-                "the peer port's certificate is for none of {}: other supervisors can't found with this node; issue it for one of \
-                 them as well",
+                "the peer port's certificate is not valid for any of {}: other supervisors can't bootstrap with \
+                 this node; issue it for one of them as well",
                 places.join(", ")
             ));
         }
@@ -180,41 +188,44 @@ impl CertificateManager {
 
     // Minted.
 
-    /// Sees to it that there is a leaf that is fit; when it is to be renewed, in seconds since the epoch. One that is merely due
-    /// serves on when no other can be made, and never holds up a start.
-    async fn have_leaf(&mut self, at_start: bool) -> Result<Option<i64>, String> {
-        let Some(minting) = self.config.minting.clone() else { return Ok(None) };
+    /// Makes sure that there is a valid leaf; returns when it is to be renewed, in seconds since the epoch. A leaf that is
+    /// merely due stays in use if no other can be issued, and never delays a start.
+    async fn have_leaf(&mut self, moment: Moment) -> Result<Option<i64>, String> {
+        let Some(minting) = self.etcd.minting.clone() else { return Ok(None) };
         let minted = Minted::at(minting.dir.clone());
         let names = self.names(&minting);
-        let ca = look_at(&minting.ca_cert, Ca::load).await.map_err(|fault| fault.to_string())?;
-        // The etcds that run have read the CA that was there before: they wouldn't believe a leaf of the new one.
+        let ca = inspect(&minting.ca_cert, Ca::load).await.map_err(|fault| fault.to_string())?;
+        // The running etcds have read the old CA: they would not accept a leaf of the new one.
         if self.roots.get(&minting.ca_cert).is_some_and(|read| read != ca.digest()) {
             return Ok(None);
         }
-        let (looked_for, of) = (minted.clone(), (ca.clone(), names.clone()));
-        let standing = look_at(&minting.dir, move |_| Ok(looked_for.standing(&of.0, &of.1, clock::epoch()))).await;
-        let standing = standing.unwrap_or_else(LeafStatus::Unfit);
-        if at_start && standing == LeafStatus::Due {
+        let (looked_for, of, now) = (minted.clone(), (ca.clone(), names.clone()), clock::epoch());
+        let status = inspect(&minting.dir, move |_| Ok(looked_for.status(&of.0, &of.1, now))).await;
+        let status = status.unwrap_or_else(LeafStatus::Unfit);
+        if moment == Moment::Start && status == LeafStatus::Due {
             return Ok(Some(clock::epoch()));
         }
-        if let LeafStatus::Good { renew_at } = standing {
-            // Said while there is time to mend it; Parameter Store isn't asked before it has to be.
+        if let LeafStatus::Good { renew_at } = status {
+            // Reported while there is time to fix it; Parameter Store is not called before the key is needed.
             if let CaKey::File(path) = &minting.ca_key
                 && let Err(cause) = is_there(path).await
             {
                 let until = rfc3339(renew_at);
-                self.say_once(format!("MUSTER_CA_KEY={}: {cause}; it is needed from {until} on", path.display()));
+                self.say_once(format!(
+                    "MUSTER_CA_KEY={}: {cause}; it is needed for the renewal at {until}",
+                    path.display()
+                ));
             }
             return Ok(Some(renew_at));
         }
         match self.mint(&minting, &minted, &names).await {
             Ok(made) => {
                 let (serial, until) = (&made.serial, rfc3339(made.not_after));
-                log::info!("certificate {serial} made for {}, valid until {until}", names.join(","));
+                log::info!("issued certificate {serial} for {}, valid until {until}", names.join(","));
                 Ok(Some(pki::renew_at(&made, &ca)))
             }
-            Err(cause) if standing == LeafStatus::Due => {
-                self.say_once(format!("the certificate can't be renewed, and is used until it expires: {cause}"));
+            Err(cause) if status == LeafStatus::Due => {
+                self.say_once(format!("the certificate can't be renewed and stays in use until it expires: {cause}"));
                 Ok(None)
             }
             Err(cause) => Err(cause),
@@ -225,20 +236,20 @@ impl CertificateManager {
         let (ca_key, place) = self.find_ca_key(&minting.ca_key).await?;
         let life = i64::try_from(minting.life.as_secs()).unwrap_or(i64::MAX);
         let (minted, names, instance) = (minted.clone(), names.to_vec(), self.identity.instance.clone());
-        let (ca_cert, key) = (minting.ca_cert.clone(), ca_key.clone());
-        let leaf = look_at(&minting.dir, move |_| {
-            let issuer = Issuer::load(&ca_cert, key.expose(), &place, clock::epoch())?;
-            let leaf = issuer.mint(minted.key()?, &names, &instance, clock::epoch(), life)?;
+        let (ca_cert, key, now) = (minting.ca_cert.clone(), ca_key.clone(), clock::epoch());
+        let leaf = inspect(&minting.dir, move |_| {
+            let issuer = Issuer::load(&ca_cert, key.expose(), &place, now)?;
+            let leaf = issuer.mint(minted.key()?, &names, &instance, now, life)?;
             minted.keep(&leaf)?;
             Ok(leaf)
         });
         let leaf = leaf.await.map_err(|fault| fault.to_string())?;
-        // Only a good one is held: one that was mended is read anew.
+        // Only a working one is cached: one that was fixed is read again.
         self.ca_key = matches!(minting.ca_key, CaKey::Parameter(_)).then_some(ca_key);
         Ok(leaf.certificate)
     }
 
-    /// The CA's key, and where it comes from, in words.
+    /// The CA's key, and where it comes from, as text.
     async fn find_ca_key(&mut self, ca_key: &CaKey) -> Result<(Secret, String), String> {
         let (place, key) = match ca_key {
             CaKey::File(path) => {
@@ -269,18 +280,18 @@ impl CertificateManager {
     // Automatic.
 
     fn fixture(&self, side: &str) -> PathBuf {
-        self.config.data.join("fixtures").join(side)
+        self.etcd.data.join("fixtures").join(side)
     }
 
-    /// etcd makes its automatic certificate for a year and for the address of that day, and never again while the files are
-    /// there: before a start they are moved aside when they won't do.
+    /// etcd creates its automatic certificate for a year and for the address it has then, and never again while the files
+    /// exist: before a start they are moved aside if they no longer fit.
     async fn renew_fixture(&mut self, side: &str) -> Result<(), String> {
         let dir = self.fixture(side);
         let cert = dir.join("cert.pem");
         if is_there(&cert).await.is_err() {
             return Ok(());
         }
-        let why = match look_at(&cert, pki::leaf_in).await {
+        let why = match inspect(&cert, pki::leaf_in).await {
             Err(fault) => fault.to_string(),
             Ok(leaf) if leaf.not_after < clock::epoch() => format!("it expired on {}", rfc3339(leaf.not_after)),
             Ok(leaf) if leaf.not_after - clock::epoch() < WARN_AHEAD_SECONDS => {
@@ -289,7 +300,7 @@ impl CertificateManager {
             Ok(leaf) => {
                 match self.listened(side).iter().map(String::as_str).map(plain).find(|host| !leaf.names.contains(host))
                 {
-                    Some(host) => format!("it isn't for {host}"),
+                    Some(host) => format!("it is not valid for {host}"),
                     None => return Ok(()),
                 }
             }
@@ -297,13 +308,16 @@ impl CertificateManager {
         let stamp: String = clock::stamp().chars().filter(char::is_ascii_alphanumeric).collect();
         let aside = dir.with_file_name(format!("{side}-{stamp}"));
         fs::rename(&dir, &aside).map_err(|e| format!("{} can't be moved aside: {e}", dir.display()))?;
-        log::info!("the automatic {side} certificate now lies in {}, and etcd makes a new one: {why}", aside.display());
+        log::info!(
+            "moved the automatic {side} certificate to {}, so that etcd makes a new one: {why}",
+            aside.display()
+        );
         Ok(())
     }
 
     // Watching.
 
-    /// Says what has changed and what will expire, and notes when to look again.
+    /// Reports what has changed and what will expire, and schedules the next check.
     async fn watch(&mut self, renewal: Option<i64>) {
         let mut seen = Vec::new();
         for (side, security) in self.sides() {
@@ -312,7 +326,7 @@ impl CertificateManager {
                 Security::Automatic => (self.fixture(side).join("cert.pem"), None, false),
                 Security::Files(files) => (files.pair.cert, files.ca, files.origin == Origin::Minted),
             };
-            let not_after = look_at(&cert, pki::leaf_in).await.ok().map(|leaf| leaf.not_after);
+            let not_after = inspect(&cert, pki::leaf_in).await.ok().map(|leaf| leaf.not_after);
             if let Some(not_after) = not_after.filter(|_| !is_minted) {
                 self.warn_of(&cert, not_after);
             }
@@ -323,17 +337,17 @@ impl CertificateManager {
             seen.push(Certificate { side: side.to_owned(), not_after, ca_not_after });
         }
         let until_renewal = renewal.map(|at| Duration::from_secs(u64::try_from(at - clock::epoch()).unwrap_or(0)));
-        // Never at once: a leaf of a few seconds must not keep us busy.
+        // Never at once: a leaf that is valid for a few seconds must not keep the process busy.
         let pause = until_renewal.map_or(ROUND, |until| until.clamp(Duration::from_secs(1), ROUND));
         self.due = clock::now() + pause;
-        self.journal.certificates(seen);
+        self.recorder.certificates(seen);
         let round = std::mem::take(&mut self.round);
-        self.said.retain(|gist, _| round.contains(gist));
+        self.said.retain(|without_digits, _| round.contains(without_digits));
     }
 
-    /// etcd reads a CA once, at its start. Until when it is valid.
+    /// etcd reads a CA once, at its start. Returns until when it is valid.
     async fn watch_root(&mut self, path: &Path) -> Option<i64> {
-        let ca = match look_at(path, Ca::load).await {
+        let ca = match inspect(path, Ca::load).await {
             Ok(ca) => ca,
             Err(fault) => {
                 self.say_once(fault.to_string());
@@ -342,7 +356,7 @@ impl CertificateManager {
         };
         if self.roots.get(path).is_some_and(|digest| digest != ca.digest()) {
             self.say_once(format!(
-                "{} has changed, and etcd reads it only at its start: restart the members one by one (a rolling restart)",
+                "{} has changed, but etcd reads it only at start: restart the members one by one (a rolling restart)",
                 path.display()
             ));
         }
@@ -353,28 +367,28 @@ impl CertificateManager {
     fn warn_of(&mut self, path: &Path, not_after: i64) {
         if not_after - clock::epoch() < WARN_AHEAD_SECONDS {
             let until = rfc3339(not_after);
-            self.say_once(format!("{}: expires on {until}; replace it before", path.display()));
+            self.say_once(format!("{}: expires on {until}; replace it before then", path.display()));
         }
     }
 
     /// Once a day, as long as it lasts.
     fn say_once(&mut self, line: String) {
-        let gist = without_numbers(&line);
-        self.round.insert(gist.clone());
-        if self.said.get(&gist).is_none_or(|at| clock::now() - *at >= REMINDER) {
+        let without_digits = without_numbers(&line);
+        self.round.insert(without_digits.clone());
+        if self.said.get(&without_digits).is_none_or(|at| clock::now() - *at >= REMINDER) {
             log::warn!("{line}");
-            self.said.insert(gist, clock::now());
+            self.said.insert(without_digits, clock::now());
         }
     }
 }
 
-/// Looks into a file beside the main thread: it may lie on a mount that is gone.
-async fn look_at<T: Send + 'static>(
+/// Reads a file on another thread: it may be on a dead mount.
+async fn inspect<T: Send + 'static>(
     path: &Path,
-    look: impl FnOnce(&Path) -> Result<T, Fault> + Send + 'static,
+    read: impl FnOnce(&Path) -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
     let owned = path.to_owned();
-    file::aside(path, move || look(&owned)).await.unwrap_or_else(|error| Err(Fault::unreadable(path, &error)))
+    file::aside(path, move || read(&owned)).await.unwrap_or_else(|error| Err(Fault::unreadable(path, &error)))
 }
 
 async fn is_there(path: &Path) -> io::Result<()> {
@@ -386,3 +400,6 @@ async fn is_there(path: &Path) -> io::Result<()> {
 fn plain(host: &str) -> String {
     host.parse::<IpAddr>().map_or_else(|_| host.to_owned(), |address| address.to_string())
 }
+
+#[cfg(test)]
+mod tests;

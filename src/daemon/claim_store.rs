@@ -1,9 +1,9 @@
-//! The claim, where it lies: one object in S3.
+//! Access to the claim: one object in S3.
 //!
-//! AWS documents conditional writes; a store that was given in its place may do with them what it likes, in silence. So it is tried
-//! first, on an object of our own beside the claim.
+//! AWS documents conditional writes; another store may silently ignore the conditions. So such a store is tested first, on an
+//! object of our own beside the claim.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
@@ -13,24 +13,26 @@ use crate::aws::s3::{Condition, Error, Object, Put, S3};
 use crate::core::types::InstanceId;
 use crate::core::view::Claim;
 use crate::core::view::ClaimState;
+use crate::util::backoff::Backoff;
 use crate::util::clock;
+use crate::util::lock::lock;
 
-/// Before a store that failed its trial is tried again; it may be mended.
+/// The pause before a store that failed its test is tested again; it may have been fixed.
 const FIRST_RETRIAL: Duration = Duration::from_secs(1);
-/// Before a write that was refused is tried again.
+/// The pause before a refused write is repeated.
 const FIRST_SETBACK: Duration = Duration::from_millis(100);
 /// Both double up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// No object's ETag: an MD5 that nobody knows the text of.
+/// An ETag that no object has: an MD5 whose text is unknown.
 const NO_VERSION: &str = "00000000000000000000000000000000";
 
-/// The object that `MUSTER_CLAIM` names, if it names one.
+/// The object that `MUSTER_CLAIM` names, if it is set.
 #[derive(Debug)]
 pub struct ClaimStore {
     s3: S3,
     object: Option<Object>,
-    /// Whose object a trial is made on. Unset: nothing is ever written.
-    tried_as: OnceLock<InstanceId>,
+    /// The instance for which a test is made. Unset: nothing is ever written.
+    trial_instance: OnceLock<InstanceId>,
     state: Mutex<State>,
 }
 
@@ -40,7 +42,7 @@ struct State {
     setback: Setback,
 }
 
-/// What is known of the store.
+/// What is known about the store.
 #[derive(Debug, Default)]
 enum Trial {
     #[default]
@@ -48,34 +50,40 @@ enum Trial {
     Passed,
     Failed {
         cause: String,
-        pause: Duration,
+        pauses: Backoff,
         again_at: Instant,
     },
 }
 
-/// Refusals on end of a write over the same version.
-#[derive(Debug, Default)]
+/// Consecutive refusals of a write over the same version.
+#[derive(Debug)]
 struct Setback {
     replaces: Option<String>,
-    pause: Duration,
+    pauses: Backoff,
 }
 
-impl Setback {
-    /// How long to wait after another one.
-    fn another(&mut self, replaces: Option<&str>) -> Duration {
-        if self.replaces.as_deref() != replaces {
-            *self = Self { replaces: replaces.map(str::to_owned), pause: Duration::ZERO };
-        }
-        self.pause = longer(self.pause, FIRST_SETBACK);
-        self.pause
+impl Default for Setback {
+    fn default() -> Self {
+        Self { replaces: None, pauses: Backoff::new(FIRST_SETBACK, LONGEST_PAUSE) }
     }
 }
 
-/// What became of a claim that was to be written.
+impl Setback {
+    /// How long to wait after another refusal.
+    fn another(&mut self, replaces: Option<&str>) -> Duration {
+        if self.replaces.as_deref() != replaces {
+            *self = Self { replaces: replaces.map(str::to_owned), ..Self::default() };
+        }
+        self.pauses.pause()
+    }
+}
+
+/// The result of a write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wrote {
     Done,
-    /// It was refused. `fault`: and there is no other claim, so that it is the store that is to blame. To be tried again after that pause.
+    /// The write was refused. `fault`: although no other claim exists, so the store is at fault. To be repeated after that
+    /// pause.
     Refused {
         fault: Option<String>,
         pause: Duration,
@@ -83,39 +91,37 @@ pub enum Wrote {
 }
 
 impl ClaimStore {
-    /// That object, in that S3.
     pub fn new(s3: S3, object: Option<Object>) -> Self {
-        Self { s3, object, tried_as: OnceLock::new(), state: Mutex::default() }
+        Self { s3, object, trial_instance: OnceLock::new(), state: Mutex::default() }
     }
 
-    /// From now on the store is tried, as this instance, before anything depends on it.
-    pub fn is_tried_as(&self, instance: InstanceId) {
-        let _once = self.tried_as.set(instance);
+    /// From now on the store is tested, as this instance, before anything depends on it.
+    pub fn try_as(&self, instance: InstanceId) {
+        let _once = self.trial_instance.set(instance);
     }
 
-    /// The claim as it is now (S3 reads are consistent: what was written before is seen).
+    /// The claim as it is now (S3 reads are consistent: an earlier write is always seen).
     pub async fn read(&self) -> ClaimState {
         let Some(object) = &self.object else { return ClaimState::NotAsked };
         match self.s3.get(object).await {
             Ok(None) => ClaimState::Absent,
             Ok(Some(stored)) => match serde_json::from_slice(&stored.body) {
                 Ok(claim) => ClaimState::Held { claim, version: stored.version },
-                Err(cause) => ClaimState::Unknown(format!("{object} holds something else: {cause}")),
+                Err(cause) => ClaimState::Unknown(format!("{object} is not a claim: {cause}")),
             },
             Err(error) => ClaimState::Unknown(error.to_string()),
         }
     }
 
-    /// Writes the claim, if there is none, or if it is still that version.
+    /// Writes the claim if there is none, or if it still has that version.
     ///
     /// # Errors
-    /// [`Error`]: what became of it shows when it is read.
+    /// [`Error`]: whether the write took effect shows when the claim is read.
     pub async fn write(&self, claim: &Claim, replaces: Option<&str>) -> Result<Wrote, Error> {
         let Some(object) = &self.object else {
             return Ok(Wrote::Refused { fault: None, pause: LONGEST_PAUSE });
         };
-        let malformed =
-            |e: serde_json::Error| Error::Malformed { object: Box::new(object.clone()), cause: e.to_string() };
+        let malformed = |e: serde_json::Error| Error::Malformed { place: object.to_string(), cause: e.to_string() };
         let body = serde_json::to_vec(claim).map_err(malformed)?;
         let condition = replaces.map_or(Condition::Absent, Condition::Unchanged);
         let fault = match self.s3.put(object, Bytes::from(body), condition).await? {
@@ -129,10 +135,10 @@ impl ClaimStore {
                 let unchanged = found.as_ref().map(|stored| stored.version.as_str()) == replaces;
                 unchanged.then(|| match replaces {
                     Some(version) => format!(
-                        "{object}: the store refuses a write with If-Match, and the object's ETag is still {version}"
+                        "{object}: the store refuses a write with If-Match although the object's ETag is still {version}"
                     ),
                     None => format!(
-                        "{object}: the store refuses a write with If-None-Match: *, and there is no such object"
+                        "{object}: the store refuses a write with If-None-Match: * although the object does not exist"
                     ),
                 })
             }
@@ -141,21 +147,21 @@ impl ClaimStore {
         Ok(Wrote::Refused { fault, pause })
     }
 
-    /// Whether the store keeps to conditions, and keeps what it takes: tried until it does, after it failed no sooner than after a
-    /// pause that grows. What AWS's own S3 does is documented, and not tried.
+    /// Makes sure that the store respects conditions and keeps what it accepts. Tested until it does; after a failure, not
+    /// before a pause that grows. AWS's own S3 is documented, so it is not tested.
     ///
     /// # Errors
-    /// Why it can't hold a claim, or why that isn't known.
+    /// Why the store can't be used for claims, or why that is unknown.
     pub async fn prove(&self) -> Result<(), String> {
-        let (Some(object), Some(instance), Some(endpoint)) = (&self.object, self.tried_as.get(), self.s3.given())
+        let (Some(object), Some(instance), Some(endpoint)) = (&self.object, self.trial_instance.get(), self.s3.given())
         else {
             return Ok(());
         };
-        let last_pause = match &self.state().trial {
+        let mut pauses = match &self.state().trial {
             Trial::Passed => return Ok(()),
             Trial::Failed { cause, again_at, .. } if clock::now() < *again_at => return Err(cause.clone()),
-            Trial::Failed { pause, .. } => *pause,
-            Trial::Untried => Duration::ZERO,
+            Trial::Failed { pauses, .. } => *pauses,
+            Trial::Untried => Backoff::new(FIRST_RETRIAL, LONGEST_PAUSE),
         };
         let beside = beside(object, instance);
         let cause = match self.try_out(&beside).await {
@@ -164,17 +170,17 @@ impl ClaimStore {
                 return Ok(());
             }
             Ok(Some(fault)) => format!(
-                "the store at {endpoint} can't hold a claim: {fault} (tried on {beside}); use one that keeps to If-None-Match and \
-                 If-Match, or unset MUSTER_CLAIM on all nodes"
+                "the store at {endpoint} can't be used for claims: {fault} (tested with {beside}); use one that \
+                 supports If-None-Match and If-Match, or unset MUSTER_CLAIM on all nodes"
             ),
-            Err(error) => format!("the store at {endpoint} can't be tried: {error}"),
+            Err(error) => format!("the store at {endpoint} can't be tested: {error}"),
         };
-        let pause = longer(last_pause, FIRST_RETRIAL);
-        self.state().trial = Trial::Failed { cause: cause.clone(), pause, again_at: clock::now() + pause };
+        let again_at = clock::now() + pauses.pause();
+        self.state().trial = Trial::Failed { cause: cause.clone(), pauses, again_at };
         Err(cause)
     }
 
-    /// The trial; what the store did wrong. The object stays, so that from the second start on it is there from before.
+    /// The test; returns what the store did wrong. The object stays, so that it already exists at the second start.
     async fn try_out(&self, object: &Object) -> Result<Option<String>, Error> {
         let put = |body: &Bytes, condition| {
             let body = body.clone();
@@ -185,26 +191,26 @@ impl ClaimStore {
         let first = anything();
         let is_new = put(&first, Condition::Absent).await? == Put::Written;
         let found = match get().await? {
-            None if is_new => return fault("what it takes can't be read afterwards"),
-            None => return fault("it refuses a write with If-None-Match: * where there is no object"),
+            None if is_new => return fault("an object that it accepted can't be read afterwards"),
+            None => return fault("it refuses a write with If-None-Match: * although the object does not exist"),
             Some(found) if is_new && found.body != first => return fault("it serves something else than was written"),
             Some(found) => found,
         };
         if is_new && put(&anything(), Condition::Absent).await? == Put::Written {
-            return fault("it takes a write with If-None-Match: * where there is an object");
+            return fault("it accepts a write with If-None-Match: * although the object exists");
         }
         if put(&anything(), Condition::Unchanged(NO_VERSION)).await? == Put::Written {
-            return fault("it takes a write with If-Match of another ETag than the object's");
+            return fault("it accepts a write with If-Match although the ETag is not the object's");
         }
         let last = anything();
         if put(&last, Condition::Unchanged(&found.version)).await? != Put::Written {
             return match get().await? {
                 Some(again) if again.version == found.version => {
-                    fault("it refuses a write with If-Match of the object's own ETag")
+                    fault("it refuses a write with If-Match although the ETag is the object's")
                 }
                 _ => Err(Error::Malformed {
-                    object: Box::new(object.clone()),
-                    cause: "somebody else writes there; give each instance, and each cluster, names of its own"
+                    place: object.to_string(),
+                    cause: "something else writes to the same object; give each instance and each cluster its own name"
                         .to_owned(),
                 }),
             };
@@ -216,29 +222,161 @@ impl ClaimStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
-/// An object of this instance's own, so that no two ever meet there: `claim-trial-INSTANCE.json` beside `claim.json`.
+/// An object of this instance's own, so that no two instances use the same: `claim-trial-INSTANCE.json` beside `claim.json`.
 fn beside(claim: &Object, instance: &InstanceId) -> Object {
     let key = claim.key.strip_suffix(".json").unwrap_or(&claim.key);
     Object { bucket: claim.bucket.clone(), key: format!("{key}-trial-{instance}.json") }
 }
 
-/// A body like no other, so that its ETag is, too.
+/// A unique body, so that its ETag is unique too.
 fn anything() -> Bytes {
-    let about = "etcd-muster tries here whether this store keeps to conditional writes";
+    let about = "etcd-muster uses this object to test the store's conditional writes";
     Bytes::from(json!({ "about": about, "random": format!("{:016x}", clock::random()) }).to_string())
-}
-
-fn longer(pause: Duration, first: Duration) -> Duration {
-    (pause * 2).clamp(first, LONGEST_PAUSE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::types::ClusterId;
+    use crate::daemon::test_support::{FakeStore, config, services};
+    use crate::net::scripted::Reply;
+
+    const CLAIM: &str = "/bucket/claim.json";
+    const TRIAL: &str = "/bucket/claim-trial-i-a.json";
+
+    async fn claimed() -> (FakeStore, std::sync::Arc<ClaimStore>) {
+        let store = FakeStore::start().await;
+        let claim = services(&config(&store.server.url, &[("MUSTER_CLAIM", "s3://bucket")])).claim;
+        (store, claim)
+    }
+
+    fn established(cluster: u64) -> Claim {
+        Claim::Established { cluster: ClusterId(cluster) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_written_is_read_and_only_over_the_version_it_replaces() {
+        let (store, claim) = claimed().await;
+        assert_eq!(claim.read().await, ClaimState::Absent);
+        assert_eq!(claim.write(&established(1), None).await.unwrap(), Wrote::Done);
+        let ClaimState::Held { claim: held, version } = claim.read().await else { panic!("it is there") };
+        assert_eq!((held, version.as_str()), (established(1), "v1"));
+        // Another writer was faster: not the store's fault.
+        for replaces in [None, Some("v0")] {
+            let wrote = claim.write(&established(2), replaces).await.unwrap();
+            assert!(matches!(wrote, Wrote::Refused { fault: None, .. }), "{wrote:?}");
+        }
+        assert_eq!(claim.write(&established(2), Some("v1")).await.unwrap(), Wrote::Done);
+        assert_eq!(store.text(CLAIM).unwrap(), serde_json::to_string(&established(2)).unwrap());
+    }
+
+    /// Unknown is never absent.
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_cannot_be_read_is_not_absent() {
+        let (store, claim) = claimed().await;
+        let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>".to_owned();
+        let no_bucket = "<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>".to_owned();
+        for reply in [
+            Reply::Answer(403, denied),
+            Reply::Answer(404, no_bucket),
+            Reply::status(404),
+            Reply::status(500),
+            Reply::Headed(200, ("etag", "v".to_owned()), "{}".to_owned()),
+            Reply::ok(r#"{"state": "established", "cluster": 1}"#),
+            Reply::Silence,
+        ] {
+            store.now(|holds| holds.instead = vec![("GET", reply.clone())]);
+            let read = claim.read().await;
+            assert!(matches!(read, ClaimState::Unknown(_)), "{reply:?}: {read:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_refused_over_an_unchanged_object_is_the_stores_fault_and_waited_for_longer() {
+        let (store, claim) = claimed().await;
+        store.now(|holds| holds.instead = vec![("PUT", Reply::status(412))]);
+        let refused = async |replaces| match claim.write(&established(1), replaces).await.unwrap() {
+            Wrote::Refused { fault: Some(fault), pause } => (fault, pause),
+            other => panic!("{other:?}"),
+        };
+        let (fault, first) = refused(None).await;
+        assert!(fault.contains("refuses a write with If-None-Match: * although the object does not exist"), "{fault}");
+        assert_eq!((first, refused(None).await.1), (FIRST_SETBACK, FIRST_SETBACK * 2));
+        store.now(|holds| _ = holds.objects.insert(CLAIM.to_owned(), (4, String::new())));
+        let (fault, pause) = refused(Some("v4")).await;
+        assert!(fault.contains("the object's ETag is still v4"), "{fault}");
+        assert_eq!(pause, FIRST_SETBACK, "of another version");
+        store.now(|holds| holds.instead = vec![("PUT", Reply::status(409))]);
+        let raced = claim.write(&established(1), Some("v4")).await.unwrap();
+        assert_eq!(raced, Wrote::Refused { fault: None, pause: FIRST_SETBACK * 2 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_keep_to_conditions_is_refused_and_tried_again_ever_more_seldom() {
+        let (store, claim) = claimed().await;
+        claim.try_as(InstanceId("i-a".to_owned()));
+        store.now(|holds| holds.ignores_conditions = true);
+        let unfit = claim.prove().await.unwrap_err();
+        assert!(unfit.contains("it accepts a write with If-None-Match: * although the object exists"), "{unfit}");
+        assert!(unfit.contains(&format!("tested with s3:/{TRIAL}")), "{unfit}");
+        let asked = || store.server.asked().len();
+        let (tried, mut trials) = (asked(), 0);
+        let began = clock::now();
+        while clock::now() - began < LONGEST_PAUSE * 4 {
+            let before = asked();
+            assert!(claim.prove().await.is_err());
+            trials += usize::from(asked() > before);
+            clock::pause(FIRST_RETRIAL / 2).await;
+        }
+        // After 1, 2, 4, … 32 s, and then once a minute.
+        assert!(tried > 0 && (8..=10).contains(&trials), "{trials}");
+        store.now(|holds| holds.ignores_conditions = false);
+        clock::pause(LONGEST_PAUSE).await;
+        assert_eq!(claim.prove().await, Ok(()));
+        let settled = asked();
+        clock::pause(LONGEST_PAUSE).await;
+        assert_eq!((claim.prove().await, asked()), (Ok(()), settled), "a store that passed is not tried again");
+        assert!(store.text(CLAIM).is_none(), "the claim itself was never touched");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_way_to_fail_the_trial_has_its_word() {
+        for (instead, fault) in [
+            (("PUT", Reply::ok("")), "an object that it accepted can't be read afterwards"),
+            (
+                ("PUT", Reply::status(412)),
+                "it refuses a write with If-None-Match: * although the object does not exist",
+            ),
+            (("GET", Reply::Headed(200, ("etag", "v1".to_owned()), "x".to_owned())), "it serves something else"),
+            (
+                ("PUT /bucket/claim-trial-i-a.json if-match=v1", Reply::status(412)),
+                "If-Match although the ETag is the object's",
+            ),
+            (
+                ("PUT /bucket/claim-trial-i-a.json if-match=0", Reply::ok("")),
+                "If-Match although the ETag is not the object's",
+            ),
+            (("GET", Reply::status(500)), "can't be tested"),
+        ] {
+            let (store, claim) = claimed().await;
+            claim.try_as(InstanceId("i-a".to_owned()));
+            store.now(|holds| holds.instead = vec![instead.clone()]);
+            let unfit = claim.prove().await.unwrap_err();
+            assert!(unfit.contains(fault), "{instead:?}: {unfit}");
+        }
+    }
+
+    /// As in `plan`, which writes nothing.
+    #[tokio::test(start_paused = true)]
+    async fn without_an_instance_to_try_it_as_no_store_is_tried() {
+        let (store, claim) = claimed().await;
+        assert_eq!(claim.prove().await, Ok(()));
+        assert!(store.server.asked().is_empty());
+    }
 
     #[test]
     fn the_trial_is_made_beside_the_claim_and_by_each_for_itself() {

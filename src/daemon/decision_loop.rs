@@ -1,10 +1,11 @@
-//! Looking and deciding until etcd is to start: a step is taken, then the world is looked at again.
+//! Observes and decides until etcd is to start: takes one step, then observes again.
 
 use std::collections::BTreeMap;
 use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, Instant};
 
 use super::claim_store::Wrote;
+use super::etcd_release::find_release;
 use super::executor;
 use super::lifecycle_hooks::Transition;
 use super::observer::{LocalState, WATCH_PAUSE};
@@ -14,6 +15,7 @@ use crate::core::decide::{decide, scattered};
 use crate::core::evidence::signs_of_a_cluster;
 use crate::core::label::Label;
 use crate::core::paxos::{Ledger, Tally};
+use crate::core::release::Installed;
 use crate::core::step::ClaimProposal;
 use crate::core::step::{AbsenceReason, Hold, Proposal, RemovalReason, Step};
 use crate::core::types::{InitialList, InstanceId, Known, Member, MemberId};
@@ -22,73 +24,89 @@ use crate::core::view::{DataDir, PeerState, Told, View};
 use crate::discovery::addresses;
 use crate::etcd::data_dir::{self, Paths};
 use crate::state::store::Store;
+use crate::util::backoff::Backoff;
 use crate::util::clock;
 use crate::util::exit::Failure;
 
-/// While a proof of death ripens or another joins, so often.
+/// The interval while a proof of death is pending or another node joins.
 const RIPENING_PAUSE: Duration = Duration::from_secs(1);
 /// R1: a ballot older than this is dropped before the accept phase.
 const BALLOT_LIFE: Duration = Duration::from_secs(5);
-/// Between two looks that ask EC2 anew because somebody wants it: strangers may want that as often as they like.
+/// The least time between two observations that call EC2 again because a peer caused it: strangers can cause that at will.
 const FORCED_ROSTER_PAUSE: Duration = Duration::from_secs(5);
-/// So many looks in that time may callers bring forward; a founding's whole noise is less. Names can be made up, too.
-const STIRRED_LOOKS: u32 = 20;
+/// How many observations in that time peers may cause; a whole bootstrap causes fewer. Names can be made up, too.
+const MAX_WAKEUPS: u32 = 20;
 
 impl Daemon {
     /// Observes and decides until etcd is to start.
-    pub(super) async fn deliberate(&mut self) -> Result<Launch, Failure> {
-        let mut pause = FIRST_PAUSE;
-        let mut shown = None;
-        self.observer.watch_anew();
+    pub(super) async fn run_decision_loop(&mut self) -> Result<Launch, Failure> {
+        let (mut pauses, mut shown) = (Backoff::new(FIRST_PAUSE, self.config.observation.longest_pause), None);
+        self.observer.reset_timers();
+        self.read_data_release(&self.settings().paths).await;
         loop {
-            self.certificates.tend().await;
+            self.certificates.renew_if_due().await;
+            self.ask_for_release()?;
             let paths = self.settings().paths;
             let resumed = self.executor.finish_quarantine(&paths);
-            let resumed = resumed.and_then(|()| self.executor.forget_what_never_began(&paths));
-            if let Err(error) = resumed.and_then(|()| self.renew_a_strangers_ledger(&paths)) {
+            let resumed = resumed.and_then(|()| self.executor.discard_incomplete_start(&paths));
+            if let Err(error) = resumed.and_then(|()| self.replace_foreign_ledger(&paths)) {
                 self.say(Label::hold("own_files"), &format!("hold: {error}"));
                 clock::pause(RIPENING_PAUSE).await;
                 continue;
             }
-            let view = match self.look().await {
-                Ok(view) => view,
+            let is_asked = self.version.is_some();
+            let view = match self.look_and_learn_the_release().await {
+                Ok(view) => {
+                    // A setting that this release refuses must not show after a place in a cluster was taken.
+                    if is_asked {
+                        self.fit_settings()?;
+                    }
+                    view
+                }
                 Err(error) => {
                     self.say(Label::hold("own_files"), &format!("hold: {error}"));
                     clock::pause(RIPENING_PAUSE).await;
                     continue;
                 }
             };
-            // Else a founder that was asked during its look could take its own place for that of a lost disk.
+            // Otherwise a first member that is asked during its observation could take its own member for one with a lost disk.
             if self.acceptor_state.ledger().lists() != view.ledger.lists() {
-                log::debug!("looks again: a list was agreed on meanwhile");
+                log::debug!("observing again: a list was agreed on meanwhile");
                 continue;
             }
             let step = decide(self.observer.policy(), &view);
             self.report(&step, &view);
-            self.settle_departure(&step, &view);
-            if let Some(launch) = self.take(&step, &view).await? {
+            self.record_departure(&step, &view);
+            if let Some(launch) = self.execute(&step, &view).await? {
                 return Ok(launch);
             }
-            // What moves is looked at again soon; what doesn't, ever more seldom.
-            let scene = scene(&view, &step);
-            if shown.as_ref() != Some(&scene) {
-                (shown, pause) = (Some(scene), FIRST_PAUSE);
+            // While things change, observe again soon; while nothing changes, ever more rarely.
+            let change_key = change_key(&view, &step);
+            if shown.as_ref() != Some(&change_key) {
+                shown = Some(change_key);
+                pauses.reset();
             }
+            let pause = pauses.pause();
             match &step {
-                Step::Hold(hold) => self.wait(hold, pause).await,
+                Step::Hold(hold) => {
+                    self.wait(hold, pause).await;
+                    if matches!(hold, Hold::Release(_)) {
+                        // An operator may have run another etcd by hand.
+                        self.read_data_release(&self.settings().paths).await;
+                    }
+                }
                 Step::Halt(_) => self.stay_halted().await,
-                // Beaten, or too few: jitter parts two proposers.
+                // Another proposer was ahead, or too few answered: jitter separates two proposers.
                 Step::Propose(_) if self.acceptor_state.ledger().chosen.is_none() => {
                     clock::pause(clock::jittered(pause)).await
                 }
                 _ => {}
             }
-            pause = (pause * 2).min(self.config.bootstrap_wait);
         }
     }
 
-    /// What another instance promised, and its data with it, was moved aside: this one promises anew.
-    fn renew_a_strangers_ledger(&self, paths: &Paths) -> Result<(), executor::Error> {
+    /// Promises made by another instance were moved aside, with its data: this one starts with a new ledger.
+    fn replace_foreign_ledger(&self, paths: &Paths) -> Result<(), executor::Error> {
         let is_ours = self.acceptor_state.ledger().instance.is_none_or(|owner| owner.0 == self.identity.instance);
         if is_ours || paths.inspect().map_err(executor::Error::DataDir)? != DataDir::Fresh {
             return Ok(());
@@ -96,11 +114,11 @@ impl Daemon {
         Ok(self.acceptor_state.bind(&self.identity, false)?)
     }
 
-    /// For ever: what is seen later must not undo a halt, for of two clusters one may only be out of sight for a moment. But
-    /// the group of a halted instance must not wait for what never comes.
+    /// Runs for ever: later observations must not undo a halt, because one of two clusters may only be unreachable for a
+    /// moment. But a halted instance must not keep its Auto Scaling group waiting for what never comes.
     async fn stay_halted(&self) {
         loop {
-            self.journal.beat();
+            self.recorder.heartbeat();
             if self.notices.are_wanted()
                 && let Known::Known(Some(_)) = self.notices.read().await
             {
@@ -110,8 +128,8 @@ impl Daemon {
         }
     }
 
-    /// What is known of an instance's end while no etcd runs on it.
-    fn settle_departure(&self, step: &Step, view: &View) {
+    /// What is known about this instance's termination while no etcd runs on it.
+    fn record_departure(&self, step: &Step, view: &View) {
         if matches!(step, Step::Hold(Hold::Left { .. }))
             && !view.ledger.left
             && let Err(error) = self.acceptor_state.amend(|ledger| ledger.left = true)
@@ -119,7 +137,7 @@ impl Daemon {
             log::error!("{error}");
         }
         match (&view.ending, step) {
-            // There is nothing to leave, or no more.
+            // There is nothing to leave, or no longer.
             (Known::Known(Some(_)), Step::Hold(_) | Step::Halt(_)) => {
                 self.hooks.complete(Transition::Terminate, &view.me.instance);
             }
@@ -128,7 +146,21 @@ impl Daemon {
         }
     }
 
-    async fn look(&mut self) -> Result<View, data_dir::Error> {
+    /// `etcd --version` takes about as long as an observation, so both run in parallel.
+    async fn look_and_learn_the_release(&mut self) -> Result<View, data_dir::Error> {
+        let Some(version) = self.version.take() else { return self.observe().await };
+        let (program, mut defect) = (self.program.clone(), std::mem::take(&mut self.defect));
+        let (view, installed) = tokio::join!(self.observe(), find_release(&program, version, &mut defect));
+        (self.installed, self.defect) = (installed.clone(), defect);
+        if matches!(installed, Installed::Unknown(_)) {
+            // What it could not say now, over a slow disk say, it may say the next time.
+            self.program_file = None;
+        }
+        self.acceptor_state.release_is(self.release());
+        view.map(|view| View { installed, ..view })
+    }
+
+    async fn observe(&mut self) -> Result<View, data_dir::Error> {
         let ending = self.notices.recent().await;
         if ending == Known::Known(None) && self.acceptor_state.ledger().left {
             log::info!("EC2 cancelled the termination of this instance");
@@ -138,7 +170,7 @@ impl Daemon {
         }
         let data = self.settings().paths.inspect()?;
         let own = LocalState {
-            listed: addresses::own_listing(&self.config, &self.identity),
+            listed: addresses::own_listing(&self.config.etcd, &self.identity),
             data: data.clone(),
             yielded: self.yielded,
             condemned: self.condemned.map(str::to_owned),
@@ -146,13 +178,15 @@ impl Daemon {
             ending,
             since_own_removal: self.own_removed_at.map(|at| clock::now() - at),
             told: self.acceptor_state.with_store(Store::told),
+            installed: self.installed.clone(),
+            data_release: self.data_release.clone(),
         };
-        let (acceptor_state, policy) = (self.acceptor_state.clone(), self.config.policy.clone());
-        // The view keeps the ledger it began with, for the cluster ids in it were computed from that one: a list accepted
-        // meanwhile must not be taken for the one whose etcd was seen. `deliberate` looks again then.
+        let (acceptor_state, policy) = (self.acceptor_state.clone(), self.observer.policy().clone());
+        // The view keeps the ledger it began with, because its cluster ids were computed from that one: a list accepted
+        // meanwhile must not be taken for the one whose etcd was seen. `run_decision_loop` then observes again.
         let mut view =
-            self.observer.look(&own, |roster| acceptor_state.standing_is(roster.known(), &policy, &data)).await;
-        // Whatever is read from a store that is no place for a claim is no claim, and no sign that there is none.
+            self.observer.observe(&own, |roster| acceptor_state.set_context(roster.known(), &policy, &data)).await;
+        // What a store that is unusable for claims returns is neither a claim nor proof that there is none.
         if matches!(view.claim, ClaimState::Absent | ClaimState::Held { .. })
             && let Err(unfit) = self.claim.prove().await
         {
@@ -161,29 +195,30 @@ impl Daemon {
         if view.claim.is_before_a_founding(&view.losses())
             && let Err(error) = self.acceptor_state.amend(|ledger| ledger.saw_unclaimed = true)
         {
-            // Nothing is promised by it: without the record only a young node may start by the claim.
+            // This promises nothing: without the record only a young node may start under the claim.
             log::warn!("{error}");
         }
         if let (Some(log), DataDir::Whole { ids: Known::Known((cluster, member)) }) = (&view.log, &view.data) {
             let (before, by) = (log.before, log.by.clone());
-            self.acceptor_state.is_told(Told { cluster: *cluster, member: *member, before, by });
+            self.acceptor_state.record_told(Told { cluster: *cluster, member: *member, before, by });
         }
-        self.acceptor_state.saw(&view);
+        self.acceptor_state.set_known_peers(&view);
         Ok(view)
     }
 
     /// Carries out a step. `Some`: etcd is to be started.
-    async fn take(&mut self, step: &Step, view: &View) -> Result<Option<Launch>, Failure> {
+    async fn execute(&mut self, step: &Step, view: &View) -> Result<Option<Launch>, Failure> {
         if let (Step::Resume, Some(urls)) = (step, scattered(view)) {
             log::warn!(
-                "none of the addresses in the member list is an instance's now: {}; the members look for each other there, and elect \
-                 nobody; give the instances those addresses again, or see docs/operations.md, Addresses that all changed",
+                "no instance has an address of the member list any more: {}; the members look for each other there \
+                 and can't elect a leader; give the instances those addresses again, or see docs/operations.md, \
+                 Addresses that all changed",
                 urls.join(", ")
             );
         }
         let outcome = match step {
             Step::Hold(_) | Step::Halt(_) => Ok(()),
-            Step::Propose(proposal) => self.found(proposal, view).await,
+            Step::Propose(proposal) => self.bootstrap_round(proposal, view).await,
             Step::FoundAlone { accepted, .. } => self.executor.found_alone(accepted),
             Step::Claim(claiming) => self.claim(claiming).await,
             Step::Renounce { list, .. } => self.executor.renounce(list),
@@ -206,15 +241,15 @@ impl Daemon {
             Step::Quarantine(why) => {
                 let why = why.left_behind();
                 self.executor.quarantine(&self.settings().paths, why).map(|stamp| {
-                    log::warn!("the data now lies in quarantine-{stamp}; delete it when it is no longer needed");
-                    // What comes next has a past of its own.
-                    (self.condemned, self.damaged_lives, self.short_lives) = (None, 0, 0);
+                    log::warn!("moved the data to quarantine-{stamp}; delete it when it is no longer needed");
+                    // What comes next has its own history.
+                    (self.condemned, self.damaged_runs, self.short_runs) = (None, 0, 0);
                 })
             }
         };
         if let Err(error) = outcome {
             self.complain(step.label(), format!("{step}: {error}; observing again"));
-            // Another try at once would meet the same world.
+            // Trying again at once would meet the same situation.
             clock::pause(clock::jittered(RIPENING_PAUSE)).await;
         }
         Ok(None)
@@ -226,9 +261,9 @@ impl Daemon {
             Wrote::Refused { fault, pause } => {
                 match fault {
                     Some(fault) => self.complain(Step::Claim(claiming.clone()).label(), fault),
-                    None => log::info!("another node's claim was written first"),
+                    None => log::info!("another node wrote its claim first"),
                 }
-                self.pause_or_stir(clock::jittered(pause)).await;
+                self.sleep_until_woken(clock::jittered(pause)).await;
             }
         }
         Ok(())
@@ -255,7 +290,7 @@ impl Daemon {
             self.acceptor_state.amend(Ledger::give_up_old_id)?;
         }
         self.executor.remove(etcd, id).await?;
-        log::info!("member {id} is removed");
+        log::info!(member:% = id; "removed member {id}");
         if settles {
             self.own_removed_at = Some(clock::now());
         }
@@ -265,28 +300,28 @@ impl Daemon {
     async fn add_self(&mut self, view: &View) -> Result<(), executor::Error> {
         let Some(etcd) = view.living_clusters().into_values().next() else { return Ok(()) };
         let member = self.executor.add_self(etcd, &view.me.listed.peer_urls).await?;
-        log::info!("added as learner {member} to cluster {}", etcd.cluster);
+        log::info!(member:% = member, cluster:% = etcd.cluster; "added as learner {member} to cluster {}", etcd.cluster);
         Ok(())
     }
 
-    /// One founding round (R1, R2).
-    async fn found(&mut self, proposal: &Proposal, view: &View) -> Result<(), executor::Error> {
+    /// One bootstrap round (R1, R2).
+    async fn bootstrap_round(&mut self, proposal: &Proposal, view: &View) -> Result<(), executor::Error> {
         let begun = clock::now();
-        let standing = view.standing(self.observer.policy());
-        let list = match self.executor.prepare(proposal, view, &standing).await? {
+        let context = view.acceptor_context(self.observer.policy());
+        let list = match self.executor.prepare(proposal, view, &context).await? {
             Tally::Free => proposal.list.clone(),
             Tally::Adopt(list) => list,
             Tally::Chosen(list) => return Ok(self.acceptor_state.learn(&list)?),
             other => {
-                log::info!("the founding round did not get its promises: {other:?}");
+                log::info!("the bootstrap round did not get enough promises: {other:?}; retrying");
                 return Ok(());
             }
         };
-        // R1: look again before the accept phase.
-        let Ok(again) = self.look().await else { return Ok(()) };
+        // R1: observe again before the accept phase.
+        let Ok(again) = self.observe().await else { return Ok(()) };
         let still = matches!(decide(self.observer.policy(), &again), Step::Propose(p) if p.charter == proposal.charter);
         if !still || signs_of_a_cluster(&again).is_some() || clock::now() - begun > BALLOT_LIFE {
-            log::info!("the founding round is dropped: the view changed, or it took too long");
+            log::info!("dropped the bootstrap round: the view changed, or the round took too long; retrying");
             return Ok(());
         }
         match self.executor.accept(proposal, &list, &again).await? {
@@ -295,13 +330,13 @@ impl Daemon {
                 Ok(self.acceptor_state.learn(&list)?)
             }
             other => {
-                log::info!("the founding round was not accepted: {other:?}");
+                log::info!("the bootstrap round was not accepted: {other:?}; retrying");
                 Ok(())
             }
         }
     }
 
-    /// Waits until something stirs, or for the pause, or until a wait in the hold's reason is over.
+    /// Waits until something happens, or for the pause, or until a wait in the hold's reason is over.
     async fn wait(&mut self, hold: &Hold, pause: Duration) {
         let most = match hold {
             Hold::Absent { why: AbsenceReason::Grace { waited, grace }, .. } => {
@@ -316,19 +351,19 @@ impl Daemon {
             | Hold::NotOurs { .. } => RIPENING_PAUSE,
             Hold::DifferentRoster { .. } => {
                 self.force_roster();
-                self.config.bootstrap_wait
+                self.config.observation.longest_pause
             }
-            _ => self.config.bootstrap_wait,
+            _ => self.config.observation.longest_pause,
         };
-        self.pause_or_stir(pause.min(most.max(FIRST_PAUSE))).await;
+        self.sleep_until_woken(pause.min(most.max(FIRST_PAUSE))).await;
     }
 
-    /// Waits so long, but no longer than until a quorum can give again what is damaged here.
+    /// Waits that long, but not longer than until a quorum can replace the damaged data.
     pub(super) async fn wait_for_a_replacement(&mut self, pause: Duration) {
         let until = clock::now() + pause;
         loop {
-            self.journal.beat();
-            let view = self.look().await;
+            self.recorder.heartbeat();
+            let view = self.observe().await;
             if view.is_ok_and(|view| matches!(decide(self.observer.policy(), &view), Step::Quarantine(_))) {
                 return;
             }
@@ -336,24 +371,24 @@ impl Daemon {
             if left.is_zero() {
                 return;
             }
-            self.pause_or_stir(left.min(self.config.bootstrap_wait)).await;
+            self.sleep_until_woken(left.min(self.config.observation.longest_pause)).await;
         }
     }
 
-    /// Waits so long, but no longer than until somebody moves: an instance of the roster calls that was not seen, or a list is told.
-    /// Callers that the roster doesn't hold are a reason to ask EC2 anew, when that may be again.
-    async fn pause_or_stir(&mut self, pause: Duration) {
+    /// Waits that long, but not longer than until a peer acts: an instance of the roster calls that was not seen before, or a
+    /// list is reported. Callers outside the roster cause a new call to EC2, as often as that is allowed.
+    async fn sleep_until_woken(&mut self, pause: Duration) {
         let mut until = clock::now() + pause;
         let (mut wants_roster, before) = (false, self.acceptor_state.ledger());
-        while tokio::time::timeout(until.saturating_duration_since(clock::now()), self.acceptor_state.stirred())
+        while tokio::time::timeout(until.saturating_duration_since(clock::now()), self.acceptor_state.woken())
             .await
             .is_ok()
         {
-            let callers = self.acceptor_state.take_callers();
-            // (Nobody called and nothing was told: the stir of one who was heard before.)
-            let is_told = self.acceptor_state.ledger().lists() != before.lists();
-            if is_told || callers.iter().any(|id| self.observer.knows(id)) {
-                if self.stirs.allow(clock::now()) {
+            let callers = self.acceptor_state.drain_new_callers();
+            // (There was no call and no report: a wake-up from a caller that was already handled.)
+            let is_news = self.acceptor_state.ledger().lists() != before.lists();
+            if is_news || callers.iter().any(|id| self.observer.knows(id)) {
+                if self.wakeups.allow(clock::now()) {
                     break;
                 }
             } else if !callers.is_empty() {
@@ -366,7 +401,7 @@ impl Daemon {
         }
     }
 
-    /// Has the next look ask EC2 anew, whoever wants it, and how often ever.
+    /// Makes the next observation call EC2 again, whatever the cause and however often.
     fn force_roster(&mut self) {
         let now = clock::now();
         if self.roster_forced.is_none_or(|at| now - at >= FORCED_ROSTER_PAUSE) {
@@ -376,30 +411,45 @@ impl Daemon {
     }
 }
 
-/// How many looks callers have brought forward of late.
+/// How many observations callers have caused recently.
 #[derive(Debug, Default)]
-pub(super) struct Stirs {
+pub(super) struct Wakeups {
     since: Option<Instant>,
     count: u32,
 }
 
-impl Stirs {
-    /// Whether one more may be.
+impl Wakeups {
+    /// Whether one more may be caused.
     fn allow(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now - since >= FORCED_ROSTER_PAUSE) {
             *self = Self { since: Some(now), count: 0 };
         }
         self.count += 1;
-        self.count <= STIRRED_LOOKS
+        self.count <= MAX_WAKEUPS
     }
 }
 
-/// What a change in looks worth looking sooner: everything but how long things have lasted.
-fn scene(view: &View, step: &Step) -> (BTreeMap<InstanceId, Discriminant<PeerState>>, Discriminant<Step>) {
+/// The parts of a view whose change is a reason to observe sooner: everything except durations.
+fn change_key(view: &View, step: &Step) -> (BTreeMap<InstanceId, Discriminant<PeerState>>, Discriminant<Step>) {
     let sightings = view.peers.iter().map(|(id, peer)| (id.clone(), discriminant(&peer.sighting)));
     (sightings.collect(), discriminant(step))
 }
 
 fn client_urls(view: &View) -> Vec<String> {
     view.etcds().filter(|(_, etcd)| etcd.has_quorum()).map(|(_, etcd)| etcd.client_url.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names can be made up: a caller that calls as often as it likes must not cause as many observations.
+    #[test]
+    fn callers_bring_twenty_looks_forward_in_five_seconds_and_no_more() {
+        let (mut wakeups, start) = (Wakeups::default(), clock::now());
+        let after = |milliseconds| start + Duration::from_millis(milliseconds);
+        let allowed = (0..100).filter(|n| wakeups.allow(after(n * 40))).count();
+        assert_eq!(allowed, MAX_WAKEUPS as usize);
+        assert!(!wakeups.allow(after(4_999)) && wakeups.allow(after(5_000)), "and then again");
+    }
 }

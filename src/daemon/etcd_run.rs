@@ -1,11 +1,12 @@
-//! One life of etcd: recorded before it begins, attended while it lasts, judged when it ends.
+//! One run of etcd: recorded before it begins, monitored while it lasts, classified when it ends.
 
 use std::time::Duration;
 
 use super::dead_member_remover::DeadMemberRemover;
 use super::departure::Departure;
+use super::hash_comparison::HashComparison;
 use super::member_monitor::{MemberMonitor, Progress, Stop};
-use super::startup;
+use super::preparation::{Preparation, Wanted};
 use super::stop::end_what_left;
 use super::{Daemon, Kind, Launch};
 use crate::core::label::Label;
@@ -14,40 +15,51 @@ use crate::core::restart::{
 };
 use crate::core::types::InstanceId;
 use crate::discovery::addresses;
+use crate::etcd::by_release;
 use crate::etcd::command::{Start, environment};
 use crate::etcd::data_dir::Paths;
 use crate::process::spawn::Child;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure, Trouble};
 
-/// The first pause over what passes; it doubles up to half a minute.
-const FIRST_HOLD: Duration = Duration::from_secs(1);
-/// R5: how long the roll call is served between two lives of an etcd that never elected.
+/// The first pause after a temporary failure; it doubles up to half a minute.
+pub(super) const FIRST_HOLD: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(32);
+/// R5: how long to answer peers between two runs of an etcd that never elected a leader.
 const YIELD_TIME: Duration = Duration::from_secs(5);
 
-/// What a launch came to.
+/// The result of a launch.
 pub(super) enum Outcome {
-    /// etcd ended; its last output beside it.
+    /// etcd ended, with its last output.
     Ended(ProcessRun, String),
-    /// It was told to yield, or has left its cluster.
+    /// It was stopped to yield, or has left its cluster.
     Stopped,
-    /// It couldn't be started, over what passes.
+    /// It was restarted to write a raft snapshot.
+    Prepared,
+    /// It could not be started, for a temporary reason.
     NotYet(String),
 }
 
 impl Daemon {
     /// Spawns etcd and stays with it.
     pub(super) async fn run_etcd(&mut self, launch: &Launch) -> Result<Outcome, Failure> {
-        if let Some(version) = self.version.take() {
-            self.release = startup::find_release(version).await;
-        }
         let settings = self.settings();
         let start = match &launch.kind {
             Kind::New(list) => Start::New { initial_cluster: &list.initial_cluster(), token: &list.token },
             Kind::Existing { initial_cluster, .. } => Start::Existing { initial_cluster },
             Kind::Resume => Start::Resume,
         };
-        let env = environment(&settings, &start, self.release);
+        let release = self.release();
+        // While clients use the v2 API, the log would have such records again at once, and etcd be restarted again and again.
+        let prepared = release.filter(|_| !by_release::serves_v2(&self.config.etcd.settings));
+        let wanted = Wanted::of(prepared, &self.data_release).filter(|_| matches!(launch.kind, Kind::Resume));
+        if let Some(Wanted { count, .. }) = wanted {
+            log::info!(
+                "the raft log holds records that the next release of etcd can't apply; this run writes a raft snapshot at its start \
+                 (ETCD_SNAPSHOT_COUNT={count})"
+            );
+        }
+        let env = environment(&settings, &start, release, wanted.map(|wanted| wanted.count));
         let recorded = self.record_launch(&launch.kind, &settings.paths);
         let spawned_at = clock::now();
         let spawn = || Child::spawn(&self.program, &env, &self.reaper);
@@ -57,28 +69,31 @@ impl Daemon {
             Err(Trouble { failure, may_pass: true }) => return Ok(Outcome::NotYet(failure.message())),
             Err(Trouble { failure, .. }) => return Err(failure),
         };
-        self.not_yet = 0;
-        log::info!("etcd runs as process {}", child.pid());
-        self.journal.started(child.pid().as_raw());
+        self.holds.reset();
+        log::info!(pid:% = child.pid(); "etcd runs as process {}", child.pid());
+        self.recorder.started(child.pid().as_raw());
         let child = &*self.child.insert(child);
-        let listed = addresses::own_listing(&self.config, &self.identity);
-        let attendant = MemberMonitor {
+        let listed = addresses::own_listing(&self.config.etcd, &self.identity);
+        let monitor = MemberMonitor {
             etcd: &self.etcd,
             acceptor_state: &self.acceptor_state,
             claim: &self.claim,
             notify: &self.notify,
-            journal: &self.journal,
-            child,
+            recorder: &self.recorder,
+            output: child.output(),
             own_client_url: addresses::own_client_url(&settings),
             own_peer_url: addresses::own_peer_url(&settings),
+            paths: &settings.paths,
+            installed: release,
             advertised: listed.peer_urls.clone(),
             advertised_to_clients: addresses::split(&settings.advertise_client_urls),
             others: launch.others.clone(),
             spawned_at,
-            is_first_life: !matches!(launch.kind, Kind::Resume),
+            is_first_start: !matches!(launch.kind, Kind::Resume),
         };
-        let leaver = Departure {
+        let departure = Departure {
             etcd: &self.etcd,
+            paths: &settings.paths,
             acceptor_state: &self.acceptor_state,
             notices: &self.notices,
             hooks: &self.hooks,
@@ -86,8 +101,9 @@ impl Daemon {
             own_client_url: addresses::own_client_url(&settings),
             others: launch.others.clone(),
         };
+        let own_client_url = addresses::own_client_url(&settings);
         let mut progress = Progress::default();
-        let mut reconciler = DeadMemberRemover {
+        let mut remover = DeadMemberRemover {
             etcd: &self.etcd,
             observer: &mut self.observer,
             executor: &self.executor,
@@ -95,24 +111,43 @@ impl Daemon {
             own_client_url: addresses::own_client_url(&settings),
             listed,
         };
+        let preparation = Preparation {
+            etcd: &self.etcd,
+            paths: &settings.paths,
+            release: prepared,
+            wanted,
+            own_client_url: addresses::own_client_url(&settings),
+            own_peer_url: addresses::own_peer_url(&settings),
+        };
+        let comparison = HashComparison {
+            etcd: &self.etcd,
+            acceptor_state: &self.acceptor_state,
+            release,
+            own_client_url: addresses::own_client_url(&settings),
+            own_peer_url: addresses::own_peer_url(&settings),
+            is_first_start: !matches!(launch.kind, Kind::Resume),
+        };
         let ended = tokio::select! {
             ended = child.wait() => Ok(ended),
-            stop = attendant.until_stop(&mut progress) => Err(stop),
-            never = reconciler.every(self.config.reconcile) => match never {},
+            stop = monitor.until_stop(&mut progress) => Err(stop),
+            never = remover.every(self.config.removal.interval) => match never {},
             never = self.certificates.forever() => match never {},
-            () = leaver.until_left() => Err(Stop::Left),
+            never = comparison.forever() => match never {},
+            never = self.snapshots.forever(&self.etcd, &own_client_url) => match never {},
+            () = departure.until_left() => Err(Stop::Left),
+            () = preparation.until_a_restart_is_due() => Err(Stop::Prepared),
         };
         let ended = match ended {
             Ok(ended) => ended,
-            Err(Stop::Stuck) => child.stop(self.config.stop_timeout).await,
+            Err(Stop::Stuck) => child.stop(self.config.stop.timeout).await,
             Err(stop) => {
                 match stop {
                     Stop::Left => end_what_left(child).await,
-                    _ => _ = child.stop(self.config.stop_timeout).await,
+                    _ => _ = child.stop(self.config.stop.timeout).await,
                 }
                 self.child = None;
-                self.journal.ended();
-                return Ok(Outcome::Stopped);
+                self.recorder.ended();
+                return Ok(if stop == Stop::Prepared { Outcome::Prepared } else { Outcome::Stopped });
             }
         };
         let output = match &mut self.child {
@@ -120,16 +155,16 @@ impl Daemon {
             None => String::new(),
         };
         self.child = None;
-        self.journal.ended();
-        if let Err(error) = self.executor.forget_what_never_began(&settings.paths) {
+        self.recorder.ended();
+        if let Err(error) = self.executor.discard_incomplete_start(&settings.paths) {
             log::error!("{error}");
         }
         let lasted = clock::now() - spawned_at;
-        let (short_lives_before, damaged_before) = (self.short_lives, self.damaged_lives);
-        let life = ProcessRun { ended, lasted, served: progress.served, short_lives_before, damaged_before };
-        self.short_lives = if lasted < LIFE_THAT_RESETS { self.short_lives + 1 } else { 0 };
-        self.damaged_lives = life.damaged(&output);
-        Ok(Outcome::Ended(life, output))
+        let (short_lives_before, damaged_before) = (self.short_runs, self.damaged_runs);
+        let run = ProcessRun { ended, lasted, served: progress.served, short_lives_before, damaged_before };
+        self.short_runs = if lasted < LIFE_THAT_RESETS { self.short_runs + 1 } else { 0 };
+        self.damaged_runs = run.damaged(&output);
+        Ok(Outcome::Ended(run, output))
     }
 
     /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger.
@@ -145,32 +180,31 @@ impl Daemon {
         Ok(recorded?)
     }
 
-    /// What passes is waited for with the port ours, and then decided anew: the world goes on meanwhile.
-    pub(super) async fn hold_on(&mut self, why: &str) -> Result<(), Failure> {
+    /// Waits out a temporary failure while serving the port, and decides again afterwards, because the cluster may change
+    /// meanwhile.
+    pub(super) async fn retry_later(&mut self, why: &str) -> Result<(), Failure> {
         let line = format!("hold: {why}");
-        self.journal.now(Label::hold("files_unusable"), &line);
+        self.recorder.set_step(Label::hold("files_unusable"), &line);
         self.notify.tell(&format!("STATUS={line}"));
-        // The step that comes to nothing is said in between.
-        if self.complained.is_news_but_for_numbers(&line) {
+        // The failed step is reported in between.
+        if self.last_warning.is_news_but_for_numbers(&line) {
             log::warn!("{line}");
         }
-        let pause = FIRST_HOLD.saturating_mul(1 << self.not_yet.min(5)).min(self.config.bootstrap_wait);
-        self.not_yet += 1;
         let serving = self.serve().await?;
-        clock::pause(pause.max(FIRST_HOLD)).await;
+        clock::pause(self.holds.pause()).await;
         serving.close().await;
         Ok(())
     }
 
-    /// etcd ended by itself: say so, wait as long as the verdict says with the port ours again, then decide anew.
-    pub(super) async fn after(&mut self, life: &ProcessRun, output: &str) -> Result<(), Failure> {
-        let how = match life.ended {
+    /// etcd ended by itself: reports it, waits as long as the verdict demands while serving the port, then decides again.
+    pub(super) async fn handle_exit(&mut self, run: &ProcessRun, output: &str) -> Result<(), Failure> {
+        let how = match run.ended {
             Ended::Exited(code) => format!("exited with {code}"),
             Ended::Signaled(signal) => format!("was ended by signal {signal}"),
-            Ended::Unseen => "ended unseen".to_owned(),
+            Ended::Unseen => "ended in an unknown way".to_owned(),
         };
-        let how = format!("etcd {how} after {} ms", life.lasted.as_millis());
-        let verdict = verdict(life, output, clock::chance());
+        let how = format!("etcd {how} after {} ms", run.lasted.as_millis());
+        let verdict = verdict(run, output, clock::chance());
         self.condemned = None;
         match verdict {
             Verdict::Misconfigured => Err(Failure::new(
@@ -178,18 +212,21 @@ impl Daemon {
                 format!("etcd refuses its settings: {}", refusal(output).unwrap_or_default().trim()),
             )),
             Verdict::Again(pause) => {
-                let why = match self.damaged_lives {
+                let why = match self.damaged_runs {
                     0 if is_full(output) => {
                         format!("; no space left on device: {}; free some", self.settings().paths.room())
                     }
                     0 => String::new(),
                     lives => {
-                        format!("; it ended over its data ({lives} of {LIVES_THAT_CONDEMN} such lives condemn it)")
+                        format!(
+                            "; etcd reported damaged data ({lives} of {LIVES_THAT_CONDEMN} times in a row after \
+                             which the data counts as damaged)"
+                        )
                     }
                 };
                 let line = format!("{how}; deciding again in {} ms{why}", pause.as_millis());
                 log::warn!("{line}");
-                self.journal.now(Label { step: "wait", kind: "etcd_ended" }, &line);
+                self.recorder.set_step(Label { step: "wait", kind: "etcd_ended" }, &line);
                 self.notify.tell(&format!("STATUS={line}"));
                 let serving = self.serve().await?;
                 clock::pause(pause).await;
@@ -201,10 +238,10 @@ impl Daemon {
                 self.condemned = Some(said);
                 let Paths { data, wal, .. } = self.settings().paths;
                 let line = format!(
-                    "hold: the data is damaged, by etcd's word in {} lives on end: {said}; it stays where it is, and etcd is \
-                     started with it every minute; as soon as a quorum of its cluster without this member answers, this node \
-                     joins anew by itself; if there is none, restore {} and {} from a copy, or a snapshot",
-                    self.damaged_lives,
+                    "hold: etcd reported damaged data {} times in a row: {said}; the data stays in place, and etcd \
+                     is started with it every minute; this node rejoins by itself once a quorum of the other \
+                     members answers; if they are lost, restore {} and {} from a copy, or restore a snapshot",
+                    self.damaged_runs,
                     data.display(),
                     wal.display()
                 );
@@ -217,10 +254,10 @@ impl Daemon {
         }
     }
 
-    /// R5: the chosen list is served for a while, so that a listed node that comes late learns its token.
-    pub(super) async fn yield_to_the_late(&mut self) -> Result<(), Failure> {
-        let why = "etcd had no leader; the chosen list is served to those who come late";
-        self.journal.now(Label { step: "wait", kind: "yield" }, why);
+    /// R5: serves the chosen list for a while, so that a listed node that starts late learns its token.
+    pub(super) async fn serve_choice(&mut self) -> Result<(), Failure> {
+        let why = "etcd found no leader; serving the agreed list to nodes that started late";
+        self.recorder.set_step(Label { step: "wait", kind: "yield" }, why);
         let serving = self.serve().await?;
         clock::pause(YIELD_TIME).await;
         serving.close().await;

@@ -1,8 +1,7 @@
-//! One step, one effect on the world. Every call to etcd is short: it has no timeout of its own for member changes, and what
-//! became of a call that timed out shows in the next observation, never in a blind retry.
+//! One step has one effect. Every call to etcd is short: etcd has no timeout of its own for member changes, and the next
+//! observation, never a blind retry, shows the result of a call that timed out.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +9,16 @@ use tokio::task::JoinSet;
 
 use super::claim_store::{ClaimStore, Wrote};
 use crate::aws::s3;
-use crate::config::Config;
+use crate::config::{Config, Etcd};
 use crate::core::paxos::{
-    Accepted, AcceptorContext, Answer, Call, Charter, Joined, LeftBehind, Tally, tally_accepts, tally_promises,
+    Accepted, AcceptorContext, Answer, Call, Charter, Joined, LeftBehind, Tally, WalVolume, tally_accepts,
+    tally_promises,
 };
 use crate::core::step::ClaimProposal;
 use crate::core::step::Proposal;
 use crate::core::types::{InitialList, InstanceId, MemberId, Roster};
 use crate::core::view::Claim;
-use crate::core::view::{EtcdSeen, PeerState, View};
+use crate::core::view::{EtcdSeen, PeerState, Policy, View};
 use crate::discovery::addresses;
 use crate::etcd::client;
 use crate::etcd::data_dir::{self, Paths};
@@ -28,79 +28,66 @@ use crate::peer::server::AcceptorState;
 use crate::state::store::{self, Moving};
 use crate::util::clock;
 
-/// For a change of members: three milliseconds are usual; after a leader's death one hung for 40 s (measured).
+/// For a change of members: three milliseconds are usual; after a leader's death one took 40 s (measured).
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The chosen list is offered to the listed for so long, and then started whoever has it.
+/// How long to offer the chosen list to the listed nodes; then etcd starts, whichever nodes have it.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
-/// R4: how long the member ranked before us is waited for. Pacing only.
+/// R4: how long to wait for the member ranked before us. Pacing only.
 const PACE_TIMEOUT: Duration = Duration::from_millis(500);
 const PACE_POLL: Duration = Duration::from_millis(5);
 
 /// Why a step had no effect, or an unknown one.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    Etcd(client::Error),
-    Claim(s3::Error),
-    Ledger(store::Error),
-    DataDir(data_dir::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Etcd(error) => write!(f, "{error}"),
-            Self::Claim(error) => write!(f, "{error}"),
-            Self::Ledger(error) => write!(f, "{error}"),
-            Self::DataDir(error) => write!(f, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<store::Error> for Error {
-    fn from(error: store::Error) -> Self {
-        Self::Ledger(error)
-    }
+    #[error(transparent)]
+    Etcd(#[from] client::Error),
+    #[error(transparent)]
+    Claim(#[from] s3::Error),
+    #[error(transparent)]
+    Ledger(#[from] store::Error),
+    #[error(transparent)]
+    DataDir(#[from] data_dir::Error),
 }
 
 /// Carries out steps.
 #[derive(Debug)]
 pub struct Executor {
-    reach: PeerClients,
+    clients: PeerClients,
     claim: Arc<ClaimStore>,
     acceptor_state: AcceptorState,
     me: InstanceId,
-    config: Config,
+    etcd: Etcd,
+    policy: Policy,
+    probe_timeout: Duration,
 }
 
 impl Executor {
-    /// An executor that writes to that acceptor state.
     pub fn new(
-        config: Config,
-        reach: PeerClients,
+        config: &Config,
+        clients: PeerClients,
         acceptor_state: AcceptorState,
         claim: Arc<ClaimStore>,
         me: InstanceId,
     ) -> Self {
-        Self { reach, claim, acceptor_state, me, config }
+        let (etcd, policy, probe_timeout) = (config.etcd.clone(), config.policy(), config.observation.probe_timeout);
+        Self { clients, claim, acceptor_state, me, etcd, policy, probe_timeout }
     }
 
-    /// Phase 1 of a founding round.
+    /// Phase 1 of a bootstrap round.
     ///
     /// # Errors
-    /// Our own ledger's.
-    pub async fn prepare(&self, proposal: &Proposal, view: &View, standing: &AcceptorContext) -> Result<Tally, Error> {
+    /// Our own ledger can't be read or written.
+    pub async fn prepare(&self, proposal: &Proposal, view: &View, context: &AcceptorContext) -> Result<Tally, Error> {
         let Proposal { ballot, charter, .. } = proposal;
         let call = Call::Prepare { charter: charter.clone(), ballot: ballot.clone() };
         let answers = self.ask(charter, view, &call).await?;
-        Ok(tally_promises(charter, standing, &answers))
+        Ok(tally_promises(charter, context, &answers))
     }
 
-    /// Phase 2, and where it succeeds the record that the list is chosen.
+    /// Phase 2, and if it succeeds, the record that the list is chosen.
     ///
     /// # Errors
-    /// Our own ledger's.
+    /// Our own ledger can't be read or written.
     pub async fn accept(&self, proposal: &Proposal, list: &InitialList, view: &View) -> Result<Tally, Error> {
         let Proposal { ballot, charter, .. } = proposal;
         let call = Call::Accept { charter: charter.clone(), ballot: ballot.clone(), list: list.clone() };
@@ -124,16 +111,16 @@ impl Executor {
         let mut own = None;
         for (id, _) in &charter.first {
             if *id == self.me {
-                // Beside the others', not before: each answer waits for its own disk.
+                // In parallel with the others: each answer waits for its own disk.
                 let (acceptor_state, question) = (self.acceptor_state.clone(), question.clone());
                 own = Some(tokio::task::spawn_blocking(move || acceptor_state.answer(&question)));
                 continue;
             }
             let is_fresh = view.peers.get(id).is_some_and(|p| matches!(p.sighting, PeerState::Fresh(_)));
             if let Some(url) = self.peer_url(view.roster.known(), id).filter(|_| is_fresh) {
-                let (http, me, id) = (self.reach.rollcall.clone(), self.me.clone(), id.clone());
-                let (question, within) = (question.clone(), self.config.probe_timeout);
-                calls.spawn(async move { (id, call(&http, &url, &me, &question, within).await) });
+                let (http, me, id) = (self.clients.rollcall.clone(), self.me.clone(), id.clone());
+                let (question, timeout) = (question.clone(), self.probe_timeout);
+                calls.spawn(async move { (id, call(&http, &url, &me, &question, timeout).await) });
             }
         }
         while let Some(called) = calls.join_next().await {
@@ -148,7 +135,7 @@ impl Executor {
         if let Some(own) = own {
             match own.await {
                 Ok(answer) => _ = answers.insert(self.me.clone(), answer?),
-                Err(error) => log::error!("our own answer failed: {error}"),
+                Err(error) => log::error!("this node's own answer failed: {error}"),
             }
         }
         Ok(answers)
@@ -156,17 +143,17 @@ impl Executor {
 
     fn peer_url(&self, roster: Option<&Roster>, id: &InstanceId) -> Option<String> {
         let address = roster?.find(id)?.address?;
-        Some(addresses::peer_url(&self.config, &address.to_string()))
+        Some(addresses::peer_url(&self.etcd, &address.to_string()))
     }
 
-    /// Offers a chosen list to the listed that can be reached (R4), waiting for nobody longer than a second.
+    /// Offers a chosen list to the listed nodes that can be reached (R4), waiting at most a second for each.
     pub async fn offer(&self, list: &InitialList, view: &View) {
-        let charter = view.roster.known().map(|roster| self.config.policy.charter(roster));
+        let charter = view.roster.known().map(|roster| self.policy.charter(roster));
         let mut calls = JoinSet::new();
         for member in list.members.iter().filter(|m| m.instance != self.me) {
             let is_fresh = view.peers.get(&member.instance).is_some_and(|p| matches!(p.sighting, PeerState::Fresh(_)));
             if let Some(url) = self.peer_url(view.roster.known(), &member.instance).filter(|_| is_fresh) {
-                let (http, me) = (self.reach.rollcall.clone(), self.me.clone());
+                let (http, me) = (self.clients.rollcall.clone(), self.me.clone());
                 let chosen = Call::Chosen { charter: charter.clone(), list: list.clone() };
                 calls.spawn(async move { call(&http, &url, &me, &chosen, OFFER_TIMEOUT).await });
             }
@@ -174,50 +161,50 @@ impl Executor {
         while calls.join_next().await.is_some() {}
     }
 
-    /// Waits until the member ranked before us serves its peer port: bound but unserved ports hold new etcds up.
+    /// Waits until the member ranked before us serves its peer port: ports that are bound but not served block new etcds.
     pub async fn pace(&self, list: &InitialList, view: &View) {
         let before = list.members.iter().take_while(|m| m.instance != self.me).last();
         let url = before.and_then(|m| self.peer_url(view.roster.known(), &m.instance));
         let Some(url) = url else { return };
         let serves = async {
-            while self.reach.etcd.peer_version(&url, PACE_TIMEOUT).await.is_err() {
+            while self.clients.etcd.peer_version(&url, PACE_TIMEOUT).await.is_err() {
                 clock::pause(PACE_POLL).await;
             }
         };
         let _either_way = tokio::time::timeout(PACE_TIMEOUT, serves).await;
     }
 
-    /// Founds with ourselves as the only member.
+    /// Bootstraps with ourselves as the only member.
     ///
     /// # Errors
-    /// Our own ledger's.
+    /// Our own ledger can't be read or written.
     pub fn found_alone(&self, accepted: &Accepted) -> Result<(), Error> {
         Ok(self.acceptor_state.amend(|ledger| ledger.found_alone(accepted))?)
     }
 
-    /// Claims a list as the first.
+    /// Claims a list as the first members.
     ///
     /// # Errors
-    /// Our own ledger's, or S3's; what became of the claim shows in the next observation.
+    /// Our own ledger can't be written, or S3 fails; the next observation shows whether the claim was written.
     pub async fn claim(&self, claiming: &ClaimProposal) -> Result<Wrote, Error> {
         let ClaimProposal { ballot, list, replaces } = claiming;
         self.acceptor_state.amend(|ledger| ledger.promised = Some(ballot.clone()))?;
         let claim = Claim::Founding { list: list.clone() };
-        self.claim.write(&claim, replaces.as_deref()).await.map_err(Error::Claim)
+        Ok(self.claim.write(&claim, replaces.as_deref()).await?)
     }
 
-    /// Puts on record that we never start by that list.
+    /// Records that we never start under that list.
     ///
     /// # Errors
-    /// Our own ledger's.
+    /// Our own ledger can't be written.
     pub fn renounce(&self, list: &InitialList) -> Result<(), Error> {
         Ok(self.acceptor_state.amend(|ledger| ledger.renounce(list))?)
     }
 
-    /// Puts on record that the data here is ours from now on: its owner is gone, or the operator says so.
+    /// Records that the data here is ours from now on: its owner is gone, or the operator says so.
     ///
     /// # Errors
-    /// Our own ledger's.
+    /// Our own ledger can't be written.
     pub fn own_data(&self) -> Result<(), Error> {
         Ok(self.acceptor_state.amend(|ledger| ledger.instance = Some(self.me.clone()))?)
     }
@@ -225,18 +212,17 @@ impl Executor {
     /// Removes a member.
     ///
     /// # Errors
-    /// etcd's; what is true shows in the next observation.
+    /// etcd refuses or does not answer; the next observation shows the truth.
     pub async fn remove(&self, cluster: &EtcdSeen, id: MemberId) -> Result<(), Error> {
-        self.reach.etcd.member_remove(&cluster.client_url, id, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
+        Ok(self.clients.etcd.member_remove(&cluster.client_url, id, CHANGE_TIMEOUT).await?)
     }
 
-    /// Adds ourselves as a learner, and records our place before etcd could ever run there.
+    /// Adds ourselves as a learner, and records our member before etcd could ever run as it.
     ///
     /// # Errors
-    /// etcd's, or our ledger's.
+    /// etcd refuses or does not answer, or our ledger can't be written.
     pub async fn add_self(&self, cluster: &EtcdSeen, peer_urls: &[String]) -> Result<MemberId, Error> {
-        let added = self.reach.etcd.member_add_learner(&cluster.client_url, peer_urls, CHANGE_TIMEOUT).await;
-        let member = added.map_err(Error::Etcd)?;
+        let member = self.clients.etcd.member_add_learner(&cluster.client_url, peer_urls, CHANGE_TIMEOUT).await?;
         let joined = Joined { cluster: cluster.cluster, member, spawned: false };
         self.acceptor_state.amend(|ledger| ledger.joined = Some(joined))?;
         Ok(member)
@@ -245,15 +231,15 @@ impl Executor {
     /// Publishes our new peer URLs.
     ///
     /// # Errors
-    /// etcd's.
+    /// etcd refuses or does not answer.
     pub async fn update_self(&self, cluster: &EtcdSeen, id: MemberId, peer_urls: &[String]) -> Result<(), Error> {
-        self.reach.etcd.member_update(&cluster.client_url, id, peer_urls, CHANGE_TIMEOUT).await.map_err(Error::Etcd)
+        Ok(self.clients.etcd.member_update(&cluster.client_url, id, peer_urls, CHANGE_TIMEOUT).await?)
     }
 
-    /// Moves the data aside. A crash in the middle is taken up again by [`Executor::finish_quarantine`].
+    /// Moves the data aside. [`Executor::finish_quarantine`] completes it after a crash.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk fails.
     pub fn quarantine(&self, paths: &Paths, why: LeftBehind) -> Result<String, Error> {
         let stamp = clock::file_stamp();
         let moving = Moving { stamp: stamp.clone(), why };
@@ -262,10 +248,10 @@ impl Executor {
         Ok(stamp)
     }
 
-    /// Takes up a quarantine that was begun before a crash.
+    /// Completes a quarantine that a crash interrupted.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk fails.
     pub fn finish_quarantine(&self, paths: &Paths) -> Result<(), Error> {
         match self.acceptor_state.with_store(store::Store::unfinished_quarantine)? {
             Some(moving) => self.move_aside(paths, &moving),
@@ -273,22 +259,25 @@ impl Executor {
         }
     }
 
-    /// A first start that never came to a WAL (a bad setting, a port in use, a crash): what it left, a backend at most, is
-    /// moved aside, and it counts as never begun.
+    /// A first start that ended before a WAL was created (a bad setting, a port in use, a crash): what it left, at most a
+    /// backend, is moved aside, and it counts as never started.
     ///
     /// # Errors
-    /// The disk's.
-    pub fn forget_what_never_began(&self, paths: &Paths) -> Result<(), Error> {
+    /// The disk fails.
+    pub fn discard_incomplete_start(&self, paths: &Paths) -> Result<(), Error> {
         let ledger = self.acceptor_state.ledger();
-        let never_began = || ledger.never_began(paths.holds_wal(), paths.is_marked(ledger.nonce));
-        // The directories are looked at only where it matters.
+        let never_began = || {
+            let (holds_wal, is_marked) = (paths.holds_wal(), paths.is_marked(ledger.nonce));
+            ledger.never_began(WalVolume { holds_wal, is_marked })
+        };
+        // The directories are read only where it matters.
         let Some(unstarted) = ledger.starting.and_then(|_| never_began()) else { return Ok(()) };
-        log::warn!("etcd's first start ended before it made a WAL: it counts as never begun");
+        log::warn!("etcd's first start ended before it created a WAL, so it counts as never started");
         self.quarantine(paths, LeftBehind::NeverBegan(unstarted)).map(|_| ())
     }
 
     fn move_aside(&self, paths: &Paths, moving: &Moving) -> Result<(), Error> {
-        paths.quarantine(&moving.stamp).map_err(Error::DataDir)?;
+        paths.quarantine(&moving.stamp)?;
         self.acceptor_state.amend(|ledger| ledger.left_behind(moving.why))?;
         Ok(self.acceptor_state.with_store(store::Store::end_quarantine)?)
     }

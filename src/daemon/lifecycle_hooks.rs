@@ -1,4 +1,5 @@
-//! The Auto Scaling group's lifecycle hooks (`MUSTER_LIFECYCLE_HOOK`): completed in the background, until it is done.
+//! The Auto Scaling group's lifecycle hooks (`MUSTER_LIFECYCLE_HOOK`): completed in the background, with retries until that
+//! succeeds.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,23 +12,24 @@ use crate::aws::ec2::Ec2;
 use crate::core::types::{InstanceId, Known};
 use crate::util::backoff::Backoff;
 use crate::util::clock;
+use crate::util::lock::lock;
 use crate::util::log_once::LogOnce;
 
-/// Where EC2 shows which group an instance is of.
+/// The tag with which EC2 shows an instance's group.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The group may be behind the instance: so long a hook that isn't waiting is asked again.
+/// The group may lag behind the instance: a hook that is not waiting is tried again for this long.
 const LAG: Duration = Duration::from_secs(60);
 
-/// What a hook may hold up.
+/// The longest that a hook may delay an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transition {
     Launch,
     Terminate,
 }
 
-/// The hooks by name; of one transition one is waiting, and a call for another does nothing.
+/// The hooks by name. Of one transition one is waiting; a call for another has no effect.
 #[derive(Debug)]
 pub struct LifecycleHooks {
     ec2: Arc<Ec2>,
@@ -38,19 +40,19 @@ pub struct LifecycleHooks {
 }
 
 impl LifecycleHooks {
-    /// The hooks of these names; the group they are of is found out by the instance's tag.
+    /// The hooks of these names; their group is read from the instance's tag.
     pub fn new(ec2: Arc<Ec2>, autoscaling: AutoScaling, notices: Arc<TerminationNotices>, names: Vec<String>) -> Self {
         Self { ec2, autoscaling, notices, names, work: Mutex::default() }
     }
 
-    /// Whether any is named.
+    /// Whether any hook is named.
     pub fn are_wanted(&self) -> bool {
         !self.names.is_empty()
     }
 
-    /// Has the hook of that transition completed, in the background; what is under way or done is not begun again.
+    /// Starts completing the hook of that transition in the background; does nothing if that is in progress or done.
     pub fn complete(self: &Arc<Self>, transition: Transition, me: &InstanceId) {
-        let mut work = self.work.lock().unwrap_or_else(|e| e.into_inner());
+        let mut work = lock(&self.work);
         if !self.are_wanted() || work.as_ref().is_some_and(|(begun, _)| *begun == transition) {
             return;
         }
@@ -61,25 +63,25 @@ impl LifecycleHooks {
         *work = Some((transition, tokio::spawn(async move { hooks.until_completed(transition, &me).await })));
     }
 
-    /// The instance lives on: its terminate hook isn't to be completed, and its launch hook may be waiting anew.
+    /// The termination was cancelled: the terminate hook is not to be completed, and a launch hook may be waiting again.
     pub fn recall_termination(&self) {
-        let mut work = self.work.lock().unwrap_or_else(|e| e.into_inner());
+        let mut work = lock(&self.work);
         if let Some((_, termination)) = work.take_if(|(begun, _)| *begun == Transition::Terminate) {
             termination.abort();
         }
     }
 
-    /// Waits for what is under way, so long.
-    pub async fn settle(&self, within: Duration) {
-        let work = self.work.lock().unwrap_or_else(|e| e.into_inner()).take();
+    /// Waits up to that long for what is in progress.
+    pub async fn settle(&self, timeout: Duration) {
+        let work = lock(&self.work).take();
         if let Some((_, task)) = work {
-            let _best_effort = tokio::time::timeout(within, task).await;
+            let _best_effort = tokio::time::timeout(timeout, task).await;
         }
     }
 
     async fn until_completed(&self, transition: Transition, me: &InstanceId) {
         let began = clock::now();
-        let (mut backoff, mut complained) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), LogOnce::default());
+        let (mut backoff, mut last_warning) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), LogOnce::default());
         loop {
             let answer = self.attempt(transition, me).await;
             let trouble = match &answer {
@@ -89,7 +91,7 @@ impl LifecycleHooks {
             };
             match trouble {
                 None => log::debug!("no lifecycle hook waits for {me}"),
-                Some(trouble) if complained.is_news(trouble) => {
+                Some(trouble) if last_warning.is_news(trouble) => {
                     log::warn!("the lifecycle hook could not be completed: {trouble}");
                 }
                 Some(_) => {}
@@ -110,7 +112,7 @@ impl LifecycleHooks {
         };
         let mut outcome = Answer::NotWaiting;
         for hook in &self.names {
-            // A name may be the terminate hook's: that one isn't for a start of ours to complete.
+            // The name may be the terminate hook's, which a start of ours must not complete.
             if transition == Transition::Launch {
                 match self.notices.ask().await {
                     Known::Known(None) => {}
@@ -121,9 +123,9 @@ impl LifecycleHooks {
             let answer = self.autoscaling.complete(&group, hook, &me.0).await.map_err(|e| e.to_string())?;
             match (&outcome, &answer) {
                 (_, Answer::Completed) => {
-                    log::info!("lifecycle hook {hook} of Auto Scaling group {group} is completed");
+                    log::info!("completed lifecycle hook {hook} of Auto Scaling group {group}");
                     outcome = answer;
-                    // Only one waits; a name that comes later may begin to at any moment, for another reason.
+                    // Only one hook waits; one that comes later may begin to wait at any moment, for another reason.
                     if transition == Transition::Launch {
                         break;
                     }
@@ -144,6 +146,7 @@ mod tests {
     use crate::aws::credentials::{Provider, Source};
     use crate::aws::imds::Imds;
     use crate::aws::signing_client::SigningClient;
+    use crate::config::Leave;
     use crate::net::http::Client;
     use crate::net::scripted::{Reply, Scripted};
     use crate::net::tls::Trust;
@@ -177,7 +180,7 @@ mod tests {
         let caller = Arc::new(SigningClient::new(http, "eu-west-1".to_owned(), provider, imds.meters().clone()));
         let ec2 = Arc::new(Ec2::new(caller.clone(), server.url.clone()));
         let autoscaling = AutoScaling::new(caller, server.url.clone());
-        let notices = Arc::new(TerminationNotices::new(imds, true));
+        let notices = Arc::new(TerminationNotices::new(imds, Leave::OnTerminate));
         (server, LifecycleHooks::new(ec2, autoscaling, notices, vec!["launch".to_owned()]))
     }
 
@@ -218,7 +221,8 @@ mod tests {
         let ending =
             Scripted::start(|line, _| Reply::ok(if line.starts_with("PUT") { "token" } else { "Terminated" })).await;
         let imds = Imds::new(Client::new(Trust::public(None)), &ending.url);
-        let hooks = LifecycleHooks { notices: Arc::new(TerminationNotices::new(Arc::new(imds), true)), ..hooks };
+        let hooks =
+            LifecycleHooks { notices: Arc::new(TerminationNotices::new(Arc::new(imds), Leave::OnTerminate)), ..hooks };
         assert_eq!(hooks.attempt(Transition::Launch, &InstanceId("i-a".to_owned())).await, Ok(Answer::NotWaiting));
         assert_eq!(completions(&server), 0);
         assert_eq!(hooks.attempt(Transition::Terminate, &InstanceId("i-a".to_owned())).await, Ok(Answer::Completed));

@@ -1,6 +1,6 @@
-//! Reads the world into a [`View`]. Writes nothing, but for noting since when somebody has been silent.
+//! Builds a [`View`] from observations. Changes nothing, except that it remembers since when a host has not answered.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +9,13 @@ use tokio::task::JoinSet;
 
 use super::background_probes::{Heard, Questions};
 use super::claim_store::ClaimStore;
-use super::probe::{Probe, is_alive};
-use crate::config::Config;
+use super::probe::{Probe, is_alive, serves, supervised};
+use super::twin;
+use crate::config::{Config, Etcd, Instances};
 use crate::core::evidence::signs_of_a_cluster;
 use crate::core::initial_list::same_urls;
 use crate::core::paxos::Ledger;
+use crate::core::release::{DataRelease, Installed, Minor};
 use crate::core::removal;
 use crate::core::types::{
     ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
@@ -26,29 +28,29 @@ use crate::core::view::{
 use crate::discovery::addresses;
 use crate::discovery::member_owner::owner;
 use crate::discovery::{Discovery, unlisted};
-use crate::etcd::client;
 use crate::etcd::ids;
-use crate::net::http::Failure;
-use crate::peer::client::{Answered, hello};
 use crate::peer::clients::PeerClients;
 use crate::util::clock;
 
-/// A roster this young serves the next look too: looks come in bursts while peers move, EC2's answer doesn't change so fast.
+/// A roster this young also serves the next observation: observations come in bursts while peers change, and EC2's answer does
+/// not change that fast.
 const ROSTER_SERVES: Duration = Duration::from_secs(5);
-/// No look waits longer for EC2. With data, etcd must come up whatever EC2 does; without, nothing can be done without it.
+/// No observation waits longer for EC2. With data, etcd must start whatever EC2 does; without, nothing can be done without EC2.
 const ROSTER_PATIENCE: Duration = Duration::from_secs(30);
 const ROSTER_PATIENCE_WITH_DATA: Duration = Duration::from_secs(5);
 
-/// Silence is watched by looks. Two that lie further apart are no watch: somebody may have come, served and gone between them.
+/// Time without an answer is measured between observations. Two that are further apart prove nothing: a host may have started,
+/// served and stopped in between.
 const WATCH_GAP: Duration = Duration::from_secs(30);
-/// A busy machine's, in a look.
+/// How much longer an observation may take on a busy machine.
 const LATENESS: Duration = Duration::from_secs(5);
-/// What one peer is asked one after the other, and what a member.
+/// How many queries to one peer, and to one member, follow each other.
 const QUESTIONS: u32 = 4;
-/// While somebody's silence is watched for a reason, looks lie no further apart than this, beside what they take themselves.
+/// While a host's failure to answer is being measured for a reason, observations are no further apart than this, beside their
+/// own duration.
 pub const WATCH_PAUSE: Duration = Duration::from_secs(10);
 
-/// What a look starts from.
+/// What an observation starts from.
 #[derive(Debug)]
 pub struct LocalState {
     pub listed: ListedMember,
@@ -58,38 +60,50 @@ pub struct LocalState {
     pub ledger: Ledger,
     pub ending: Known<Option<Ending>>,
     pub since_own_removal: Option<Duration>,
-    /// How far our log went, as we were told before.
+    /// How far our log went, as peers reported before.
     pub told: Option<Told>,
+    pub installed: Installed,
+    pub data_release: Known<DataRelease>,
 }
 
-/// Looks, and remembers what only repeated looks can tell.
+/// Whether peers are told who looks, so that they look too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Announce {
+    Yes,
+    /// `plan`: whoever only asks changes nothing.
+    No,
+}
+
+/// Observes, and remembers what only repeated observations can show.
 #[derive(Debug)]
 pub struct Observer {
-    config: Config,
-    cloud: Discovery,
+    instances: Instances,
+    etcd: Etcd,
+    policy: Policy,
+    probe_timeout: Duration,
+    discovery: Discovery,
     claim: Arc<ClaimStore>,
-    reach: PeerClients,
-    /// Tell peers who looks, so that they look too.
-    announce: bool,
+    clients: PeerClients,
+    announce: Announce,
     roster: Option<(Roster, Instant)>,
     roster_since: Instant,
     silences: BTreeMap<InstanceId, PeerSilence>,
     member_silences: BTreeMap<MemberId, Instant>,
-    /// Who held which address, by the rosters seen so far: EC2 shows no address of a terminated instance.
+    /// Which instance had which address, by the rosters seen so far: EC2 shows no address of a terminated instance.
     holders: BTreeMap<IpAddr, InstanceId>,
-    /// When peers were last asked, and when members were: with EC2 out of sight only peers are.
+    /// When peers and when members were last queried: while EC2 does not answer, only peers are.
     peers_asked: Option<Instant>,
     members_asked: Option<Instant>,
     /// Those of the roster, by their addresses.
     peers: Questions<(InstanceId, String), PeerState>,
-    /// Those who aren't in the roster, by their peer URLs.
+    /// Those that are not in the roster, by their peer URLs.
     members: Questions<Asked, bool>,
-    /// A cluster with a quorum was seen at the last look: what is decided then is how to join it, not whether to found one, and
-    /// who is silent needn't hold up each step of that.
+    /// The last observation saw a cluster with a quorum: the decision is then how to join it, not whether to bootstrap, and
+    /// unreachable hosts need not delay each step of that.
     joins: bool,
 }
 
-/// A member to be asked where it is listed.
+/// A member to be queried where it is listed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Asked {
     member: MemberId,
@@ -104,21 +118,31 @@ struct PeerSilence {
     refused_throughout: bool,
 }
 
-/// Whether looks are near enough for what was silent in both to have been silent in between: by the last one's end, this one's beginning
-/// and its end. One that took far longer than its questions may was held up itself (frozen, say), and asked nobody meanwhile.
+/// Whether observations are near enough that a host which answered in neither did not answer in between: judged by the last
+/// one's end, and this one's beginning and end. An observation that took far longer than its queries may was itself suspended
+/// (frozen, say), and queried nothing meanwhile.
 fn watches_on(last: Option<Instant>, began: Instant, ended: Instant, questions: Duration) -> bool {
     last.is_some_and(|last| began.saturating_duration_since(last) <= WATCH_GAP)
         && ended.saturating_duration_since(began) <= questions + LATENESS
 }
 
 impl Observer {
-    /// An observer of that cloud. `announce`: whether peers shall notice its looks.
-    pub fn new(config: Config, reach: PeerClients, cloud: Discovery, claim: Arc<ClaimStore>, announce: bool) -> Self {
+    /// An observer of that cloud.
+    pub fn new(
+        config: &Config,
+        clients: PeerClients,
+        discovery: Discovery,
+        claim: Arc<ClaimStore>,
+        announce: Announce,
+    ) -> Self {
         Self {
-            config,
+            instances: config.instances.clone(),
+            etcd: config.etcd.clone(),
+            policy: config.policy(),
+            probe_timeout: config.observation.probe_timeout,
             claim,
-            cloud,
-            reach,
+            discovery,
+            clients,
             announce,
             roster: None,
             roster_since: clock::now(),
@@ -133,9 +157,9 @@ impl Observer {
         }
     }
 
-    /// The policy it observes for.
+    /// The policy for which it observes.
     pub fn policy(&self) -> &Policy {
-        &self.config.policy
+        &self.policy
     }
 
     /// Whether that instance is in the roster last seen.
@@ -143,8 +167,9 @@ impl Observer {
         self.roster.as_ref().is_some_and(|(roster, _)| roster.find(id).is_some())
     }
 
-    /// Nobody looked for a while: whoever was silent before may have answered since, so silence counts from now on.
-    pub fn watch_anew(&mut self) {
+    /// There was a gap between observations: hosts that did not answer before may have answered since, so time counts from now
+    /// on.
+    pub fn reset_timers(&mut self) {
         self.silences.clear();
         self.member_silences.clear();
         self.peers.forget();
@@ -152,33 +177,33 @@ impl Observer {
         self.roster_since = clock::now();
     }
 
-    /// Forget the roster: somebody called who isn't in it.
+    /// Forgets the roster, after a call from outside it.
     pub fn expire_roster(&mut self) {
         if let Some((_, seen)) = &mut self.roster {
             *seen = clock::now().checked_sub(ROSTER_SERVES).unwrap_or(*seen);
         }
     }
 
-    /// One look at everything. `with_roster` sees the roster before any peer is asked, so that our own answers to them are
-    /// already right.
-    pub async fn look(&mut self, own: &LocalState, with_roster: impl FnOnce(&Known<Roster>)) -> View {
+    /// One observation of everything. `with_roster` gets the roster before any peer is queried, so that our own answers to
+    /// peers are already right.
+    pub async fn observe(&mut self, own: &LocalState, with_roster: impl FnOnce(&Known<Roster>)) -> View {
         let has_data = own.data != DataDir::Fresh;
         let me = own.listed.instance.clone();
         let patience = if has_data { ROSTER_PATIENCE_WITH_DATA } else { ROSTER_PATIENCE };
-        let roster = self.look_at_roster(&me, patience).await;
+        let roster = self.observe_roster(&me, patience).await;
         with_roster(&roster);
-        // With EC2 out of sight, the peers of the last answer are still worth asking.
+        // While EC2 does not answer, the peers of its last answer are still worth querying.
         let asked = roster.known().or(self.roster.as_ref().map(|(last, _)| last)).cloned().unwrap_or_default();
         let began = clock::now();
-        let heard = self.look_at_peers(&asked, &me).await;
-        if !watches_on(self.peers_asked, began, clock::now(), self.config.probe_timeout * QUESTIONS) {
+        let heard = self.observe_peers(&asked, &me).await;
+        if !watches_on(self.peers_asked, began, clock::now(), self.probe_timeout * QUESTIONS) {
             self.silences.clear();
         }
         self.peers_asked = Some(clock::now());
         let mut peers = BTreeMap::new();
         for (id, Heard { value: sighting, until, .. }) in heard.clone() {
-            let silence = self.note_silence(&id, &sighting);
-            let listed = asked.find(&id).and_then(|instance| addresses::listed(&self.config, instance));
+            let silence = self.record_silence(&id, &sighting);
+            let listed = asked.find(&id).and_then(|instance| addresses::listed(&self.etcd, instance));
             peers.insert(
                 id,
                 Peer {
@@ -204,12 +229,15 @@ impl Observer {
             roster_unchanged_for: clock::now() - self.roster_since,
             roster,
             peers,
-            fates: BTreeMap::new(),
+            liveness: BTreeMap::new(),
             owner_gone: Known::Unknown("not asked".to_owned()),
             twin: Twin::Nobody,
             log: None,
             unresolved: BTreeMap::new(),
             since_own_removal: own.since_own_removal,
+            installed: own.installed.clone(),
+            data_release: own.data_release.clone(),
+            downgrade: Known::Known(None),
         };
         self.ask_where_it_matters(&mut view, &heard, began).await;
         self.ask_whose_data(&mut view, own.told.as_ref()).await;
@@ -217,24 +245,24 @@ impl Observer {
         view
     }
 
-    async fn look_at_roster(&mut self, me: &InstanceId, patience: Duration) -> Known<Roster> {
-        // To read a file costs nothing.
+    async fn observe_roster(&mut self, me: &InstanceId, patience: Duration) -> Known<Roster> {
+        // Reading a file costs no call.
         if let Some((roster, seen)) = &self.roster
-            && self.config.written.is_none()
+            && !self.policy.written
             && clock::now() - *seen < ROSTER_SERVES
         {
             return Known::Known(roster.clone());
         }
-        let answer = tokio::time::timeout(patience, self.cloud.roster(me)).await;
+        let answer = tokio::time::timeout(patience, self.discovery.roster(me)).await;
         let roster = match answer {
             Ok(Ok(roster)) => roster,
-            Ok(Err(error)) => return Known::Unknown(unlisted(&self.config, error)),
+            Ok(Err(error)) => return Known::Unknown(unlisted(&self.instances, error)),
             Err(_) => {
                 let cause = format!("no complete answer within {} s", patience.as_secs());
-                return Known::Unknown(unlisted(&self.config, cause));
+                return Known::Unknown(unlisted(&self.instances, cause));
             }
         };
-        let written = self.config.written.is_some();
+        let written = self.policy.written;
         let shown = |roster: &Roster| {
             let all = roster.non_terminated().map(|i| (i.launched, i.id.clone(), i.address.filter(|_| written)));
             all.collect::<Vec<_>>()
@@ -242,47 +270,48 @@ impl Observer {
         if self.roster.as_ref().is_none_or(|(last, _)| shown(last) != shown(&roster)) {
             self.roster_since = clock::now();
         }
-        self.reach.learn(&roster);
+        self.clients.learn(&roster);
         let held = roster.non_terminated().filter_map(|i| Some((i.address?, i.id.clone())));
         self.holders.extend(held);
         self.roster = Some((roster.clone(), clock::now()));
         Known::Known(roster)
     }
 
-    async fn look_at_peers(&mut self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Heard<PeerState>> {
+    async fn observe_peers(&mut self, roster: &Roster, me: &InstanceId) -> BTreeMap<InstanceId, Heard<PeerState>> {
         let mut heard = BTreeMap::new();
         let mut asked = Vec::new();
         for instance in roster.all().iter().filter(|i| i.id != *me && self.may_live(roster, i)) {
             match instance.address {
                 Some(address) => asked.push((instance.id.clone(), address.to_string())),
-                None => _ = heard.insert(instance.id.clone(), unheard("EC2 shows no private address")),
+                None => _ = heard.insert(instance.id.clone(), unheard("EC2 reports no private address")),
             }
         }
-        let (reach, config, from) = (&self.reach, &self.config, self.announce.then(|| me.clone()));
-        let sight = |(_, address): &(InstanceId, String)| {
+        let (clients, etcd, from) = (&self.clients, &self.etcd, (self.announce == Announce::Yes).then(|| me.clone()));
+        let timeout = self.probe_timeout;
+        let observe = |(_, address): &(InstanceId, String)| {
             let probe = Probe {
-                reach: reach.clone(),
-                peer_url: addresses::peer_url(config, address),
-                client_url: addresses::client_url(config, address),
+                clients: clients.clone(),
+                peer_url: addresses::peer_url(etcd, address),
+                client_url: addresses::client_url(etcd, address),
                 from: from.clone(),
-                within: config.probe_timeout,
+                timeout,
             };
-            async move { probe.sight().await }
+            async move { probe.observe().await }
         };
-        for ((id, _), answer) in self.peers.ask(&asked, self.joins, sight).await {
-            // One that panicked said nothing: unknown, like silence.
+        for ((id, _), answer) in self.peers.ask(&asked, self.joins, observe).await {
+            // A probe that panicked proves nothing: unknown, like no answer.
             heard.insert(id, answer.unwrap_or_else(|| unheard("the probe failed")));
         }
         heard
     }
 
-    /// EC2's `terminated` is for ever. An operator's may be a slip: whoever answers there lives, whatever is written.
+    /// EC2's `terminated` is final. An operator's may be an error: a host that answers exists, whatever the file says.
     fn may_live(&self, roster: &Roster, instance: &Instance) -> bool {
         let handed_on = || roster.non_terminated().any(|i| i.address == instance.address);
-        instance.state != InstanceState::Terminated || (self.config.written.is_some() && !handed_on())
+        instance.state != InstanceState::Terminated || (self.policy.written && !handed_on())
     }
 
-    fn note_silence(&mut self, id: &InstanceId, sighting: &PeerState) -> Option<PeerSilence> {
+    fn record_silence(&mut self, id: &InstanceId, sighting: &PeerState) -> Option<PeerSilence> {
         let refused = matches!(sighting, PeerState::Refused);
         if !refused && !matches!(sighting, PeerState::Silent(_)) {
             self.silences.remove(id);
@@ -294,92 +323,79 @@ impl Observer {
         Some(*silence)
     }
 
-    /// Questions that cost a call each, asked only where the answer can change the decision.
+    /// Queries that cost a call each, made only where the answer can change the decision.
     async fn ask_where_it_matters(
         &mut self,
         view: &mut View,
         heard: &BTreeMap<InstanceId, Heard<PeerState>>,
         began: Instant,
     ) {
-        // Only a fresh node's founding depends on it.
+        // Only a fresh node's bootstrap depends on it.
         if view.data == DataDir::Fresh && view.living_clusters().is_empty() {
             view.claim = self.claim.read().await;
         }
         let Known::Known(roster) = view.roster.clone() else { return };
         if view.data == DataDir::Fresh && roster.find(&view.me.instance).is_none() {
-            view.own_tags = match self.cloud.instance(&view.me.instance).await {
+            view.own_tags = match self.discovery.instance(&view.me.instance).await {
                 Ok(Some(described)) => Known::Known(described.tags),
-                Ok(None) => Known::Unknown("EC2 doesn't know this instance id in this region".to_owned()),
+                Ok(None) => Known::Unknown("EC2 does not know this instance id in this region".to_owned()),
                 Err(error) => Known::Unknown(error.to_string()),
             };
         }
         let living = view.living_clusters().values().next().map(|etcd| (*etcd).clone());
         match living {
-            Some(etcd) => self.ask_fates(view, heard, &roster, &etcd, began).await,
+            Some(etcd) => {
+                if view.data == DataDir::Fresh {
+                    view.downgrade = self.ask_downgrade(view, etcd.cluster).await;
+                }
+                self.ask_liveness(view, heard, &roster, &etcd, began).await;
+            }
             None => self.ask_impaired(view, &roster).await,
         }
         self.ask_names(view, &roster).await;
     }
 
-    /// What bears on whether the data here is ours to run with; EC2 need not be in sight for it.
+    /// Whether that cluster is being downgraded. Any member that has just read its list through the quorum has applied what
+    /// enabled it; only 3.6 and later report it.
+    async fn ask_downgrade(&self, view: &View, cluster: ClusterId) -> Known<Option<Minor>> {
+        let reports = |etcd: &&EtcdSeen| {
+            etcd.cluster == cluster && etcd.has_quorum() && etcd.release.is_none_or(|release| release.is_at_least(3, 6))
+        };
+        let mut answer = Known::Known(None);
+        for etcd in view.etcds().map(|(_, etcd)| etcd).filter(reports) {
+            match self.clients.etcd.status(&etcd.client_url, self.probe_timeout).await {
+                Ok(status) => match status.downgrade_to {
+                    None => return Known::Known(None),
+                    Some(to) => {
+                        return Minor::parse(&to).map_or_else(|| Known::Unknown(to), |to| Known::Known(Some(to)));
+                    }
+                },
+                Err(error) => answer = Known::Unknown(error.to_string()),
+            }
+        }
+        answer
+    }
+
+    /// What decides whether the data here is ours to run with; EC2 need not answer for it.
     async fn ask_whose_data(&self, view: &mut View, told: Option<&Told>) {
         let DataDir::Whole { ids } = &view.data else { return };
         if let Some(owner) = view.ledger.instance.clone().filter(|owner| *owner != view.me.instance) {
             view.owner_gone = match view.roster.known() {
                 // One that is shutting down may still run its etcd.
                 Some(roster) => self.ask_state(roster, &owner, |state| state == InstanceState::Terminated).await.0,
-                None => Known::Unknown("EC2 is out of sight".to_owned()),
+                None => Known::Unknown("EC2 does not answer".to_owned()),
             };
         }
         if let Known::Known((cluster, member)) = *ids {
-            view.twin = self.ask_twin(view, cluster, member).await;
+            let own = &view.me.listed.peer_urls;
+            let timeout = self.probe_timeout;
+            view.twin = twin::find(&self.clients.etcd, &view.peers, own, (cluster, member), timeout).await;
             let told = told.filter(|told| (told.cluster, told.member) == (cluster, member));
             view.log = self.ask_log(view, cluster, member, told).await;
         }
     }
 
-    /// Who else is the member that our data is of: at the URLs that any list of its cluster names for it, and where an instance of
-    /// its name is.
-    async fn ask_twin(&self, view: &View, cluster: ClusterId, member: MemberId) -> Twin {
-        let holds = |peer: &Peer| matches!(&peer.sighting, PeerState::HasData(data) if (data.cluster, data.member) == (Some(cluster), Some(member)));
-        if let Some((instance, _)) = view.peers.iter().find(|(_, peer)| holds(peer)) {
-            return Twin::Holds { instance: instance.clone() };
-        }
-        let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == cluster);
-        let entries = lists.flat_map(|etcd| etcd.members.iter().filter(|m| m.id == member));
-        let own = &view.me.listed.peer_urls;
-        let mut asked = BTreeSet::new();
-        let mut doubt = Twin::Nobody;
-        for entry in entries.filter(|m| !same_urls(&m.peer_urls, own)) {
-            let mut urls = entry.client_urls.clone();
-            let is_it = |listed: &ListedMember| {
-                listed.name == entry.name || listed.peer_urls.iter().any(|url| entry.peer_urls.contains(url))
-            };
-            let peers = view.peers.values().filter(|peer| peer.listed.as_ref().is_some_and(is_it));
-            urls.extend(peers.filter_map(|peer| match &peer.sighting {
-                PeerState::Etcd(etcd) => Some(etcd.client_url.clone()),
-                _ => None,
-            }));
-            let mut told = false;
-            for url in urls.into_iter().filter(|url| asked.insert(url.clone())) {
-                match self.reach.etcd.status(&url, self.config.probe_timeout).await {
-                    Ok(status) if (status.cluster, status.member) == (cluster, member) => {
-                        return Twin::Runs { at: url, name: entry.name.clone() };
-                    }
-                    Ok(_) => told = true,
-                    Err(error) => log::debug!("whether {url} is member {member}: {error}"),
-                }
-            }
-            // Its client port is mute without a leader; its peer port isn't.
-            if !told && serves(&self.reach.etcd, &entry.peer_urls, cluster, self.config.probe_timeout).await {
-                let cause = "which member it is can't be found out".to_owned();
-                doubt = Twin::Unknown { at: entry.peer_urls.join(","), cause };
-            }
-        }
-        doubt
-    }
-
-    /// Where our log ends, if another supervisor saw it go on, and says so now or said so before.
+    /// The end of our log, if another supervisor saw it go further and reports so now or did before.
     async fn ask_log(
         &self,
         view: &View,
@@ -392,7 +408,7 @@ impl Observer {
             _ => None,
         });
         let (before, by) = told.chain(before.map(|told| (told.before, &told.by))).max()?;
-        let paths = addresses::paths(&self.config);
+        let paths = addresses::paths(&self.etcd);
         let read = tokio::task::spawn_blocking(move || paths.log_end()).await;
         let here = match read {
             Ok(Ok(end)) => Known::Known(end),
@@ -402,13 +418,14 @@ impl Observer {
         Some(LogSeen { here, before, by: by.clone() })
     }
 
-    /// Whether the names resolve that a founding would list, asked by whom it would be up to: etcd looks them up for itself.
+    /// Whether the names resolve that a bootstrap would list, checked by the node that would propose: etcd resolves them
+    /// itself.
     async fn ask_names(&self, view: &mut View, roster: &Roster) {
         let is_near = || view.living_clusters().is_empty() && signs_of_a_cluster(view).is_none();
         if view.data != DataDir::Fresh || !is_near() {
             return;
         }
-        let first = roster.non_terminated().take(self.config.policy.size(roster));
+        let first = roster.non_terminated().take(self.policy.size(roster));
         let mut lookups = JoinSet::new();
         let mut names = HashMap::new();
         for instance in first {
@@ -420,20 +437,20 @@ impl Observer {
             for (host, url) in
                 listed.into_iter().flat_map(|l| &l.peer_urls).filter_map(|url| Some((named_host(url)?, url)))
             {
-                let (within, asked) = (self.config.probe_timeout, (instance.id.clone(), url.clone()));
+                let (timeout, asked) = (self.probe_timeout, (instance.id.clone(), url.clone()));
                 let lookup = lookups.spawn(async move {
-                    let found = tokio::time::timeout(within, tokio::net::lookup_host((host.as_str(), 0))).await;
+                    let found = tokio::time::timeout(timeout, tokio::net::lookup_host((host.as_str(), 0))).await;
                     match found {
                         Ok(Ok(mut addresses)) => addresses.next().is_none().then(|| "no address".to_owned()),
                         Ok(Err(error)) => Some(error.to_string()),
-                        Err(_) => Some(format!("no answer within {} s", within.as_secs())),
+                        Err(_) => Some(format!("no answer within {} s", timeout.as_secs())),
                     }
                 });
                 names.insert(lookup.id(), asked);
             }
         }
         while let Some(ended) = lookups.join_next_with_id().await {
-            // A lookup that panicked is an unknown, and an unknown name does not resolve.
+            // A lookup that panicked is unknown, and an unknown name does not resolve.
             let (task, cause) = ended.unwrap_or_else(|panicked| (panicked.id(), Some(panicked.to_string())));
             if let (Some((id, url)), Some(cause)) = (names.remove(&task), cause) {
                 view.unresolved.insert(id, format!("{url}: {cause}"));
@@ -441,15 +458,15 @@ impl Observer {
         }
     }
 
-    /// N = 2: the other is silent for the whole grace time; is it broken by EC2's word?
+    /// N = 2: if the other has not answered for the whole grace time, does EC2 report it as impaired?
     async fn ask_impaired(&self, view: &mut View, roster: &Roster) {
-        let grace = self.config.policy.found_grace;
-        if view.data != DataDir::Fresh || self.config.policy.size(roster) != 2 {
+        let grace = self.policy.found_grace;
+        if view.data != DataDir::Fresh || self.policy.size(roster) != 2 {
             return;
         }
         for (id, peer) in &mut view.peers {
             if matches!(peer.sighting, PeerState::Silent(_)) && peer.unanswered_for >= grace {
-                peer.impaired = match self.cloud.is_impaired(id).await {
+                peer.impaired = match self.discovery.is_impaired(id).await {
                     Ok(impaired) => Known::Known(impaired),
                     Err(error) => Known::Unknown(error.to_string()),
                 };
@@ -457,8 +474,8 @@ impl Observer {
         }
     }
 
-    /// What became of the members nobody was seen to be.
-    async fn ask_fates(
+    /// The state of the members that no answer came from.
+    async fn ask_liveness(
         &mut self,
         view: &mut View,
         heard: &BTreeMap<InstanceId, Heard<PeerState>>,
@@ -466,47 +483,48 @@ impl Observer {
         etcd: &EtcdSeen,
         began: Instant,
     ) {
-        let (fates, unanswered) = self.who_answers(view, heard, &etcd.members, etcd.cluster).await;
-        view.fates = fates;
-        if !watches_on(self.members_asked, began, clock::now(), self.config.probe_timeout * 2 * QUESTIONS) {
+        let (liveness, unanswered) = self.ask_members(view, heard, &etcd.members, etcd.cluster).await;
+        view.liveness = liveness;
+        if !watches_on(self.members_asked, began, clock::now(), self.probe_timeout * 2 * QUESTIONS) {
             self.member_silences.clear();
         }
         self.members_asked = Some(clock::now());
         for member in &etcd.members {
             let Some((began, until)) = unanswered.get(&member.id) else { continue };
-            // From the first question that he didn't answer to the end of the last: what is still open proves nothing yet.
+            // From the first unanswered query to the end of the last one: a query that is still open proves nothing yet.
             let since = *self.member_silences.entry(member.id).or_insert(*began);
-            let instance = owner(member, roster, self.config.written.is_some());
+            let instance = owner(member, roster, self.policy.written);
             let instance = instance.or_else(|| self.last_holder(member));
             let (gone, ended_for) = match &instance {
-                None => (Known::Unknown("no instance can be named".to_owned()), None),
+                None => (Known::Unknown("its instance is unknown".to_owned()), None),
                 Some(id) => self.ask_gone(roster, id).await,
             };
             let silent_for = until.saturating_duration_since(since).max(ended_for.unwrap_or_default());
-            view.fates.insert(member.id, Liveness::Silent(Silence { instance, gone, silent_for }));
+            view.liveness.insert(member.id, Liveness::Silent(Silence { instance, gone, silent_for }));
         }
         self.member_silences.retain(|id, _| unanswered.contains_key(id));
     }
 
-    /// Whose an unnamed member's address was when it was last seen in a roster. A written list says nothing of who is off it.
+    /// The last known owner of an unnamed member's address, from earlier rosters. A static host list says nothing about hosts
+    /// that are not in it.
     fn last_holder(&self, member: &Member) -> Option<InstanceId> {
-        if self.config.written.is_some() || !member.name.is_empty() {
+        if self.policy.written || !member.name.is_empty() {
             return None;
         }
         let hosts = addresses::hosts(&member.peer_urls.join(","));
         hosts.iter().find_map(|host| self.holders.get(&host.parse().ok()?).cloned())
     }
 
-    /// Who answers, or may; and over which time the others were silent. All are asked at once, for several dead ones must not hold
-    /// up a look one after another.
-    async fn who_answers(
+    /// Which members answer, or may, and for how long the others did not. All are queried at once, so that several dead ones do
+    /// not delay an observation one after another.
+    async fn ask_members(
         &mut self,
         view: &View,
         heard: &BTreeMap<InstanceId, Heard<PeerState>>,
         members: &[Member],
         cluster: ClusterId,
     ) -> (BTreeMap<MemberId, Liveness>, BTreeMap<MemberId, (Instant, Instant)>) {
-        let (mut fates, mut silent) = (BTreeMap::new(), BTreeMap::new());
+        let (mut liveness, mut silent) = (BTreeMap::new(), BTreeMap::new());
         let mut asked = Vec::new();
         for member in members {
             let is_peer = |peer: &Peer| {
@@ -515,11 +533,13 @@ impl Observer {
                     .is_some_and(|l| l.name == member.name || l.peer_urls.iter().any(|u| member.peer_urls.contains(u)))
             };
             match view.peers.iter().find(|(_, peer)| is_peer(peer)) {
-                Some((_, peer)) if is_alive(&peer.sighting, cluster) => _ = fates.insert(member.id, Liveness::Answers),
+                Some((_, peer)) if is_alive(&peer.sighting, cluster) => {
+                    _ = liveness.insert(member.id, Liveness::Answers)
+                }
                 Some((id, _)) => {
                     silent.extend(heard.get(id).map(|heard| (member.id, (heard.began, heard.until))));
                 }
-                // Not in the roster: its address may still serve.
+                // Not in the roster: something may still serve at its address.
                 None => asked.push(Asked {
                     member: member.id,
                     cluster,
@@ -528,31 +548,31 @@ impl Observer {
                 }),
             }
         }
-        let (reach, within) = (&self.reach, self.config.probe_timeout);
+        let (clients, timeout) = (&self.clients, self.probe_timeout);
         let own = &view.me.listed.peer_urls;
         let lives = |asked: &Asked| {
-            let (reach, asked) = (reach.clone(), asked.clone());
-            // Of one that never ran a supervisor may stand there, about to start it.
+            let (clients, asked) = (clients.clone(), asked.clone());
+            // For a member that never ran, a supervisor may be there, about to start it.
             let about_to_start = asked.never_ran && !same_urls(&asked.urls, own);
             async move {
-                let runs = serves(&reach.etcd, &asked.urls, asked.cluster, within).await;
-                runs || (about_to_start && supervised(&reach, &asked.urls, within).await)
+                let runs = serves(&clients.etcd, &asked.urls, asked.cluster, timeout).await;
+                runs || (about_to_start && supervised(&clients, &asked.urls, timeout).await)
             }
         };
         for (Asked { member, .. }, answer) in self.members.ask(&asked, self.joins, lives).await {
             match answer {
-                Some(heard) if heard.value => _ = fates.insert(member, Liveness::Answers),
+                Some(heard) if heard.value => _ = liveness.insert(member, Liveness::Answers),
                 Some(heard) => _ = silent.insert(member, (heard.began, heard.until)),
-                // A probe that panics says nothing.
-                None => _ = fates.insert(member, Liveness::Unknown),
+                // A probe that panics proves nothing.
+                None => _ = liveness.insert(member, Liveness::Unknown),
             }
         }
-        (fates, silent)
+        (liveness, silent)
     }
 
-    /// Gone by EC2's own word, by id: shutting-down, terminated, or no such instance; and for how long it has been terminated, so
-    /// that a replacement need not watch a machine be silent that was off before it booted. `terminated` in a listing is as good
-    /// as an answer to the question: it never changes again.
+    /// Whether the instance is gone, as EC2 reports by id: shutting-down, terminated, or no such instance; and for how long it
+    /// has been terminated, so that a replacement need not wait for a machine that was off before the replacement booted.
+    /// `terminated` in a listing is as good as an answer to the query, because it is final.
     async fn ask_gone(&self, roster: &Roster, id: &InstanceId) -> (Known<bool>, Option<Duration>) {
         let gone = |state| matches!(state, InstanceState::ShuttingDown | InstanceState::Terminated);
         self.ask_state(roster, id, gone).await
@@ -568,7 +588,7 @@ impl Observer {
         let instance = match roster.find(id) {
             Some(listed) if !gone(listed.state) => return (Known::Known(false), None),
             Some(listed) if listed.state == InstanceState::Terminated => listed,
-            _ => match self.cloud.instance(id).await {
+            _ => match self.discovery.instance(id).await {
                 Ok(None) => return (Known::Known(true), None),
                 Ok(Some(described)) => {
                     answered = described.instance;
@@ -583,60 +603,16 @@ impl Observer {
     }
 }
 
-/// The host of a URL, where it is a name.
+/// The host of a URL, if it is a name.
 fn named_host(url: &str) -> Option<String> {
     addresses::hosts(url).pop().filter(|host| host.parse::<IpAddr>().is_err())
 }
 
-/// Whether a supervisor answers at one of these peer URLs.
-async fn supervised(reach: &PeerClients, urls: &[String], within: Duration) -> bool {
-    for url in urls {
-        if matches!(hello(&reach.rollcall, url, None, within).await, Ok(Answered::Hello(_))) {
-            return true;
-        }
-    }
-    false
-}
-
-/// Whether an etcd of that cluster serves one of these peer URLs, or something that can't be understood.
-async fn serves(etcd: &client::Client, urls: &[String], cluster: ClusterId, within: Duration) -> bool {
-    for url in urls {
-        match etcd.peer_members(url, within).await {
-            Ok(list) if list.cluster == cluster => return true,
-            // No etcd may answer at that address now, as our own roll call does where we have taken it over.
-            Err(client::Error::Http(error))
-                if matches!(error.failure, Failure::Tls(_) | Failure::Protocol(_) | Failure::Closed(_)) =>
-            {
-                return true;
-            }
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Nobody could be asked, or nothing came of it.
+/// It could not be queried, or there was no result.
 fn unheard(why: &str) -> Heard<PeerState> {
     let now = clock::now();
     Heard { value: PeerState::Silent(why.to_owned()), began: now, until: now }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A member that was restarted at two looks five minutes apart was never silent for five minutes.
-    #[test]
-    fn what_nobody_looked_at_was_not_silent() {
-        let start = clock::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let questions = Duration::from_secs(12);
-        let watches_on =
-            |last: Option<u64>, began, ended| super::watches_on(last.map(at), at(began), at(ended), questions);
-        assert!(!watches_on(None, 0, 1), "the first look");
-        assert!(watches_on(Some(10), 11, 12) && watches_on(Some(10), 40, 46));
-        assert!(!watches_on(Some(10), 41, 42), "nobody looked for 31 s");
-        assert!(watches_on(Some(10), 20, 32), "it may wait for 12 s, by its own timeouts");
-        assert!(!watches_on(Some(10), 11, 41), "it was frozen while it looked");
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What the metadata service says about this instance's end.
+//! What the metadata service reports about this instance's termination.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::aws::imds::Imds;
+use crate::config::Leave;
 use crate::core::types::Known;
 use crate::core::view::Ending;
 use crate::util::clock;
+use crate::util::lock::lock;
 
-/// EC2 gives two minutes for a Spot instance; of these a poll may take some seconds (EC2 User Guide recommends five).
+/// EC2 gives two minutes for a Spot instance; a poll may take some seconds of them (the EC2 User Guide recommends five).
 pub const POLL: Duration = Duration::from_secs(5);
-/// No look waits longer: with data, etcd must come up whatever the metadata service does.
+/// No observation waits longer: with data, etcd must start whatever the metadata service does.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// `Known(None)`: nothing says that this instance is about to end.
+/// `Known(None)`: nothing reports that this instance is about to be terminated.
 pub type Reading = Known<Option<Ending>>;
 
-/// Reads the notices; with `MUSTER_LEAVE=no` nothing is ever asked for.
+/// Reads the notices; with `MUSTER_LEAVE=no` it makes no calls.
 #[derive(Debug)]
 pub struct TerminationNotices {
     imds: Arc<Imds>,
-    wanted: bool,
+    leave: Leave,
     last: Mutex<Option<Last>>,
 }
 
@@ -30,24 +32,23 @@ pub struct TerminationNotices {
 struct Last {
     reading: Reading,
     at: Instant,
-    /// When the end was first proven, if it was and nothing called it off.
+    /// When the termination was first proven, if it was and has not been cancelled.
     proven_since: Option<Instant>,
 }
 
 impl TerminationNotices {
-    /// The notices of that metadata service.
-    pub fn new(imds: Arc<Imds>, wanted: bool) -> Self {
-        Self { imds, wanted, last: Mutex::default() }
+    pub fn new(imds: Arc<Imds>, leave: Leave) -> Self {
+        Self { imds, leave, last: Mutex::default() }
     }
 
-    /// Whether this instance is to leave when it ends (`MUSTER_LEAVE`).
+    /// Whether this instance is to leave before it is terminated (`MUSTER_LEAVE`).
     pub fn are_wanted(&self) -> bool {
-        self.wanted
+        self.leave == Leave::OnTerminate
     }
 
-    /// What is said now.
+    /// The current notice.
     pub async fn read(&self) -> Reading {
-        if !self.wanted {
+        if !self.are_wanted() {
             return Known::Known(None);
         }
         let reading = self.ask().await;
@@ -55,9 +56,9 @@ impl TerminationNotices {
         reading
     }
 
-    /// What was said a moment ago; soon answered.
+    /// The last notice read; returns quickly.
     pub async fn recent(&self) -> Reading {
-        if let Some(last) = &*self.last.lock().unwrap_or_else(|e| e.into_inner())
+        if let Some(last) = &*lock(&self.last)
             && clock::now() - last.at < POLL
         {
             return last.reading.clone();
@@ -65,20 +66,20 @@ impl TerminationNotices {
         match tokio::time::timeout(PATIENCE, self.read()).await {
             Ok(reading) => reading,
             Err(_) => {
-                let reading = Known::Unknown("the metadata service doesn't answer".to_owned());
+                let reading = Known::Unknown("the metadata service does not answer".to_owned());
                 self.remember(&reading);
                 reading
             }
         }
     }
 
-    /// Since when it is known that this instance is about to end, over any number of etcd's lives.
+    /// Since when the termination is known, over any number of etcd runs.
     pub fn proven_since(&self) -> Option<Instant> {
-        self.last.lock().unwrap_or_else(|e| e.into_inner()).as_ref().and_then(|last| last.proven_since)
+        lock(&self.last).as_ref().and_then(|last| last.proven_since)
     }
 
     fn remember(&self, reading: &Reading) {
-        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+        let mut last = lock(&self.last);
         let before = last.as_ref().and_then(|last| last.proven_since);
         let at = clock::now();
         let proven_since = match reading {
@@ -89,7 +90,8 @@ impl TerminationNotices {
         *last = Some(Last { reading: reading.clone(), at, proven_since });
     }
 
-    /// Asks, wanted or not. Either notice is enough; that there is none takes both.
+    /// Calls the service, whether or not notices are wanted. Either notice is enough; to know that there is none takes both
+    /// answers.
     pub async fn ask(&self) -> Reading {
         let group = self.by_group().await;
         match group {
@@ -142,7 +144,7 @@ mod tests {
         })
         .await;
         let imds = Imds::new(Client::new(Trust::public(None)), &server.url);
-        (server, TerminationNotices::new(Arc::new(imds), true))
+        (server, TerminationNotices::new(Arc::new(imds), Leave::OnTerminate))
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,7 +179,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_not_to_leave_asks_nothing() {
         let (server, notices) = notices(&["Terminated"], Arc::default()).await;
-        let notices = TerminationNotices { wanted: false, ..notices };
+        let notices = TerminationNotices { leave: Leave::Never, ..notices };
         assert_eq!(notices.read().await, Known::Known(None));
         assert!(server.asked().is_empty());
     }

@@ -1,9 +1,9 @@
-//! From what IMDS and EC2 say to how instances are named and addressed.
+//! From the data of IMDS and EC2 to the names and addresses of instances.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use crate::config::{Config, MemberType, Origin, Security};
+use crate::config::{Etcd, MemberType, Origin, Security};
 use crate::core::types::{Instance, InstanceId, ListedMember};
 use crate::etcd::command::Settings;
 use crate::etcd::data_dir::Paths;
@@ -19,22 +19,22 @@ pub fn url(scheme: &str, host: &str, port: u16) -> String {
 }
 
 /// The client port at that host, under this node's security.
-pub fn client_url(config: &Config, host: &str) -> String {
-    url(config.client.scheme(), host, config.client_port)
+pub fn client_url(etcd: &Etcd, host: &str) -> String {
+    url(etcd.client.security.scheme(), host, etcd.client.number)
 }
 
 /// The peer port at that host, under this node's security.
-pub fn peer_url(config: &Config, host: &str) -> String {
-    url(config.peer.scheme(), host, config.peer_port)
+pub fn peer_url(etcd: &Etcd, host: &str) -> String {
+    url(etcd.peer.security.scheme(), host, etcd.peer.number)
 }
 
-/// How we list an instance from EC2's word alone: named by its id, at its name or address.
-pub fn listed(config: &Config, instance: &Instance) -> Option<ListedMember> {
-    let host = host(config.member_type, instance.address, instance.private_dns.as_deref())?;
+/// How we list an instance from EC2's data alone: named by its id, at its name or address.
+pub fn listed(etcd: &Etcd, instance: &Instance) -> Option<ListedMember> {
+    let host = host(etcd.member_type, instance.address, instance.private_dns.as_deref())?;
     Some(ListedMember {
         instance: instance.id.clone(),
         name: instance.id.0.clone(),
-        peer_urls: vec![peer_url(config, &host)],
+        peer_urls: vec![peer_url(etcd, &host)],
     })
 }
 
@@ -45,19 +45,19 @@ fn host(member_type: MemberType, address: Option<IpAddr>, name: Option<&str>) ->
     }
 }
 
-/// How we want to be listed: the operator's overrides over what EC2 says.
-pub fn own_listing(config: &Config, identity: &Identity) -> ListedMember {
-    let host = advertised_host(config, identity);
-    let urls = config.etcd.get("ETCD_INITIAL_ADVERTISE_PEER_URLS").map(|urls| split(urls));
+/// How we want to be listed: the operator's overrides over EC2's data.
+pub fn own_listing(etcd: &Etcd, identity: &Identity) -> ListedMember {
+    let host = advertised_host(etcd, identity);
+    let urls = etcd.settings.get("ETCD_INITIAL_ADVERTISE_PEER_URLS").map(|urls| split(urls));
     ListedMember {
         instance: InstanceId(identity.instance.clone()),
-        name: config.etcd.get("ETCD_NAME").cloned().unwrap_or_else(|| identity.instance.clone()),
-        peer_urls: urls.unwrap_or_else(|| vec![peer_url(config, &host)]),
+        name: etcd.settings.get("ETCD_NAME").cloned().unwrap_or_else(|| identity.instance.clone()),
+        peer_urls: urls.unwrap_or_else(|| vec![peer_url(etcd, &host)]),
     }
 }
 
-fn advertised_host(config: &Config, identity: &Identity) -> String {
-    host(config.member_type, Some(identity.address), identity.hostname.as_deref())
+fn advertised_host(etcd: &Etcd, identity: &Identity) -> String {
+    host(etcd.member_type, Some(identity.address), identity.hostname.as_deref())
         .unwrap_or_else(|| identity.address.to_string())
 }
 
@@ -66,34 +66,34 @@ pub fn split(urls: &str) -> Vec<String> {
     urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect()
 }
 
-/// Where etcd's data and its WAL are.
-pub fn paths(config: &Config) -> Paths {
-    Paths::on_volumes(&config.data, &config.wal, config.etcd.get("ETCD_WAL_DIR").map(AsRef::as_ref))
+/// The paths of etcd's data and WAL.
+pub fn paths(etcd: &Etcd) -> Paths {
+    Paths::on_volumes(&etcd.data, &etcd.wal, etcd.settings.get("ETCD_WAL_DIR").map(AsRef::as_ref))
 }
 
 /// etcd's settings on this instance.
-pub fn settings(config: &Config, identity: &Identity) -> Settings {
-    let listed = own_listing(config, identity);
+pub fn settings(etcd: &Etcd, identity: &Identity) -> Settings {
+    let listed = own_listing(etcd, identity);
     let address = bindable(identity.address);
-    let mut client_urls = vec![client_url(config, &address.to_string())];
+    let mut client_urls = vec![client_url(etcd, &address.to_string())];
     if !address.is_loopback() && !address.is_unspecified() {
-        let scheme = if config.plain_loopback { "http" } else { config.client.scheme() };
-        client_urls.push(url(scheme, &Ipv4Addr::LOCALHOST.to_string(), config.client_port));
+        let scheme = if etcd.loopback_http { "http" } else { etcd.client.security.scheme() };
+        client_urls.push(url(scheme, &Ipv4Addr::LOCALHOST.to_string(), etcd.client.number));
     }
     Settings {
         name: listed.name,
-        paths: paths(config),
-        listen_peer_urls: peer_url(config, &address.to_string()),
+        paths: paths(etcd),
+        listen_peer_urls: peer_url(etcd, &address.to_string()),
         listen_client_urls: client_urls.join(","),
         advertise_peer_urls: listed.peer_urls.join(","),
-        advertise_client_urls: client_url(config, &advertised_host(config, identity)),
-        security: security(config),
-        operator: config.etcd.clone(),
+        advertise_client_urls: client_url(etcd, &advertised_host(etcd, identity)),
+        security: security(etcd),
+        operator: etcd.settings.clone(),
     }
 }
 
-/// What etcd is told about certificates; what the operator names himself is passed on as it is.
-fn security(config: &Config) -> Vec<(String, String)> {
+/// etcd's certificate settings; the operator's own are passed on unchanged.
+fn security(etcd: &Etcd) -> Vec<(String, String)> {
     let side = |prefix: &str, auth: &str, security: &Security| match security {
         Security::Files(files) if files.origin != Origin::Operator => {
             let path = |path: &Path| path.display().to_string();
@@ -109,11 +109,11 @@ fn security(config: &Config) -> Vec<(String, String)> {
         }
         _ => Vec::new(),
     };
-    let client = side("ETCD", "ETCD_CLIENT_CERT_AUTH", &config.client);
-    client.into_iter().chain(side("ETCD_PEER", "ETCD_PEER_CLIENT_CERT_AUTH", &config.peer)).collect()
+    let client = side("ETCD", "ETCD_CLIENT_CERT_AUTH", &etcd.client.security);
+    client.into_iter().chain(side("ETCD_PEER", "ETCD_PEER_CLIENT_CERT_AUTH", &etcd.peer.security)).collect()
 }
 
-/// The private address, or every address where it isn't ours to bind (a bridged container).
+/// The private address, or every address where we can't bind it (a bridged container).
 fn bindable(address: IpAddr) -> IpAddr {
     match std::net::UdpSocket::bind((address, 0)) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => match address {
@@ -124,10 +124,10 @@ fn bindable(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Where the roll call listens: where etcd's peer port will.
+/// Where the peer protocol listens: at the later addresses of etcd's peer port.
 ///
 /// # Errors
-/// The URL that names no address (etcd too wants addresses in its listen URLs).
+/// The URL that has no address (etcd, too, requires addresses in its listen URLs).
 pub fn roll_call_addresses(settings: &Settings) -> Result<Vec<SocketAddr>, String> {
     let urls = settings.operator.get("ETCD_LISTEN_PEER_URLS").unwrap_or(&settings.listen_peer_urls);
     let address = |url: String| {
@@ -143,13 +143,13 @@ pub fn roll_call_addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Strin
     split(urls).into_iter().map(address).collect()
 }
 
-/// The URL at which we reach our own etcd's clients' interface.
+/// The URL at which we reach our own etcd's client port.
 pub fn own_client_url(settings: &Settings) -> String {
     let urls = settings.operator.get("ETCD_LISTEN_CLIENT_URLS").unwrap_or(&settings.listen_client_urls);
     reachable(split(urls).into_iter().next().unwrap_or_default())
 }
 
-/// The URL at which we reach our own etcd's peer interface.
+/// The URL at which we reach our own etcd's peer port.
 pub fn own_peer_url(settings: &Settings) -> String {
     let urls = settings.operator.get("ETCD_LISTEN_PEER_URLS").unwrap_or(&settings.listen_peer_urls);
     reachable(split(urls).into_iter().next().unwrap_or_default())
@@ -161,7 +161,7 @@ pub fn hosts(urls: &str) -> Vec<String> {
     split(urls).into_iter().filter_map(host).collect()
 }
 
-/// A listen URL of every address is reached on loopback.
+/// A listen URL for all addresses is reached on loopback.
 fn reachable(url: String) -> String {
     url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 }

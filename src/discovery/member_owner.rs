@@ -1,9 +1,10 @@
-//! Which instance a member of the list belongs to.
+//! Which instance a member belongs to.
 
 use crate::core::types::{Instance, InstanceId, InstanceState, Member, Roster};
 
-/// The instance a member belongs to: members are named by instance id; else the one at its address. In a written roster a
-/// name is its owner's only while it is there, and a named member is never taken for another that is terminated.
+/// The instance that a member belongs to: members are named by instance id; otherwise the instance at its address. With a
+/// static host list, a name counts only while it is listed, and a named member is never matched with another host that is
+/// terminated.
 pub fn owner(member: &Member, roster: &Roster, written: bool) -> Option<InstanceId> {
     let named = InstanceId(member.name.clone());
     if roster.find(&named).is_some() || (!written && member.name.starts_with("i-")) {
@@ -16,7 +17,7 @@ pub fn owner(member: &Member, roster: &Roster, written: bool) -> Option<Instance
         let is_host = |i: &&Instance| {
             i.address.is_some_and(|a| a.to_string() == host) || i.private_dns.as_deref() == Some(host.as_str())
         };
-        // The newest holder of an address is the one that counts; where ages are unknown, the one that isn't terminated.
+        // The newest holder of an address counts; if ages are unknown, the one that is not terminated.
         let mut holders = roster.all().iter().rev().filter(is_host).filter(may_own);
         let newest =
             holders.clone().find(|i| written && i.state != InstanceState::Terminated).or_else(|| holders.next());
@@ -30,7 +31,7 @@ mod tests {
     use super::*;
     use crate::core::types::MemberId;
 
-    /// Gone is only who is terminated by name: not a host that was taken off the list, whoever had its address before.
+    /// Only a host that is terminated by name is gone: not one that was removed from the list, whatever had its address before.
     #[test]
     fn in_a_written_roster_a_member_is_its_name_s_and_no_other_s() {
         let list = r#"[{"host": "old", "address": "10.0.0.1", "state": "terminated"}, {"host": "new", "address": "10.0.0.1"},

@@ -1,16 +1,16 @@
-//! etcd's alarms, in words.
+//! Texts for etcd's alarms.
 
 use crate::core::types::MemberId;
 
-/// What an alarm means and who ends it.
+/// What an alarm means, and its remedy.
 pub fn way_out(member: MemberId, alarm: &str) -> String {
     let way_out = match alarm {
         "NOSPACE" => {
-            "its database has reached the quota, and the cluster takes no more writes; compact and defragment, or raise \
-             ETCD_QUOTA_BACKEND_BYTES; then `etcdctl alarm disarm`"
+            "its database has reached the quota, so the cluster accepts no more writes; compact and defragment, or \
+             raise ETCD_QUOTA_BACKEND_BYTES; then `etcdctl alarm disarm`"
         }
         "CORRUPT" => {
-            "members hold different data; compare them (`etcdctl endpoint hashkv --cluster`), replace those in the minority, \
+            "members have different data; compare them (`etcdctl endpoint hashkv --cluster`), replace the minority, \
              then `etcdctl alarm disarm`"
         }
         _ => "see etcd's documentation on alarms",

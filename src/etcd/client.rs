@@ -1,4 +1,4 @@
-//! etcd's HTTP interfaces: the JSON gateway on the client port, and what the peer port tells without a quorum.
+//! etcd's HTTP interfaces: the JSON gateway on the client port, and what the peer port answers without a quorum.
 //!
 //! (etcd documentation, "gRPC gateway"; error codes are gRPC's. The HTTP status of an error differs by build, so only
 //! `code` and `message` are read.)
@@ -16,56 +16,52 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::login::Login;
+use crate::core::hashes::Hashed;
+use crate::core::release::Release;
 use crate::core::types::{ClusterId, Member, MemberId};
 use crate::net::http::{self, Failure};
 use crate::util::words;
 
-/// How much is shown of an answer that is no JSON.
+/// How much is shown of an answer that is not JSON.
 const LONGEST_WORDS: usize = 200;
 
 /// Why etcd gave no answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    Http(http::Error),
+    #[error(transparent)]
+    Http(#[from] http::Error),
     /// etcd's own error.
-    Api {
-        url: String,
-        code: i64,
-        message: String,
-    },
-    /// Something answers that isn't etcd's interface.
-    NotEtcd {
-        url: String,
-        cause: String,
-    },
-    /// etcd's authentication is on, and we have no user that it takes.
-    Login {
-        url: String,
-        cause: String,
-    },
+    #[error("{}: etcd answers: {message} (code {code})", words::without_secrets(url))]
+    Api { url: String, code: i64, message: String },
+    /// The answer does not come from etcd's interface.
+    #[error("{}: the answer is not etcd's: {cause}", words::without_secrets(url))]
+    NotEtcd { url: String, cause: String },
+    /// etcd's authentication is enabled, and we have no user that it accepts.
+    #[error("{}: etcd's authentication is enabled: {cause}", words::without_secrets(url))]
+    Login { url: String, cause: String },
 }
 
 impl Error {
-    /// Whether the message holds that text.
+    /// Whether the message contains that text.
     pub fn says(&self, text: &str) -> bool {
         matches!(self, Self::Api { message, .. } if message.contains(text))
     }
 
-    /// Refused for want of a (valid) token: 16 is Unauthenticated; without any token it is "user name is empty", and after a
-    /// change of users "revision of auth store is old", both with code 3 (etcd's api/v3rpc/rpctypes/error.go).
-    fn wants_a_token(&self) -> bool {
-        // Where the gateway's own certificate has a common name, that is the user until a token says otherwise.
+    /// Refused because of a missing or invalid token: 16 is Unauthenticated; without any token it is "user name is empty", and
+    /// after a change of users "revision of auth store is old", both with code 3 (etcd's api/v3rpc/rpctypes/error.go).
+    pub(super) fn wants_a_token(&self) -> bool {
+        // If the gateway's own certificate has a common name, that is the user until there is a token.
         let no_user = ["user name is empty", "user name not found", "revision of auth store is old"];
         no_user.iter().any(|words| self.says(words)) || matches!(self, Self::Api { code: 16, .. })
     }
 
-    /// It is there, and we are at odds: over a certificate, a user, or what is spoken.
+    /// etcd is there, but can't be used: because of a certificate, a user, or the protocol.
     pub fn is_refusal(&self) -> bool {
         let is_odd = matches!(self.failure(), Some(Failure::Tls(_) | Failure::Protocol(_)));
         is_odd || matches!(self, Self::Login { .. } | Self::NotEtcd { .. })
     }
 
-    /// The transport's failure, where it is one.
+    /// The transport's failure, if it is one.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Http(error) => Some(&error.failure),
@@ -74,21 +70,7 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = words::without_secrets;
-        match self {
-            Self::Http(error) => write!(f, "{error}"),
-            Self::Api { url, code, message } => write!(f, "{}: etcd says: {message} (code {code})", shown(url)),
-            Self::NotEtcd { url, cause } => write!(f, "{}: not etcd's answer: {cause}", shown(url)),
-            Self::Login { url, cause } => write!(f, "{}: etcd's authentication is on: {cause}", shown(url)),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-/// Who answered, as every answer's header says.
+/// The identity of the answering member, from the header of every answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 pub struct Header {
     #[serde(deserialize_with = "id_as_text")]
@@ -97,7 +79,7 @@ pub struct Header {
     pub member_id: u64,
 }
 
-/// A member list and who gave it.
+/// A member list, and the member that gave it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberList {
     pub cluster: ClusterId,
@@ -112,10 +94,26 @@ pub struct Status {
     pub version: String,
     pub leader: Option<MemberId>,
     pub is_learner: bool,
-    /// What it knows to be committed.
+    /// The last index that it knows to be committed.
     pub raft_index: u64,
     pub raft_term: u64,
     pub db_size_bytes: u64,
+    /// Of the database's size: what isn't free in it.
+    pub db_in_use_bytes: Option<u64>,
+    /// The size at which it takes no more writes; told from 3.6 on.
+    pub quota_bytes: Option<u64>,
+    /// The release whose data it is: the last number is always 0. Told from 3.6 on, and not in the first seconds of a life.
+    pub storage_version: Option<String>,
+    /// The release to which the cluster is being taken back, while that is so (3.6 and later).
+    pub downgrade_to: Option<String>,
+}
+
+/// A member's own report at `/health`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Health {
+    Healthy,
+    /// Unhealthy, with its reason.
+    Unhealthy(String),
 }
 
 /// `/version`.
@@ -123,10 +121,13 @@ pub struct Status {
 pub struct Version {
     pub etcdserver: String,
     pub etcdcluster: String,
+    /// From 3.6 on, at both ports; `unknown` in the first moments.
+    #[serde(default)]
+    pub storage: Option<String>,
 }
 
 impl Version {
-    /// The cluster has never elected: it has no version yet.
+    /// The cluster has never elected a leader: it has no version yet.
     pub fn is_undecided(&self) -> bool {
         self.etcdcluster == "not_decided"
     }
@@ -164,11 +165,31 @@ struct MembersAnswer {
     members: Vec<WireMember>,
 }
 
-/// An answer of which only the fact counts. Any server may answer `{}`; only etcd says who it is.
+/// An answer of which only the fact counts. Any server may answer `{}`; only etcd identifies itself.
 #[derive(Deserialize)]
 struct AnyAnswer {
     #[serde(rename = "header")]
     _header: Header,
+}
+
+#[derive(Deserialize)]
+struct RangeAnswer {
+    header: WithRevision,
+}
+
+#[derive(Deserialize)]
+struct WithRevision {
+    #[serde(deserialize_with = "id_as_text")]
+    revision: u64,
+}
+
+#[derive(Deserialize)]
+struct HashAnswer {
+    header: Header,
+    #[serde(default, deserialize_with = "u64_as_text")]
+    hash: u64,
+    #[serde(rename = "compact_revision", default)]
+    compacted: String,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +212,42 @@ struct StatusAnswer {
     raft_term: u64,
     #[serde(rename = "dbSize", default, deserialize_with = "u64_as_text")]
     db_size: u64,
+    #[serde(rename = "dbSizeInUse", default, deserialize_with = "u64_as_text")]
+    db_in_use: u64,
+    #[serde(rename = "dbSizeQuota", default, deserialize_with = "u64_as_text")]
+    quota: u64,
+    #[serde(rename = "storageVersion", default)]
+    storage_version: String,
+    #[serde(rename = "downgradeInfo", default)]
+    downgrade: Option<DowngradeInfo>,
+}
+
+#[derive(Deserialize)]
+struct DowngradeInfo {
+    #[serde(default)]
+    enabled: bool,
+    #[serde(rename = "targetVersion", default)]
+    target: String,
+}
+
+impl From<StatusAnswer> for Status {
+    fn from(answer: StatusAnswer) -> Self {
+        let told = |bytes: u64| (bytes != 0).then_some(bytes);
+        Self {
+            cluster: ClusterId(answer.header.cluster_id),
+            member: MemberId(answer.header.member_id),
+            version: answer.version,
+            leader: (answer.leader != 0).then_some(MemberId(answer.leader)),
+            is_learner: answer.is_learner,
+            raft_index: answer.raft_index,
+            raft_term: answer.raft_term,
+            db_size_bytes: answer.db_size,
+            db_in_use_bytes: told(answer.db_in_use),
+            quota_bytes: told(answer.quota),
+            storage_version: Some(answer.storage_version).filter(|version| !version.is_empty()),
+            downgrade_to: answer.downgrade.filter(|downgrade| downgrade.enabled).map(|downgrade| downgrade.target),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -222,7 +279,7 @@ struct ErrorAnswer {
     error: String,
 }
 
-/// The gateway spells 64-bit numbers as text, the peer port as numbers; zero is left out.
+/// The gateway writes 64-bit numbers as text, the peer port as numbers; zero is omitted.
 fn u64_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::String(text) => text.parse().map_err(serde::de::Error::custom),
@@ -231,7 +288,7 @@ fn u64_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Err
     }
 }
 
-/// An id is never zero: without one it isn't etcd that answers.
+/// An id is never zero: an answer without one is not etcd's.
 fn id_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     match u64_as_text(deserializer)? {
         0 => Err(serde::de::Error::custom("an id is zero")),
@@ -239,7 +296,7 @@ fn id_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Erro
     }
 }
 
-/// A client of any etcd; each call names the URL it goes to.
+/// A client for any etcd; each call names its URL.
 #[derive(Clone, Debug)]
 pub struct Client {
     client_port: http::Client,
@@ -247,59 +304,91 @@ pub struct Client {
     login: Option<Arc<Login>>,
 }
 
+/// Who has to agree to what is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// A quorum.
+    Linearizable,
+    /// Nobody: it is what this member has.
+    Local,
+}
+
 impl Client {
-    /// A client over these transports: the two ports may be secured in different ways. `login`: for an etcd with
-    /// authentication on.
+    /// A client over these transports: the two ports may be secured in different ways. `login`: for an etcd with authentication
+    /// enabled.
     pub fn new(client_port: http::Client, peer_port: http::Client, login: Option<Login>) -> Self {
         Self { client_port, peer_port, login: login.map(Arc::new) }
     }
 
-    /// This client, with another way to client ports.
+    /// This client with another transport to client ports.
     #[must_use]
     pub fn under(self, client_port: http::Client) -> Self {
         Self { client_port, ..self }
     }
 
-    /// The member list. Linearizable from 3.5 on: an answer proves a quorum. 3.4 ignores the wish and answers from what it
-    /// has, so there a linearizable read goes first: after it, the local list is at least as new as the read.
+    /// The member list. Linearizable from 3.5 on: an answer proves a quorum. 3.4 ignores that option and answers from its own
+    /// state, so there a linearizable read goes first: after it, the local list is at least as new as the read.
     ///
     /// # Errors
-    /// [`Error`]; without a quorum a timeout or code 14.
+    /// etcd does not answer, or refuses; without a quorum a timeout or code 14.
     pub async fn member_list(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
-        self.list(url, true, within).await
+        self.list(url, Read::Linearizable, within).await
     }
 
-    async fn list(&self, url: &str, linearizable: bool, within: Duration) -> Result<MemberList, Error> {
-        let query = json!({"linearizable": linearizable});
+    async fn list(&self, url: &str, read: Read, within: Duration) -> Result<MemberList, Error> {
+        let query = json!({"linearizable": read == Read::Linearizable});
         let answer: MembersAnswer = self.post(url, "/v3/cluster/member/list", &query, within).await?;
         let members: Vec<_> = answer.members.into_iter().map(Member::from).collect();
         if members.is_empty() {
-            return Err(not_etcd(url, &"a cluster without members"));
+            return Err(not_etcd(url, &"the cluster has no members"));
         }
         Ok(MemberList { cluster: ClusterId(answer.header.cluster_id), members })
     }
 
-    /// The member list as this member itself has it, without a quorum.
+    /// The member's own member list, without a quorum.
     ///
     /// # Errors
-    /// [`Error`]; with authentication on a user is needed, whom only a quorum can log in.
+    /// etcd does not answer, or refuses; with authentication enabled it requires a user, which only a quorum can log in.
     pub async fn own_member_list(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
-        self.list(url, false, within).await
+        self.list(url, Read::Local, within).await
     }
 
     /// A read that only a quorum can answer; the key need not exist.
     ///
     /// # Errors
-    /// [`Error`]; without a quorum a timeout or code 14.
+    /// etcd does not answer, or refuses; without a quorum a timeout or code 14.
     pub async fn read_through_quorum(&self, url: &str, within: Duration) -> Result<(), Error> {
         let query = json!({"key": "AA==", "count_only": true});
         self.post::<AnyAnswer>(url, "/v3/kv/range", &query, within).await.map(|_| ())
     }
 
-    /// Adds a learner; its id.
+    /// The newest revision, read through the quorum.
     ///
     /// # Errors
-    /// [`Error`]. After a timeout: list again before another try, for it may have been applied.
+    /// As [`Client::read_through_quorum`].
+    pub async fn revision(&self, url: &str, within: Duration) -> Result<u64, Error> {
+        let query = json!({"key": "AA==", "count_only": true});
+        let answer: RangeAnswer = self.post(url, "/v3/kv/range", &query, within).await?;
+        Ok(answer.header.revision)
+    }
+
+    /// A member's hash of its keys at that revision.
+    ///
+    /// # Errors
+    /// etcd does not answer, or refuses: a revision that is compacted, or that it has not applied yet. `NotEtcd`: its gateway has no
+    /// such call (before 3.5.10).
+    pub async fn hash_kv(&self, url: &str, revision: u64, within: Duration) -> Result<Hashed, Error> {
+        let query = json!({"revision": revision.to_string()});
+        let answer: HashAnswer = self.post(url, "/v3/maintenance/hashkv", &query, within).await?;
+        let compacted = answer.compacted.parse().map_err(|e| not_etcd(url, &e))?;
+        Ok(Hashed { member: MemberId(answer.header.member_id), hash: answer.hash, compacted })
+    }
+
+    /// Adds a learner; returns its id.
+    ///
+    /// # Errors
+    /// etcd does not answer, or refuses. After a timeout, list the members before another attempt, because the change may have
+    /// been applied.
     pub async fn member_add_learner(
         &self,
         url: &str,
@@ -322,7 +411,7 @@ impl Client {
     /// Makes a learner a voter.
     ///
     /// # Errors
-    /// [`Error`]; "in sync with leader" while it lags.
+    /// etcd does not answer, or refuses: "in sync with leader" while the learner lags.
     pub async fn member_promote(&self, url: &str, id: MemberId, within: Duration) -> Result<(), Error> {
         self.post::<Value>(url, "/v3/cluster/member/promote", &json!({"ID": id.0.to_string()}), within)
             .await
@@ -332,7 +421,7 @@ impl Client {
     /// Gives a member new peer URLs.
     ///
     /// # Errors
-    /// [`Error`].
+    /// etcd does not answer, or refuses.
     pub async fn member_update(
         &self,
         url: &str,
@@ -344,28 +433,18 @@ impl Client {
         self.post::<Value>(url, "/v3/cluster/member/update", &query, within).await.map(|_| ())
     }
 
-    /// A member's own state; answered without a quorum and by learners too.
+    /// A member's own state; learners answer too, and no quorum is needed.
     ///
     /// # Errors
-    /// [`Error`].
+    /// etcd does not answer, or refuses.
     pub async fn status(&self, url: &str, within: Duration) -> Result<Status, Error> {
-        let answer: StatusAnswer = self.post(url, "/v3/maintenance/status", &json!({}), within).await?;
-        Ok(Status {
-            cluster: ClusterId(answer.header.cluster_id),
-            member: MemberId(answer.header.member_id),
-            version: answer.version,
-            leader: (answer.leader != 0).then_some(MemberId(answer.leader)),
-            is_learner: answer.is_learner,
-            raft_index: answer.raft_index,
-            raft_term: answer.raft_term,
-            db_size_bytes: answer.db_size,
-        })
+        self.post::<StatusAnswer>(url, "/v3/maintenance/status", &json!({}), within).await.map(Status::from)
     }
 
-    /// The alarms that are raised, and the members that raised them.
+    /// The raised alarms, with the members that raised them.
     ///
     /// # Errors
-    /// [`Error`].
+    /// etcd does not answer, or refuses.
     pub async fn alarms(&self, url: &str, within: Duration) -> Result<Vec<(MemberId, String)>, Error> {
         let query = json!({"action": "GET"});
         let answer: AlarmAnswer = self.post(url, "/v3/maintenance/alarm", &query, within).await?;
@@ -375,36 +454,82 @@ impl Client {
     /// Hands leadership to another member.
     ///
     /// # Errors
-    /// [`Error`].
+    /// etcd does not answer, or refuses.
     pub async fn move_leader(&self, url: &str, to: MemberId, within: Duration) -> Result<(), Error> {
         let query = json!({"targetID": to.0.to_string()});
         self.post::<Value>(url, "/v3/maintenance/transfer-leadership", &query, within).await.map(|_| ())
     }
 
-    /// `/health`: true, or etcd's reason.
+    /// Whether a member is healthy, or why it isn't. Which release it is is asked first: to ask an old one for its `/health` writes
+    /// into its raft log ([`Release::health_only_reads`]).
     ///
     /// # Errors
-    /// [`Error`] where nothing that looks like etcd answers.
-    pub async fn health(&self, url: &str, within: Duration) -> Result<Result<(), String>, Error> {
+    /// Nothing that looks like etcd answers.
+    pub async fn health(&self, url: &str, within: Duration) -> Result<Health, Error> {
+        let asked = async {
+            match self.version(url, within).await {
+                Ok(version) => self.health_of(url, Release::parse(&version.etcdserver), within).await,
+                // etcd's listener for metrics has `/health`, and no `/version`: who names it knows what he asks.
+                Err(Error::NotEtcd { .. }) => self.told_health(url, within).await,
+                Err(error) => Err(error),
+            }
+        };
+        whole(asked, url, within).await
+    }
+
+    /// The same of a member whose release is known; `None`: it can't be told.
+    ///
+    /// # Errors
+    /// As [`Client::health`].
+    pub async fn health_of(&self, url: &str, release: Option<Release>, within: Duration) -> Result<Health, Error> {
+        match release {
+            Some(release) if release.health_only_reads() => self.told_health(url, within).await,
+            _ => whole(self.read_health(url, within), url, within).await,
+        }
+    }
+
+    /// `/health`: true, or etcd's reason.
+    async fn told_health(&self, url: &str, within: Duration) -> Result<Health, Error> {
         #[derive(Deserialize)]
-        struct Health {
+        struct Said {
             health: String,
             #[serde(default)]
             reason: String,
         }
         let (url, answer) = get(&self.client_port, url, "/health", within).await?;
-        let health: Health = parse(&url, answer.body())?;
-        Ok(match health.health.as_str() {
-            "true" => Ok(()),
-            _ if health.reason.is_empty() => Err("etcd calls itself unhealthy".to_owned()),
-            _ => Err(health.reason),
+        let said: Said = parse(&url, answer.body())?;
+        Ok(match said.health.as_str() {
+            "true" => Health::Healthy,
+            _ if said.reason.is_empty() => Health::Unhealthy("etcd reports itself as unhealthy".to_owned()),
+            _ => Health::Unhealthy(said.reason),
         })
     }
 
-    /// Whether a member answers at one of its client URLs that it is healthy, each asked for so long.
+    /// What `/health` looks at, by calls that only read, in its own words: a leader, a read through the quorum, no alarm.
+    async fn read_health(&self, url: &str, within: Duration) -> Result<Health, Error> {
+        match self.status(url, within).await {
+            Ok(status) if status.leader.is_none() => return Ok(Health::Unhealthy("RAFT NO LEADER".to_owned())),
+            // It refuses every read, and its `/health` doesn't mind.
+            Ok(status) if status.is_learner => return Ok(Health::Healthy),
+            // `/health` needs no user.
+            Ok(_) | Err(Error::Login { .. } | Error::Api { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        match self.read_through_quorum(url, within).await {
+            // The quorum is waited for before it is asked who reads (3.4's etcdserver/v3_server.go, Range): it was there.
+            Ok(()) | Err(Error::Login { .. }) => {}
+            Err(Error::Api { message, .. }) => return Ok(Health::Unhealthy(format!("RANGE ERROR:{message}"))),
+            Err(error) => return Err(error),
+        }
+        let alarms = self.alarms(url, within).await.unwrap_or_default();
+        let first = alarms.first();
+        Ok(first.map_or(Health::Healthy, |(_, alarm)| Health::Unhealthy(format!("ALARM {alarm}"))))
+    }
+
+    /// Whether a member reports itself healthy at one of its client URLs, each queried with this timeout.
     pub async fn is_healthy(&self, client_urls: &[String], within: Duration) -> bool {
         for url in client_urls {
-            if matches!(self.health(url, within).await, Ok(Ok(()))) {
+            if matches!(self.health(url, within).await, Ok(Health::Healthy)) {
                 return true;
             }
         }
@@ -414,7 +539,7 @@ impl Client {
     /// `/version`, on the client port.
     ///
     /// # Errors
-    /// [`Error`].
+    /// etcd does not answer.
     pub async fn version(&self, url: &str, within: Duration) -> Result<Version, Error> {
         version(&self.client_port, url, within).await
     }
@@ -422,7 +547,7 @@ impl Client {
     /// `/version`, on the peer port: answered without a quorum.
     ///
     /// # Errors
-    /// [`Error`].
+    /// etcd does not answer.
     pub async fn peer_version(&self, url: &str, within: Duration) -> Result<Version, Error> {
         version(&self.peer_port, url, within).await
     }
@@ -430,7 +555,7 @@ impl Client {
     /// The peer port's member list: local, without a quorum.
     ///
     /// # Errors
-    /// [`Error`].
+    /// etcd does not answer.
     pub async fn peer_members(&self, url: &str, within: Duration) -> Result<MemberList, Error> {
         let (url, answer) = get(&self.peer_port, url, "/members", within).await?;
         let id = answer.headers().get("x-etcd-cluster-id").and_then(|v| v.to_str().ok());
@@ -444,8 +569,8 @@ impl Client {
         Ok(MemberList { cluster: ClusterId(cluster), members: members.into_iter().map(Member::from).collect() })
     }
 
-    /// A call of the gateway, by the user that was given if etcd asks for one. A call that was refused for want of a token was
-    /// not carried out, so that it may be sent again.
+    /// A call of the gateway, with the configured user if etcd requires one. A call that was refused because of a missing token
+    /// was not carried out, so it may be repeated.
     async fn post<T: DeserializeOwned>(
         &self,
         base: &str,
@@ -453,23 +578,37 @@ impl Client {
         query: &Value,
         within: Duration,
     ) -> Result<T, Error> {
-        let token = self.login.as_ref().and_then(|login| login.token());
-        let refused = match self.send(base, path, query, token.as_deref(), within).await {
-            Err(error) if error.wants_a_token() => error,
-            other => return other,
-        };
+        match self.send(base, path, query, self.token().as_deref(), within).await {
+            Err(error) if error.wants_a_token() => {
+                let token = self.new_token(base, &error, within).await?;
+                self.send(base, path, query, Some(&token), within).await
+            }
+            other => other,
+        }
+    }
+
+    /// The last token of the configured user.
+    pub(super) fn token(&self) -> Option<String> {
+        self.login.as_ref().and_then(|login| login.token())
+    }
+
+    /// A new token, after a call was refused for the lack of one.
+    pub(super) async fn new_token(&self, base: &str, refused: &Error, within: Duration) -> Result<String, Error> {
         let cannot = |cause: String| Error::Login { url: base.to_owned(), cause };
         let Some(login) = &self.login else {
             return Err(cannot(format!("{refused}; set MUSTER_ETCD_USER and MUSTER_ETCD_PASSWORD_FILE")));
         };
         let credentials = login.credentials().await.map_err(cannot)?;
-        let answer = self.send::<TokenAnswer>(base, "/v3/auth/authenticate", &credentials, None, within).await;
-        let token = match answer {
-            Ok(answer) => login.keep(answer.token),
-            Err(Error::Api { message, .. }) => return Err(cannot(login.refused(&credentials, &message))),
-            Err(error) => return Err(error),
-        };
-        self.send(base, path, query, Some(&token), within).await
+        match self.send::<TokenAnswer>(base, "/v3/auth/authenticate", &credentials, None, within).await {
+            Ok(answer) => Ok(login.keep(answer.token)),
+            Err(Error::Api { message, .. }) => Err(cannot(login.refused(&credentials, &message))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How client ports are reached.
+    pub(super) fn client_port(&self) -> &http::Client {
+        &self.client_port
     }
 
     async fn send<T: DeserializeOwned>(
@@ -480,29 +619,57 @@ impl Client {
         token: Option<&str>,
         within: Duration,
     ) -> Result<T, Error> {
-        let url = format!("{}{path}", base.trim_end_matches('/'));
-        // Without an "accept", which every other client sends, etcd doesn't see that the gateway asks, and takes the name in its
-        // own certificate for the user (etcd's auth/store.go, AuthInfoFromTLS: it looks for "grpcgateway-accept").
-        let mut request = Request::post(&url).header("content-type", "application/json").header(ACCEPT, "*/*");
-        if let Some(token) = token {
-            // As it is: the gateway knows no "Bearer".
-            request = request.header(AUTHORIZATION, token);
+        let (mut url, mut answer) = self.exchange(base, path, query, token, within).await?;
+        let mut refusal = serde_json::from_slice::<ErrorAnswer>(answer.body());
+        if answer.status() == StatusCode::NOT_FOUND
+            && refusal.is_err()
+            && let Some(path) = path_until_3_3(path)
+        {
+            (url, answer) = self.exchange(base, &path, query, token, within).await?;
+            refusal = serde_json::from_slice(answer.body());
         }
-        let request = request.body(Full::new(Bytes::from(query.to_string()))).map_err(|e| not_etcd(&url, &e))?;
-        let answer = self.client_port.fetch(request, within).await.map_err(Error::Http)?;
         if answer.status() == StatusCode::OK {
             return parse(&url, answer.body());
         }
-        let Ok(error) = serde_json::from_slice::<ErrorAnswer>(answer.body()) else {
-            // What stands before the gateway speaks in plain text.
+        let Ok(error) = refusal else {
+            // A proxy before the gateway answers in plain text.
             let words = String::from_utf8_lossy(answer.body()).chars().take(LONGEST_WORDS).collect::<String>();
             let cause = format!("answers {}: {}", answer.status(), words.trim());
             return Err(Error::NotEtcd { url, cause });
         };
-        // Some builds fill only `error`.
+        // Some builds fill in only `error`.
         let message = if error.message.is_empty() { error.error } else { error.message };
         Err(Error::Api { url, code: error.code, message })
     }
+
+    async fn exchange(
+        &self,
+        base: &str,
+        path: &str,
+        query: &Value,
+        token: Option<&str>,
+        within: Duration,
+    ) -> Result<(String, Response<Bytes>), Error> {
+        let url = format!("{}{path}", base.trim_end_matches('/'));
+        // Without an "accept" header, which every other client sends, etcd does not notice that the gateway asks, and takes the
+        // name in its own certificate for the user (etcd's auth/store.go, AuthInfoFromTLS: it looks for "grpcgateway-accept").
+        let mut request = Request::post(&url).header("content-type", "application/json").header(ACCEPT, "*/*");
+        if let Some(token) = token {
+            // Without a prefix: the gateway does not know "Bearer".
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request.body(Full::new(Bytes::from(query.to_string()))).map_err(|e| not_etcd(&url, &e))?;
+        let answer = self.client_port.fetch(request, within).await?;
+        Ok((url, answer))
+    }
+}
+
+/// Where 3.3's gateway has that call; 3.4 and later have it at both places. Not what changes who is a member: 3.3 has no learners, and
+/// leaves out what it doesn't know of a question, so that a learner would be added as a voter (measured on 3.3.25).
+fn path_until_3_3(path: &str) -> Option<String> {
+    let call = path.strip_prefix("/v3/")?;
+    let changes_members = call.starts_with("cluster/member/") && call != "cluster/member/list";
+    (!changes_members).then(|| format!("/v3beta/{call}"))
 }
 
 async fn version(http: &http::Client, url: &str, within: Duration) -> Result<Version, Error> {
@@ -510,12 +677,18 @@ async fn version(http: &http::Client, url: &str, within: Duration) -> Result<Ver
     if answer.status() == StatusCode::OK {
         return parse(&url, answer.body());
     }
-    // What Go's server tells who speaks plain to it.
+    // What Go's server answers to plain HTTP at a TLS port.
     let cause = match answer.body().starts_with(b"Client sent an HTTP request to an HTTPS server") {
-        true => "it speaks TLS, and was asked in plain HTTP".to_owned(),
+        true => "it speaks TLS, but the request was plain HTTP".to_owned(),
         false => format!("answers {}", answer.status()),
     };
     Err(Error::NotEtcd { url, cause })
+}
+
+/// Several exchanges within the time of one.
+async fn whole<T>(asked: impl Future<Output = Result<T, Error>>, url: &str, within: Duration) -> Result<T, Error> {
+    let late = |_| Error::Http(http::Error { url: url.to_owned(), failure: Failure::Timeout(within) });
+    tokio::time::timeout(within, asked).await.map_err(late)?
 }
 
 async fn get(
@@ -526,7 +699,7 @@ async fn get(
 ) -> Result<(String, Response<Bytes>), Error> {
     let url = format!("{}{path}", base.trim_end_matches('/'));
     let request = Request::get(&url).body(Full::default()).map_err(|e| not_etcd(&url, &e))?;
-    let answer = http.fetch(request, within).await.map_err(Error::Http)?;
+    let answer = http.fetch(request, within).await?;
     Ok((url, answer))
 }
 
@@ -567,5 +740,47 @@ mod tests {
         }
         assert!(serde_json::from_str::<AnyAnswer>("{}").is_err());
         assert!(serde_json::from_str::<StatusAnswer>("{}").is_err());
+    }
+
+    /// As 3.5.1, 3.6.16 and 3.7.3 answered.
+    #[test]
+    fn a_status_tells_what_its_release_knows() {
+        let read = |fields: &str| {
+            let text = format!(r#"{{"header":{{"cluster_id":"193","member_id":"97"}},"leader":"97",{fields}}}"#);
+            Status::from(serde_json::from_str::<StatusAnswer>(&text).unwrap())
+        };
+        let old = read(r#""version":"3.5.1","dbSize":"20480","dbSizeInUse":"16384","raftTerm":"2""#);
+        assert_eq!((old.db_size_bytes, old.db_in_use_bytes, old.quota_bytes), (20480, Some(16384), None));
+        assert_eq!((old.storage_version, old.downgrade_to), (None, None));
+        let new = r#""version":"3.6.16", "storageVersion":"3.6.0", "dbSizeQuota":"2147483648", "downgradeInfo":{}"#;
+        let new = read(new);
+        assert_eq!((new.storage_version.as_deref(), new.quota_bytes), (Some("3.6.0"), Some(2_147_483_648)));
+        assert_eq!(new.downgrade_to, None);
+        let back = read(r#""version":"3.7.3", "downgradeInfo":{"enabled":true, "targetVersion":"3.6.0"}"#);
+        assert_eq!(back.downgrade_to.as_deref(), Some("3.6.0"));
+    }
+
+    /// With and without the key `error`, with and without blanks: `code` and `message` are what counts.
+    #[test]
+    fn errors_of_every_release_are_read() {
+        for text in [
+            r#"{"error":"etcdserver: user name is empty","message":"etcdserver: user name is empty","code":3}"#,
+            r#"{"code":3,"message":"etcdserver: user name is empty"}"#,
+            r#"{"code":3, "message":"etcdserver: user name is empty"}"#,
+            r#"{"error":"etcdserver: user name is empty","code":3}"#,
+        ] {
+            let told: ErrorAnswer = serde_json::from_str(text).unwrap();
+            let message = if told.message.is_empty() { told.error } else { told.message };
+            assert!(Error::Api { url: String::new(), code: told.code, message }.wants_a_token(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_changes_members_by_the_old_gateway() {
+        assert_eq!(path_until_3_3("/v3/cluster/member/list").as_deref(), Some("/v3beta/cluster/member/list"));
+        assert_eq!(path_until_3_3("/v3/maintenance/status").as_deref(), Some("/v3beta/maintenance/status"));
+        for call in ["add", "remove", "promote", "update"] {
+            assert_eq!(path_until_3_3(&format!("/v3/cluster/member/{call}")), None);
+        }
     }
 }

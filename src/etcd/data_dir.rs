@@ -1,67 +1,71 @@
-//! What lies in etcd's data and WAL directories, and how it is moved aside. Nothing here deletes.
+//! The contents of etcd's data and WAL directories, and how they are moved aside. Nothing here deletes.
 
-use std::fmt;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 
-use super::wal;
+use super::backend::{self, Backend};
+use super::{raft_snapshot, wal};
+use crate::core::release::DataRelease;
 use crate::core::types::{ClusterId, Known, MemberId};
 use crate::core::view::{DataDir, LogEnd};
-use crate::util::file::{self, sync_dir};
+use crate::util::durable::{self, Readers, sync_dir};
+use crate::util::file;
 
-/// Our own corner of the data directory.
+/// Our own directory in the data directory.
 pub const MUSTER_DIR: &str = "muster";
 const QUARANTINE: &str = "quarantine-";
 /// Beside the WAL's directory, and so on its volume.
 const MARK: &str = "etcd-muster.mark";
-/// etcd names its directory for raft's log and its backend so.
+/// How much of a log is read at once.
+const READ_BYTES: usize = 256 << 10;
+/// etcd's name for the directories of raft's log and of its backend.
 const MEMBER_DIR: &str = "member";
+/// Far above the v2 store of any cluster: a v2 client keeps a few MiB.
+const MOST_SNAPSHOT_BYTES: u64 = 512 << 20;
 
-/// Where etcd keeps what.
+/// Where etcd stores what.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Paths {
     /// etcd's `--data-dir`.
     pub data: PathBuf,
     /// etcd's `--wal-dir`.
     pub wal: PathBuf,
-    /// The volume it was placed on; `None`: the operator named the directory himself.
+    /// The volume it was placed on; `None`: the operator named the directory.
     pub wal_volume: Option<PathBuf>,
 }
 
-/// A directory that couldn't be read or changed, and how.
-#[derive(Debug)]
+/// A directory that could not be read or changed, and how.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {doing}: {cause}{}", path.display(), way_out(cause, path))]
 pub struct Error {
     pub path: PathBuf,
     pub doing: &'static str,
+    #[source]
     pub cause: io::Error,
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.path.display(), self.doing, self.cause)?;
-        file::way_out(&self.cause, &self.path).map_or(Ok(()), |way_out| write!(f, "; {way_out}"))
-    }
+fn way_out(cause: &io::Error, path: &Path) -> String {
+    file::way_out(cause, path).map_or_else(String::new, |way_out| format!("; {way_out}"))
 }
 
 impl Error {
-    /// Time, or an operator, mends it without a restart.
+    /// Time or an operator can fix it without a restart.
     pub fn may_pass(&self) -> bool {
         file::may_pass(&self.cause)
     }
 }
 
-impl std::error::Error for Error {}
-
 impl Paths {
-    /// The directories for a data volume and a WAL volume, unless the operator named etcd's `--wal-dir` himself.
+    /// The directories for a data volume and a WAL volume, unless the operator set etcd's `--wal-dir`.
     ///
-    /// When etcd makes a WAL it **removes everything in its WAL directory** and renames a new one into its place
-    /// (`wal.Create`, `renameWAL`; measured on 3.5.1). So its directory is one below the volume: a mount point can't be
-    /// renamed over, and a quarantine beside the WAL must outlive the next WAL. A volume that already holds a WAL at its
-    /// top stays as it is.
+    /// When etcd creates a WAL it **removes everything in its WAL directory** and renames a new one into its place
+    /// (`wal.Create`, `renameWAL`; measured on 3.5.1). So its directory is one level below the volume: a mount point can't be
+    /// renamed over, and a quarantine beside the WAL must survive the next WAL. A volume that already has a WAL at its top
+    /// stays as it is.
     pub fn on_volumes(data: &Path, wal_volume: &Path, named: Option<&Path>) -> Self {
         let top = holds_wal(wal_volume).unwrap_or(false);
         let wal = if top { wal_volume.to_owned() } else { wal_volume.join("wal") };
@@ -72,10 +76,10 @@ impl Paths {
         }
     }
 
-    /// What is there.
+    /// What the directories contain.
     ///
     /// # Errors
-    /// A directory that can't be read: unknown, never fresh.
+    /// A directory can't be read: that is unknown, never fresh.
     pub fn inspect(&self) -> Result<DataDir, Error> {
         let wal = holds_wal(&self.wal).map_err(|cause| failed(&self.wal, "can't be read", cause))?;
         let snap = self.data.join(MEMBER_DIR).join("snap");
@@ -87,48 +91,45 @@ impl Paths {
             (false, false) if !inner_wal => DataDir::Fresh,
             (false, _) if inner_wal => DataDir::Partial {
                 what: format!(
-                    "a WAL lies in {}, where etcd puts it by default, but the WAL directory is {}; set ED_WAL={} to run with the data \
-                     as it is (an etcd that was set up by hand, or a snapshot restored without --wal-dir)",
+                    "a WAL is in {}, etcd's default place, but the WAL directory is {}; set ED_WAL={} to run with \
+                     this data (from an etcd set up by hand, or a snapshot restored without --wal-dir)",
                     inner.display(),
                     self.wal.display(),
                     self.data.join(MEMBER_DIR).display()
                 ),
             },
             (true, false) => DataDir::Partial {
-                what: format!("{} holds a WAL, but {} holds no data", self.wal.display(), self.data.display()),
+                what: format!("{} has a WAL, but {} has no data", self.wal.display(), self.data.display()),
             },
             (false, _) => DataDir::Partial {
-                what: format!("{} holds data, but {} holds no WAL", self.data.display(), self.wal.display()),
+                what: format!("{} has data, but {} has no WAL", self.data.display(), self.wal.display()),
             },
         })
     }
 
-    /// Whether there is a WAL; one that can't be looked for counts as there.
+    /// Whether there is a WAL; if that is unknown, it counts as there.
     pub fn holds_wal(&self) -> bool {
         let inner = self.data.join(MEMBER_DIR).join("wal");
         holds_wal(&self.wal).unwrap_or(true) || holds_wal(&inner).unwrap_or(true)
     }
 
-    /// Marks the volume that the WAL is about to be made on, durably. A mark cut short by a crash proves nothing.
+    /// Marks, durably, the volume on which the WAL is about to be created. A mark cut short by a crash proves nothing.
     ///
     /// # Errors
-    /// A volume that can't be written: etcd couldn't either.
+    /// The volume can't be written; then etcd couldn't write it either.
     pub fn mark(&self, nonce: u64) -> Result<(), Error> {
         if self.is_marked(nonce) {
             return Ok(());
         }
         let (dir, path) = self.mark_path();
         let write = || {
-            file::make_dir(dir)?;
-            let mut file = File::create(&path)?;
-            file.write_all(nonce.to_string().as_bytes())?;
-            file.sync_all()?;
-            sync_dir(dir)
+            durable::make_dir(dir)?;
+            durable::replace(&path, nonce.to_string().as_bytes(), Readers::ByUmask)
         };
         write().map_err(|cause| failed(&path, "can't be written", cause))
     }
 
-    /// Whether the WAL's volume bears this ledger's mark: then it was not lost or exchanged since.
+    /// Whether the WAL's volume has this ledger's mark: then it was not lost or exchanged since.
     pub fn is_marked(&self, nonce: u64) -> bool {
         fs::read(self.mark_path().1).is_ok_and(|text| text == nonce.to_string().as_bytes())
     }
@@ -138,7 +139,7 @@ impl Paths {
         (dir, dir.join(MARK))
     }
 
-    /// The ids in the WAL's metadata record. Every file of a WAL has them; the newest is the likeliest to be torn.
+    /// The ids in the WAL's metadata record. Every file of a WAL has them; the newest is the most likely to be damaged.
     fn read_ids(&self) -> Known<(ClusterId, MemberId)> {
         let mut files = match wal_files(&self.wal) {
             Ok(files) => files,
@@ -155,10 +156,11 @@ impl Paths {
         Known::Unknown(trouble)
     }
 
-    /// Where raft's log ends: the last entry of the newest WAL file; of one that has none yet, what its name and its hard state say.
+    /// The end of raft's log: the last entry of the newest WAL file; if that has none yet, what its name and its hard state
+    /// show.
     ///
     /// # Errors
-    /// A file that can't be read, or holds nothing that says so.
+    /// A file can't be read, or does not show where the log ends.
     pub fn log_end(&self) -> io::Result<LogEnd> {
         let mut files = wal_files(&self.wal)?;
         files.sort();
@@ -167,10 +169,100 @@ impl Paths {
         wal::log_end(BufReader::new(File::open(&newest)?), index_before)
     }
 
-    /// How much is free where etcd writes.
+    /// What the data shows about releases. No etcd may have it open.
+    ///
+    /// # Errors
+    /// A file that can't be read, or isn't etcd's.
+    pub fn release(&self) -> io::Result<DataRelease> {
+        let Backend { cluster_version, storage_version, learners, .. } = self.backend()?;
+        let log = self.log_release()?;
+        // The backend may lack the last commits, and never has more than the log.
+        let cluster_version = log.cluster_version.or(cluster_version);
+        let v2_keys = self.snapshot_has_v2_keys(log.snapshot)?;
+        Ok(DataRelease { cluster_version, storage_version, learners, v2_keys, ..log })
+    }
+
+    /// Whether the raft snapshot of that index holds keys of the v2 API.
+    fn snapshot_has_v2_keys(&self, index: u64) -> io::Result<bool> {
+        let snap = self.data.join(MEMBER_DIR).join("snap");
+        let Some((term, index)) = snapshots(&snap)?.into_iter().rfind(|(_, found)| *found == index) else {
+            return Ok(false);
+        };
+        let mut bytes = Vec::new();
+        let file = File::open(snap.join(format!("{term:016x}-{index:016x}.snap")))?;
+        file.take(MOST_SNAPSHOT_BYTES).read_to_end(&mut bytes)?;
+        Ok(raft_snapshot::has_v2_keys(&bytes))
+    }
+
+    /// The members that the backend lists as learners, also while etcd has it open: a page that is being written is read again.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub fn learners(&self) -> io::Result<BTreeSet<MemberId>> {
+        Ok(self.backend()?.learners)
+    }
+
+    /// The members that are learners to raft, whatever a member list says; also while etcd has the backend open. `None`: 3.4 and
+    /// earlier store them nowhere.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub fn raft_learners(&self) -> io::Result<Option<BTreeSet<MemberId>>> {
+        Ok(self.backend()?.raft_learners)
+    }
+
+    /// The members that can't vote, because to raft they are learners, as far as it is known; read on another thread.
+    pub async fn never_vote(&self) -> BTreeSet<MemberId> {
+        let paths = self.clone();
+        let read = file::aside(&self.data, move || paths.raft_learners()).await;
+        read.ok().and_then(Result::ok).flatten().unwrap_or_default()
+    }
+
+    /// bbolt writes a free page, then a meta page (copy on write), so a second reading finds what the first one missed.
+    fn backend(&self) -> io::Result<Backend> {
+        let file = self.data.join(MEMBER_DIR).join("snap").join("db");
+        backend::read(&file).or_else(|_| backend::read(&file))
+    }
+
+    /// The part of it that the log shows, which can be read while etcd writes it.
+    ///
+    /// # Errors
+    /// A file that can't be read, or isn't etcd's.
+    pub fn log_release(&self) -> io::Result<DataRelease> {
+        let (snapshot, tail) = self.log_tail(&self.data.join(MEMBER_DIR).join("snap"))?;
+        let records = tail.old.range(snapshot + 1..).map(|(_, old)| *old).max().unwrap_or_default();
+        let cluster_version = tail.versions.into_values().next_back();
+        Ok(DataRelease { cluster_version, records, snapshot, end: tail.end, ..DataRelease::default() })
+    }
+
+    /// The index of the newest raft snapshot.
+    pub fn newest_snapshot(&self) -> Option<u64> {
+        let found = snapshots(&self.data.join(MEMBER_DIR).join("snap")).ok()?;
+        found.into_iter().map(|(_, index)| index).max()
+    }
+
+    /// The index of the raft snapshot with which etcd would begin, and the log from the file on that contains that index.
+    fn log_tail(&self, snap: &Path) -> io::Result<(u64, wal::Tail)> {
+        let mut files = wal_files(&self.wal)?;
+        files.sort();
+        let mut snapshots = snapshots(snap)?;
+        loop {
+            let newest = snapshots.pop_last().unwrap_or_default();
+            let first = files.iter().rposition(|file| wal_index(file).is_some_and(|first| first <= newest.1));
+            let mut tail = wal::Tail::default();
+            for file in &files[first.unwrap_or_default()..] {
+                tail.read(BufReader::with_capacity(READ_BYTES, File::open(file)?))?;
+            }
+            if newest.1 == 0 || tail.snapshots.contains(&newest) {
+                return Ok((newest.1, tail));
+            }
+        }
+    }
+
+    /// How much space is free where etcd writes.
     pub fn room(&self) -> String {
         let of = |what: &str, path: &Path| {
-            // Before its first start etcd has made none of them.
+            // Before its first start etcd has created none of them.
             let there = path.ancestors().find(|dir| dir.is_dir()).unwrap_or(path);
             match statvfs(there) {
                 Ok(volume) => {
@@ -184,15 +276,15 @@ impl Paths {
         format!("{}, {}", of("the data", &self.data), of("the WAL", &self.wal))
     }
 
-    /// Moves all of etcd's entries into `quarantine-<stamp>/` beside them. Entries that were moved by an earlier, broken
-    /// attempt with the same stamp stay where they are: it can be repeated until it succeeds.
+    /// Moves all of etcd's entries into `quarantine-<stamp>/` beside them. Entries that an earlier, interrupted attempt with
+    /// the same stamp moved stay there, so it can be repeated until it succeeds.
     ///
     /// # Errors
     /// The first entry that can't be moved.
     pub fn quarantine(&self, stamp: &str) -> Result<(), Error> {
         let name = format!("{QUARANTINE}{stamp}");
         match &self.wal_volume {
-            // A WAL at the top of its volume: the next one will be made below, so the old files may stay beside it.
+            // A WAL at the top of its volume: the next one will be created below, so the old files may stay beside it.
             Some(volume) if *volume == self.wal => {
                 move_entries(volume, &name, |file| file.ends_with(".wal") || file.ends_with(".tmp"))?;
             }
@@ -226,13 +318,13 @@ fn move_entries(dir: &Path, into: &str, which: impl Fn(&str) -> bool) -> Result<
 /// Renames within one volume, and makes the renaming durable.
 ///
 /// # Errors
-/// The entry that can't be moved.
+/// The entry can't be moved.
 pub fn move_entry(from: &Path, into: &Path) -> Result<(), Error> {
     let Some(name) = from.file_name() else { return Ok(()) };
     if !is_present(from).map_err(|cause| failed(from, "can't be read", cause))? {
         return Ok(());
     }
-    fs::create_dir_all(into).map_err(|cause| failed(into, "can't be made", cause))?;
+    fs::create_dir_all(into).map_err(|cause| failed(into, "can't be created", cause))?;
     fs::rename(from, into.join(name)).map_err(|cause| failed(from, "can't be moved aside", cause))?;
     for dir in [into, into.parent().unwrap_or(into)] {
         sync_dir(dir).map_err(|cause| failed(dir, "can't be synced", cause))?;
@@ -244,6 +336,21 @@ fn is_present(path: &Path) -> io::Result<bool> {
     path.try_exists()
 }
 
+/// Raft's snapshots by term and index: `TERM-INDEX.snap`, both in hex (`snap.Snapshotter.save`).
+fn snapshots(dir: &Path) -> io::Result<BTreeSet<(u64, u64)>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let stem =
+            path.file_stem().and_then(|stem| stem.to_str()).filter(|_| path.extension().is_some_and(|e| e == "snap"));
+        found.extend(
+            stem.and_then(|stem| stem.split_once('-')).and_then(|(term, index)| Some((hex(term)?, hex(index)?))),
+        );
+    }
+    Ok(found)
+}
+
 fn wal_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -252,7 +359,7 @@ fn wal_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        // etcd's own test of a WAL directory: any name that ends so (`wal.Exist`).
+        // etcd's own test for a WAL directory: any name that ends so (`wal.Exist`).
         if path.extension().is_some_and(|e| e == "wal") {
             files.push(path);
         }

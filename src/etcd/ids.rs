@@ -1,4 +1,4 @@
-//! The ids etcd will give a new cluster: they follow from the peer URLs and the token alone.
+//! The ids that etcd will give a new cluster: they follow from the peer URLs and the token alone.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 

@@ -1,4 +1,4 @@
-//! The user of an etcd with authentication on (etcd documentation, "Role-based access control").
+//! The user of an etcd with authentication enabled (etcd documentation, "Role-based access control").
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,19 +9,20 @@ use serde_json::{Value, json};
 
 use crate::util::clock;
 use crate::util::file;
+use crate::util::lock::lock;
 
 /// (etcd's api/v3rpc/rpctypes/error.go, ErrGRPCAuthFailed.)
 const WRONG: &str = "invalid user ID or password";
-/// A refused password is not sent again for so long, unless the file holds another.
+/// A refused password is not sent again for this long, unless the file changes.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
-/// A user, and the token that etcd last gave it. etcd's tokens run out, and end with its process: a refused one is replaced.
+/// A user, and the token that etcd last issued. etcd's tokens expire, and end with its process: a refused one is replaced.
 pub struct Login {
     user: String,
-    /// Read anew for each token: who changes the password need not restart us.
+    /// Read again for each token: an operator who changes the password need not restart us.
     password_file: PathBuf,
     token: Mutex<Option<String>>,
-    /// The password that etcd last refused, and when: each try costs every member a bcrypt.
+    /// The password that etcd last refused, and when: each attempt costs every member a bcrypt.
     refused: Mutex<Option<(String, Instant)>>,
 }
 
@@ -38,7 +39,7 @@ impl fmt::Display for Login {
 }
 
 impl Login {
-    /// A user that hasn't logged in yet; the file's trailing line ends don't count.
+    /// A user that has not logged in yet; trailing line ends in the file do not count.
     pub fn new(user: String, password_file: PathBuf) -> Self {
         Self { user, password_file, token: Mutex::default(), refused: Mutex::default() }
     }
@@ -51,10 +52,10 @@ impl Login {
         self.held().insert(token).clone()
     }
 
-    /// What `/v3/auth/authenticate` wants.
+    /// The body for `/v3/auth/authenticate`.
     ///
     /// # Errors
-    /// The file's, with its path.
+    /// The password file can't be read; the message names its path.
     pub(super) async fn credentials(&self) -> Result<Value, String> {
         let read = file::fetch_text(&self.password_file).await;
         let text =
@@ -66,7 +67,7 @@ impl Login {
         }
     }
 
-    /// etcd didn't take them: why, in words.
+    /// etcd refused the credentials: the reason.
     pub(super) fn refused(&self, credentials: &Value, message: &str) -> String {
         if message.contains(WRONG) {
             let password = credentials["password"].as_str().unwrap_or_default().to_owned();
@@ -81,11 +82,11 @@ impl Login {
     }
 
     fn last_refused(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
-        self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.refused)
     }
 
     fn held(&self) -> MutexGuard<'_, Option<String>> {
-        self.token.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.token)
     }
 }
 

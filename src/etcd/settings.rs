@@ -1,15 +1,15 @@
-//! Which `ETCD_*` variables are etcd's, and which of them would undo what this program guarantees.
+//! Which `ETCD_*` variables are etcd's, and which of them would break this program's guarantees.
 
-/// What becomes of a variable whose name starts with `ETCD_`.
+/// How to treat a variable whose name starts with `ETCD_`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Passed through; it wins over what is computed.
+    /// Passed through; it overrides the computed value.
     Passed,
-    /// The configured part of the token; the founding adds the random part.
+    /// The configured part of the token; the bootstrap adds the random part.
     Token,
-    /// Would break a guarantee; the text says which and what to do.
+    /// It would break a guarantee; the text says which, and what to do.
     Forbidden(&'static str),
-    /// Not etcd's: not handed to it.
+    /// Not etcd's: not passed to it.
     Foreign,
 }
 
@@ -18,39 +18,41 @@ pub fn kind(variable: &str) -> Kind {
     match variable {
         "ETCD_INITIAL_CLUSTER_TOKEN" => Kind::Token,
         "ETCD_INITIAL_CLUSTER" | "ETCD_INITIAL_CLUSTER_STATE" => {
-            Kind::Forbidden("the founding computes it; unset it, and tag the instances instead")
+            Kind::Forbidden("etcd-muster computes it; unset it, and tag the instances instead")
         }
         "ETCD_FORCE_NEW_CLUSTER" => Kind::Forbidden(
-            "a supervisor would force a new cluster at every start; run etcd by hand with --force-new-cluster once",
+            "it would force a new cluster at every start; run etcd by hand with --force-new-cluster once",
         ),
-        "ETCD_CONFIG_FILE" => {
-            Kind::Forbidden("with it etcd ignores every other setting; give the settings as ETCD_* variables")
-        }
+        "ETCD_CONFIG_FILE" => Kind::Forbidden("with it etcd ignores all other settings; use ETCD_* variables"),
         _ if variable.starts_with("ETCD_DISCOVERY") || variable.starts_with("ETCD_PROXY") => {
-            Kind::Forbidden("members are found by EC2 tags; unset it")
+            Kind::Forbidden("etcd-muster finds members by EC2 tags; unset it")
         }
         _ if variable.starts_with("ETCD_EXPERIMENTAL_") || KNOWN.contains(&variable) => Kind::Passed,
         _ => Kind::Foreign,
     }
 }
 
-/// What a setting that is passed on costs; it is said at the start.
+/// The risk of a setting that is passed on; logged at the start.
 pub fn danger(variable: &str, value: &str) -> Option<&'static str> {
     // (Go's strconv.ParseBool.)
     let is_true = ["1", "t", "T", "TRUE", "true", "True"].contains(&value);
     let is_false = ["0", "f", "F", "FALSE", "false", "False"].contains(&value);
     match variable {
-        "ETCD_UNSAFE_NO_FSYNC" if is_true => Some(
-            "etcd calls writes safe that a power cut takes away, and the cluster may lose what it has acknowledged; unset it",
+        "ETCD_UNSAFE_NO_FSYNC" if is_true => Some("etcd acknowledges writes that a power cut can lose; unset it"),
+        "ETCD_STRICT_RECONFIG_CHECK" if is_false => Some(
+            "etcd then accepts membership changes that lose the quorum, and etcd-muster relies on its refusal; \
+                unset it",
         ),
-        "ETCD_STRICT_RECONFIG_CHECK" if is_false => {
-            Some("etcd then takes changes of its members that cost the quorum, and leaving rests on it; unset it")
-        }
+        // (Measured on 3.6.16 and 3.7.3: the others go on listing one, and one that starts with a lower limit ends.)
+        "ETCD_MAX_LEARNERS" if value != "1" => Some(
+            "etcd takes the limit of whoever is asked, and members that have another one then list other members, or end; give all \
+             members the same",
+        ),
         _ => None,
     }
 }
 
-/// etcd's flags as variables: `etcd --help` of 3.4.23 and 3.5.1, and the names 3.6 and 3.7 added.
+/// etcd's flags as variables: what any release from 3.3 to 3.7 knows; which one knows what is in `by_release.rs`.
 const KNOWN: &[&str] = &[
     "ETCD_ADVERTISE_CLIENT_URLS",
     "ETCD_AUTH_TOKEN",
@@ -67,7 +69,9 @@ const KNOWN: &[&str] = &[
     "ETCD_CIPHER_SUITES",
     "ETCD_CLIENT_CERT_ALLOWED_HOSTNAME",
     "ETCD_CLIENT_CERT_AUTH",
+    "ETCD_CLIENT_CERT_FILE",
     "ETCD_CLIENT_CRL_FILE",
+    "ETCD_CLIENT_KEY_FILE",
     "ETCD_COMPACTION_BATCH_LIMIT",
     "ETCD_COMPACTION_SLEEP_INTERVAL",
     "ETCD_COMPACT_HASH_CHECK_TIME",
@@ -82,7 +86,6 @@ const KNOWN: &[&str] = &[
     "ETCD_DOWNGRADE_CHECK_TIME",
     "ETCD_ELECTION_TIMEOUT",
     "ETCD_ENABLE_DISTRIBUTED_TRACING",
-    "ETCD_ENABLE_LEASE_CHECKPOINT",
     "ETCD_ENABLE_LOG_ROTATION",
     "ETCD_ENABLE_PPROF",
     "ETCD_ENABLE_V2",
@@ -99,7 +102,6 @@ const KNOWN: &[&str] = &[
     "ETCD_LISTEN_CLIENT_URLS",
     "ETCD_LISTEN_METRICS_URLS",
     "ETCD_LISTEN_PEER_URLS",
-    "ETCD_LOCAL_ADDRESS",
     "ETCD_LOGGER",
     "ETCD_LOG_FORMAT",
     "ETCD_LOG_LEVEL",
@@ -120,18 +122,21 @@ const KNOWN: &[&str] = &[
     "ETCD_PEER_CERT_ALLOWED_HOSTNAME",
     "ETCD_PEER_CERT_FILE",
     "ETCD_PEER_CLIENT_CERT_AUTH",
+    "ETCD_PEER_CLIENT_CERT_FILE",
+    "ETCD_PEER_CLIENT_KEY_FILE",
     "ETCD_PEER_CRL_FILE",
     "ETCD_PEER_KEY_FILE",
     "ETCD_PEER_SKIP_CLIENT_SAN_VERIFICATION",
     "ETCD_PEER_TRUSTED_CA_FILE",
     "ETCD_PRE_VOTE",
     "ETCD_QUOTA_BACKEND_BYTES",
+    "ETCD_RAFT_READ_TIMEOUT",
+    "ETCD_RAFT_WRITE_TIMEOUT",
     "ETCD_SELF_SIGNED_CERT_VALIDITY",
     "ETCD_SNAPSHOT_CATCHUP_ENTRIES",
     "ETCD_SNAPSHOT_COUNT",
     "ETCD_SOCKET_REUSE_ADDRESS",
     "ETCD_SOCKET_REUSE_PORT",
-    "ETCD_STOP_GRPC_SERVICE_ON_DEFRAG",
     "ETCD_STRICT_RECONFIG_CHECK",
     "ETCD_TLS_MAX_VERSION",
     "ETCD_TLS_MIN_VERSION",

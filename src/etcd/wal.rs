@@ -1,16 +1,20 @@
-//! etcd's write-ahead log, as far as it tells whose it is and how far it goes (etcd, `server/storage/wal`: a record is a 64-bit
+//! etcd's write-ahead log, as far as it shows whose it is and how far it goes (etcd, `server/storage/wal`: a record is a 64-bit
 //! length, whose upper byte is padding, and a protobuf, `walpb.Record`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
+use super::protobuf::{self, Value};
+use crate::core::release::Minor;
+use crate::core::release::OldRecords;
 use crate::core::types::{ClusterId, MemberId};
 use crate::core::view::LogEnd;
 
-/// A record longer than this is no head of a WAL.
+/// A longer record is not the head of a WAL.
 const MAX_HEAD_RECORD_BYTES: u64 = 4096;
 /// etcd refuses requests of more than a few MiB.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
-/// walpb: the types of records.
+/// walpb's types of records.
 const METADATA_TYPE: u64 = 1;
 const ENTRY_TYPE: u64 = 2;
 const SNAPSHOT_TYPE: u64 = 5;
@@ -18,10 +22,11 @@ const SNAPSHOT_TYPE: u64 = 5;
 /// Reads the cluster and member id from the head of a WAL file. Every file starts with a CRC record and the metadata record
 /// (etcd, `wal.Create`, `WAL.cut`); a record is a 64-bit length, whose upper byte is padding, and a protobuf (`walpb.Record`).
 ///
-/// A wrong id would condemn good data as another cluster's, so the record's own CRC is checked; it goes on from the one before.
+/// A wrong id would condemn good data as another cluster's, so the record's own CRC is checked, which continues the previous
+/// record's.
 ///
 /// # Errors
-/// A file that breaks off, or is no WAL.
+/// The file ends early, or is not a WAL.
 pub fn read_metadata(mut file: impl Read) -> io::Result<(ClusterId, MemberId)> {
     let (mut before, mut record) = (0, Vec::new());
     for _ in 0..2 {
@@ -30,7 +35,7 @@ pub fn read_metadata(mut file: impl Read) -> io::Result<(ClusterId, MemberId)> {
             // etcdserverpb.Metadata: NodeID = 1, ClusterID = 2.
             let metadata = Fields(fields.bytes(3).unwrap_or_default());
             if fields.varint(2) != Some(u64::from(crc32c(before, metadata.0))) {
-                return Err(io::Error::other("the WAL's metadata record has another checksum"));
+                return Err(io::Error::other("the WAL's metadata record has a wrong checksum"));
             }
             return match (metadata.varint(2), metadata.varint(1)) {
                 (Some(cluster), Some(member)) => Ok((ClusterId(cluster), MemberId(member))),
@@ -39,14 +44,14 @@ pub fn read_metadata(mut file: impl Read) -> io::Result<(ClusterId, MemberId)> {
         }
         before = fields.varint(2).unwrap_or_default() as u32;
     }
-    Err(io::Error::other("the WAL's head holds no metadata record"))
+    Err(io::Error::other("the WAL's head has no metadata record"))
 }
 
-/// Where a WAL file's last entry, or the snapshot that stands for what came before, leaves the log. `before`: the index of the last
-/// entry before this file.
+/// Where the log ends after a WAL file: at its last entry, or at the snapshot that replaces the entries before. `before`: the
+/// index of the last entry before this file.
 ///
 /// # Errors
-/// A file that can't be read, or that tells nothing. A last record that was cut short by a crash was never acknowledged.
+/// The file can't be read, or does not show that. A last record cut short by a crash was never acknowledged.
 pub fn log_end(mut file: impl Read, before: u64) -> io::Result<LogEnd> {
     let (mut end, mut record) = (LogEnd { term: 0, index: before }, Vec::new());
     loop {
@@ -57,9 +62,9 @@ pub fn log_end(mut file: impl Read, before: u64) -> io::Result<LogEnd> {
         };
         let data = Fields(fields.bytes(3).unwrap_or_default());
         let seen = match fields.varint(1) {
-            // Files are made longer than what is written: the rest is zeros.
+            // Files are allocated longer than what is written: the rest is zeros.
             None => break,
-            // raftpb.Entry: Term = 2, Index = 3. One that takes another's place may begin lower.
+            // raftpb.Entry: Term = 2, Index = 3. An entry that replaces another may begin lower.
             Some(ENTRY_TYPE) => (data.varint(2), data.varint(3)),
             // walpb.Snapshot: Index = 1, Term = 2.
             Some(SNAPSHOT_TYPE) if data.varint(1) > Some(end.index) => (data.varint(2), data.varint(1)),
@@ -70,9 +75,93 @@ pub fn log_end(mut file: impl Read, before: u64) -> io::Result<LogEnd> {
         }
     }
     match end.index {
-        0 => Err(io::Error::other("the WAL holds no entry")),
+        0 => Err(io::Error::other("the WAL has no entry")),
         _ => Ok(end),
     }
+}
+
+/// What a raft log holds behind its newest snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tail {
+    /// The snapshots that the log knows, by term and index. Only with one of these does etcd begin (`wal.ValidSnapshotEntries`).
+    pub snapshots: BTreeSet<(u64, u64)>,
+    /// Records in the form of the v2 API, by index.
+    pub old: BTreeMap<u64, OldRecords>,
+    /// Versions of the cluster, by the index of what set them.
+    pub versions: BTreeMap<u64, Minor>,
+    pub end: u64,
+}
+
+impl Tail {
+    /// Goes on with one file of the log.
+    ///
+    /// # Errors
+    /// As [`log_end`].
+    pub fn read(&mut self, mut file: impl Read) -> io::Result<()> {
+        let mut record = Vec::new();
+        loop {
+            let fields = match read_record(&mut file, &mut record, MAX_RECORD_BYTES) {
+                Ok(fields) => fields,
+                Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(cause) => return Err(cause),
+            };
+            let data = Fields(fields.bytes(3).unwrap_or_default());
+            match fields.varint(1) {
+                None => return Ok(()),
+                // raftpb.Entry: Index = 3, Data = 4; Type = 1 is left out or 0 where it is no change of members.
+                Some(ENTRY_TYPE) => {
+                    let Some(index) = data.varint(3) else { continue };
+                    // A new leader's entry takes the place of the old one's, and of all behind it.
+                    self.old.split_off(&index);
+                    self.versions.split_off(&index);
+                    self.end = index;
+                    let request = data.bytes(4).filter(|_| data.varint(1).unwrap_or_default() == 0);
+                    if let Some(old @ (OldRecords::OfMembers | OldRecords::Foreign)) = request.map(old_record) {
+                        self.old.insert(index, old);
+                    }
+                    self.versions.extend(request.and_then(cluster_version).map(|version| (index, version)));
+                }
+                Some(SNAPSHOT_TYPE) => {
+                    if let Some(index) = data.varint(1) {
+                        self.snapshots.insert((data.varint(2).unwrap_or_default(), index));
+                        self.end = self.end.max(index);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether an entry's data is a request in the form of the v2 API, and of what.
+///
+/// It is one by itself (etcdserverpb.Request: ID = 1, Method = 2, Path = 3), as etcd 3.5 and earlier write it, or field 2 of an
+/// etcdserverpb.InternalRaftRequest. 3.6 takes two of them (`v2ToV3Request`): a member's attributes and the cluster's version.
+fn old_record(data: &[u8]) -> OldRecords {
+    let entry = Fields(data);
+    let Some(second) = entry.bytes(2) else { return OldRecords::None };
+    let is_method = second.iter().all(u8::is_ascii_uppercase);
+    let request = if is_method { entry } else { Fields(second) };
+    let (method, path) = (request.bytes(2).unwrap_or_default(), request.bytes(3).unwrap_or_default());
+    let is_of_a_member = path.starts_with(b"/0/members/") && path.ends_with(b"/attributes");
+    match method == b"PUT" && (is_of_a_member || path == b"/0/version") {
+        true => OldRecords::OfMembers,
+        false => OldRecords::Foreign,
+    }
+}
+
+/// The version that an entry gives the cluster: `PUT /0/version` with it as value (4), as the first one is set up to 3.5, or field 1300
+/// of an InternalRaftRequest, a membershippb.ClusterVersionSetRequest (ver = 1).
+fn cluster_version(data: &[u8]) -> Option<Minor> {
+    const CLUSTER_VERSION_SET: u64 = 1300;
+    let entry = Fields(data);
+    let text = match (entry.bytes(CLUSTER_VERSION_SET), entry.bytes(2)) {
+        (Some(set), _) => Fields(set).bytes(1),
+        (None, Some(b"PUT")) if entry.bytes(3) == Some(b"/0/version") => entry.bytes(4),
+        (None, Some(request)) if Fields(request).bytes(3) == Some(b"/0/version") => Fields(request).bytes(4),
+        _ => None,
+    };
+    Minor::of_cluster(std::str::from_utf8(text?).ok()?)
 }
 
 fn read_record<'a>(file: &mut impl Read, record: &'a mut Vec<u8>, most: u64) -> io::Result<Fields<'a>> {
@@ -82,9 +171,9 @@ fn read_record<'a>(file: &mut impl Read, record: &'a mut Vec<u8>, most: u64) -> 
     let bytes = field & !(0xff << 56);
     let padding = if field >> 63 == 1 { field >> 56 & 0x7 } else { 0 };
     if bytes > most {
-        return Err(io::Error::other(format!("a record of {bytes} bytes is none of a WAL's")));
+        return Err(io::Error::other(format!("a record of {bytes} bytes is not a WAL record")));
     }
-    // No more than there is: a length that lies must not be given memory.
+    // At most what is left: a wrong length must not allocate memory.
     record.clear();
     file.take(bytes + padding).read_to_end(record)?;
     match record.get(..bytes as usize).filter(|_| record.len() as u64 == bytes + padding) {
@@ -93,7 +182,7 @@ fn read_record<'a>(file: &mut impl Read, record: &'a mut Vec<u8>, most: u64) -> 
     }
 }
 
-/// CRC-32C (RFC 3720, B.4), going on from that of what came before; a few bytes, so without a table.
+/// CRC-32C (RFC 3720, B.4), continued from the previous value; only a few bytes, so without a table.
 fn crc32c(before: u32, bytes: &[u8]) -> u32 {
     const CASTAGNOLI: u32 = 0x82f6_3b78;
     !bytes.iter().fold(!before, |crc, &byte| {
@@ -101,76 +190,76 @@ fn crc32c(before: u32, bytes: &[u8]) -> u32 {
     })
 }
 
-/// The fields of a protobuf message, as far as a WAL's head uses them: varints and bytes.
+/// A protobuf message, of which fields are asked for one by one.
 #[derive(Clone, Copy)]
-struct Fields<'a>(&'a [u8]);
-
-enum Field<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-}
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn varint(self, number: u64) -> Option<u64> {
-        self.find(number).and_then(|field| match field {
-            Field::Varint(value) => Some(value),
-            Field::Bytes(_) => None,
-        })
-    }
-
-    fn bytes(self, number: u64) -> Option<&'a [u8]> {
-        self.find(number).and_then(|field| match field {
-            Field::Bytes(value) => Some(value),
-            Field::Varint(_) => None,
-        })
-    }
-
-    fn find(self, number: u64) -> Option<Field<'a>> {
-        let mut rest = self.0;
-        while !rest.is_empty() {
-            let key = varint(&mut rest)?;
-            let field = match key & 0x7 {
-                0 => Field::Varint(varint(&mut rest)?),
-                2 => {
-                    let length = usize::try_from(varint(&mut rest)?).ok()?;
-                    let (value, after) = rest.split_at_checked(length)?;
-                    rest = after;
-                    Field::Bytes(value)
-                }
-                _ => return None,
-            };
-            if key >> 3 == number {
-                return Some(field);
-            }
+        match self.find(number)? {
+            Value::Number(value) => Some(value),
+            Value::Bytes(_) => None,
         }
-        None
+    }
+
+    pub(super) fn bytes(self, number: u64) -> Option<&'a [u8]> {
+        match self.find(number)? {
+            Value::Bytes(value) => Some(value),
+            Value::Number(_) => None,
+        }
+    }
+
+    /// The first field of that number, before anything that can't be read.
+    fn find(self, number: u64) -> Option<Value<'a>> {
+        let mut fields = protobuf::Fields(self.0).map_while(|field| field);
+        fields.find_map(|(found, value)| (found == number).then_some(value))
     }
 }
 
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
+/// For tests: logs as etcd writes them.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
+pub mod sample {
     /// The head of a WAL written by etcd 3.5.1 for member 2e1259d415f2a040 of cluster 48276a8f75b6a87.
-    const HEAD: &[u8] = &[
+    pub const HEAD: &[u8] = &[
         0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x84, 0x08, 0x04, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00, 0x1d, 0x00,
         0x00, 0x00, 0x00, 0x00, 0x00, 0x83, 0x08, 0x01, 0x10, 0x8d, 0x9c, 0xf9, 0x16, 0x1a, 0x14, 0x08, 0xc0, 0xc0,
         0xca, 0xaf, 0xc1, 0xba, 0x96, 0x89, 0x2e, 0x10, 0x87, 0xd5, 0xed, 0xba, 0x8f, 0xd5, 0x9d, 0xc1, 0x04, 0x00,
         0x00, 0x00,
     ];
+
+    /// A record as etcd writes it: the length, the message, zeros up to eight bytes.
+    pub fn record(kind: u8, data: &[u8]) -> Vec<u8> {
+        let mut message = vec![0x08, kind, 0x10, 0x00, 0x1a, data.len() as u8];
+        message.extend(data);
+        let padding = (8 - message.len() % 8) % 8;
+        let flag = if padding == 0 { 0 } else { 0x80 | padding as u64 };
+        let mut bytes = (message.len() as u64 | flag << 56).to_le_bytes().to_vec();
+        bytes.extend(message);
+        bytes.resize(bytes.len() + padding, 0);
+        bytes
+    }
+
+    /// An entry with that request, of no more than 120 bytes.
+    pub fn request(index: u8, data: &[u8]) -> Vec<u8> {
+        let mut entry = vec![0x08, 0x00, 0x10, 0x01, 0x18, index, 0x22, data.len() as u8];
+        entry.extend(data);
+        record(2, &entry)
+    }
+
+    /// etcdserverpb.Request, and the same inside an InternalRaftRequest.
+    pub fn old(method: &str, path: &str) -> Vec<u8> {
+        let mut request = vec![0x08, 0x07, 0x12, method.len() as u8];
+        request.extend(method.as_bytes());
+        request.extend([0x1a, path.len() as u8]);
+        request.extend(path.as_bytes());
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sample::{HEAD, old, record, request};
+    use super::*;
 
     #[test]
     fn ids_are_read_from_a_wal() {
@@ -194,18 +283,6 @@ mod tests {
         assert_eq!(crc32c(0, b"123456789"), 0xe306_9283, "the check value of CRC-32C");
     }
 
-    /// A record as etcd writes it: the length, the message, zeros up to eight bytes.
-    fn record(kind: u8, data: &[u8]) -> Vec<u8> {
-        let mut message = vec![0x08, kind, 0x10, 0x00, 0x1a, data.len() as u8];
-        message.extend(data);
-        let padding = (8 - message.len() % 8) % 8;
-        let flag = if padding == 0 { 0 } else { 0x80 | padding as u64 };
-        let mut bytes = (message.len() as u64 | flag << 56).to_le_bytes().to_vec();
-        bytes.extend(message);
-        bytes.resize(bytes.len() + padding, 0);
-        bytes
-    }
-
     fn entry(term: u8, index: u8) -> Vec<u8> {
         record(2, &[0x08, 0x00, 0x10, term, 0x18, index])
     }
@@ -225,5 +302,69 @@ mod tests {
         assert_eq!(end(&[state], 7), Some((0, 7)), "a file that was just begun");
         assert_eq!(end(&[entry(1, 1), entry(1, 2)[..9].to_vec()], 0), Some((1, 1)), "cut short by a crash");
         assert_eq!(end(&[zeros], 0), None);
+    }
+
+    fn wrapped(request: &[u8]) -> Vec<u8> {
+        let mut outer = vec![0x12, request.len() as u8];
+        outer.extend(request);
+        outer
+    }
+
+    #[test]
+    fn old_records_are_told_by_what_they_ask() {
+        use OldRecords::{Foreign, None, OfMembers};
+        for (method, path, is) in [
+            ("PUT", "/0/members/8e9e05c52164694d/attributes", OfMembers),
+            ("PUT", "/0/version", OfMembers),
+            ("PUT", "/1/mine", Foreign),
+            ("DELETE", "/0/version", Foreign),
+            ("PUT", "/0/members/8e9e05c52164694d", Foreign),
+            ("QGET", "/health", Foreign),
+            ("SYNC", "", Foreign),
+        ] {
+            let request = old(method, path);
+            assert_eq!((old_record(&request), old_record(&wrapped(&request))), (is, is), "{method} {path}");
+        }
+        // A put of the v3 API (InternalRaftRequest: ID = 1, put = 4), and one with a header.
+        for v3 in [&[0x08, 0x07, 0x22, 0x03, 0x0a, 0x01, 0x61][..], &[0xa2, 0x06, 0x02, 0x08, 0x07, 0x22, 0x00]] {
+            assert_eq!(old_record(v3), None);
+        }
+    }
+
+    #[test]
+    fn a_log_tells_its_old_records_its_snapshots_and_its_end() {
+        let read = |parts: &[Vec<u8>]| {
+            let mut file = HEAD.to_vec();
+            parts.iter().for_each(|part| file.extend(part));
+            let mut tail = Tail::default();
+            tail.read(file.as_slice()).map(|()| tail).unwrap()
+        };
+        let (members, key) = (old("PUT", "/0/version"), old("PUT", "/1/mine"));
+        let tail = read(&[
+            request(1, &members),
+            request(2, &key),
+            record(5, &[0x08, 0x02, 0x10, 0x01]),
+            entry(1, 3),
+            vec![0; 64],
+        ]);
+        assert_eq!(tail.old, BTreeMap::from([(1, OldRecords::OfMembers), (2, OldRecords::Foreign)]));
+        assert_eq!((tail.snapshots, tail.end), (BTreeSet::from([(1, 2)]), 3));
+        let tail = read(&[request(1, &members), request(2, &key), entry(2, 2)]);
+        assert_eq!(
+            tail.old,
+            BTreeMap::from([(1, OldRecords::OfMembers)]),
+            "a new leader's entry takes the old one's place"
+        );
+        // The cluster's version, as 3.5.33 and 3.6.16 set it.
+        let with_value = [old("PUT", "/0/version"), b"\x22\x053.5.0".to_vec()].concat();
+        let v3 = b"\x08\x07\xa2\x51\x07\x0a\x053.6.0".to_vec();
+        let tail = read(&[request(4, &with_value), request(5, &v3)]);
+        assert_eq!(tail.versions, BTreeMap::from([(4, Minor(3, 5)), (5, Minor(3, 6))]));
+        // A change of members is none, whatever its bytes.
+        let mut change = vec![0x08, 0x01, 0x10, 0x01, 0x18, 0x01, 0x22, key.len() as u8];
+        change.extend(&key);
+        assert_eq!(read(&[record(2, &change)]).old, BTreeMap::new());
+        let tail = read(&[request(1, &key), request(2, &key)[..30].to_vec()]);
+        assert_eq!((tail.old.len(), tail.end), (1, 1), "cut short by a crash");
     }
 }

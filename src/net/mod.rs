@@ -1,6 +1,7 @@
-//! Transport: HTTP, TLS, certificates, the way through a proxy, callers taken within bounds. It knows no meaning.
+//! Transport: HTTP, TLS, certificates, proxies, and bounded servers. It knows nothing of the messages.
 
 pub mod http;
+pub mod http2;
 pub mod pki;
 pub mod proxy;
 #[cfg(test)]

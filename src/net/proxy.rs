@@ -1,27 +1,27 @@
-//! The HTTP proxy that calls over https go through, and the hosts that are reached without it.
+//! The HTTP proxy for calls over https, and the hosts that are reached without it.
 
 use std::sync::Arc;
 
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 
-/// A proxy, and for whom it isn't. Its Debug, and that of what [`Proxy::intercept`] gives, leave the password out.
+/// A proxy with its exceptions. Its Debug, and that of what [`Proxy::intercept`] returns, omit the password.
 #[derive(Clone, Debug)]
 pub struct Proxy(Arc<Matcher>);
 
 impl Proxy {
-    /// The proxy at `http://host:port` or `http://user:password@host:port`, for all but the hosts that `except` names:
+    /// The proxy at `http://host:port` or `http://user:password@host:port`, for all hosts except those that `except` names:
     /// comma-separated hosts and domains (with all below them), addresses, CIDR blocks, or `*` (curl's `NO_PROXY`).
     ///
     /// # Errors
     /// What is wrong with the URL, without any part of it that may be secret.
     pub fn new(url: &str, except: &str) -> Result<Self, String> {
         let uri = url.parse::<Uri>().ok();
-        // To the matcher `*` is every name, but no address.
+        // For the matcher `*` is every name, but no address.
         let all_addresses = if except.split(',').any(|entry| entry.trim() == "*") { ",0.0.0.0/0,::/0" } else { "" };
         let except = format!("{except}{all_addresses}");
         let well_formed = |uri: &Uri| {
-            // The port is required, because tools differ in what they take for the default.
+            // The port is required, because tools differ in their default.
             let has_host = uri.host().is_some_and(|host| !host.is_empty());
             uri.scheme_str() == Some("http") && has_host && uri.port_u16().is_some() && ["", "/"].contains(&uri.path())
         };
@@ -35,7 +35,7 @@ impl Proxy {
         }
     }
 
-    /// What stands between us and that URL; nothing, if it isn't https or its host is an exception.
+    /// The proxy for that URL; none if it is not https or its host is an exception.
     pub(crate) fn intercept(&self, url: &Uri) -> Option<Intercept> {
         self.0.intercept(url)
     }

@@ -1,49 +1,63 @@
-//! For tests: a server that answers by a script, on the test's own thread, so that paused time (tokio's) goes on only when nothing is
-//! under way.
+//! For tests: a server that answers from a script, on the test's own thread, so that paused time (tokio's) advances only when
+//! nothing is in progress.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderMap, IF_MATCH, IF_NONE_MATCH};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// What is said to one request.
+/// The answer to one request.
 #[derive(Clone, Debug)]
 pub enum Reply {
     Answer(u16, String),
-    /// Nothing, ever.
+    /// The same, with this header.
+    Headed(u16, (&'static str, String), String),
+    /// The same, with these headers.
+    With(u16, Vec<(&'static str, String)>, String),
+    /// No answer, ever.
     Silence,
 }
 
 impl Reply {
-    /// 200, and this.
+    /// 200 with this body.
     pub fn ok(body: &str) -> Self {
         Self::Answer(200, body.to_owned())
     }
 
-    /// That status, and nothing else.
+    /// That status without a body.
     pub fn status(status: u16) -> Self {
         Self::Answer(status, String::new())
     }
 }
 
-/// A server, and what it was asked: `METHOD /path body`.
+/// A server and its requests: `METHOD /path body`; a condition (`if-match=…`) precedes the body.
 #[derive(Debug)]
 pub struct Scripted {
     pub url: String,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Asked,
 }
 
+/// Each request as [`Scripted::asked`] has it, with its headers.
+type Asked = Arc<Mutex<Vec<(String, HeaderMap)>>>;
+
 impl Scripted {
-    /// Serves until the runtime ends. The script is given each request as [`Scripted::asked`] has it, and how many like it came before.
+    /// Serves until the runtime ends. The script gets each request as [`Scripted::asked`] has it, and the number of equal
+    /// requests before it.
     pub async fn start(script: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", script).await
+    }
+
+    /// The same, at that address.
+    pub async fn start_at(address: &str, script: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let asked = Asked::default();
         let (script, seen) = (Arc::new(script), asked.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -57,9 +71,16 @@ impl Scripted {
         Self { url, asked }
     }
 
-    /// All it was asked so far.
+    /// All requests so far.
     pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+
+    /// The values of that header in the requests that began so.
+    pub fn header(&self, beginning: &str, name: &str) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        let headers = asked.iter().filter(|(line, _)| line.starts_with(beginning)).map(|(_, headers)| headers);
+        headers.map(|headers| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned()).collect()
     }
 
     /// How many requests began so.
@@ -71,20 +92,34 @@ impl Scripted {
 async fn answer(
     request: Request<Incoming>,
     script: Arc<impl Fn(&str, usize) -> Reply>,
-    seen: Arc<Mutex<Vec<String>>>,
+    seen: Asked,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let line = format!("{} {} {}", head.method, head.uri.path(), String::from_utf8_lossy(&body)).trim_end().to_owned();
+    let conditions = [IF_MATCH, IF_NONE_MATCH].into_iter().filter_map(|name| {
+        let value = head.headers.get(&name)?.to_str().ok()?;
+        Some(format!("{name}={value} "))
+    });
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let conditions = conditions.collect::<String>();
+    let line = format!("{} {path} {conditions}{}", head.method, String::from_utf8_lossy(&body)).trim_end().to_owned();
     let before = {
         let mut seen = seen.lock().unwrap();
-        let before = seen.iter().filter(|earlier| **earlier == line).count();
-        seen.push(line.clone());
+        let before = seen.iter().filter(|(earlier, _)| *earlier == line).count();
+        seen.push((line.clone(), head.headers.clone()));
         before
     };
     match script(&line, before) {
         Reply::Answer(status, body) => {
             Ok(Response::builder().status(status).body(Full::from(body)).unwrap_or_default())
+        }
+        Reply::Headed(status, (name, value), body) => {
+            Ok(Response::builder().status(status).header(name, value).body(Full::from(body)).unwrap_or_default())
+        }
+        Reply::With(status, headers, body) => {
+            let builder = Response::builder().status(status);
+            let builder = headers.into_iter().fold(builder, |builder, (name, value)| builder.header(name, value));
+            Ok(builder.body(Full::from(body)).unwrap_or_default())
         }
         Reply::Silence => std::future::pending().await,
     }

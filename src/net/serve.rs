@@ -1,9 +1,9 @@
-//! Listening to strangers: whoever reaches a port can open connections to it, and that is all they can do.
+//! Servers for untrusted callers: anyone who reaches a port can open connections to it, but nothing more.
 //!
-//! A connection is one request and its answer. It is bounded in time and memory, and so are all of them together: where there is no room,
-//! the oldest gives way to the new one, so that a caller is never refused or left waiting because others idle. (All run on one
-//! thread, and what can go on has gone on before the next is taken: whatever is still open waits for its caller, and the
-//! oldest has had the most time.)
+//! A connection is one request and its answer. It is bounded in time and memory, and so are all of them together: if there is
+//! no room, the newest replaces the oldest, so that a caller is never refused or left waiting because others idle. (All run on
+//! one thread, and every connection that could proceed has done so before the next is accepted: what is still open waits for
+//! its caller, and the oldest has had the most time.)
 
 use std::convert::Infallible;
 use std::io;
@@ -27,31 +27,32 @@ use crate::net::tls::Acceptor;
 use crate::util::backoff::Backoff;
 use crate::util::clock;
 
-/// A caller that has connected has its request at hand. The same for a TLS handshake before it.
+/// How long a caller may take to send its request's head. The same for a TLS handshake before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
-/// For all of it: a caller asks one thing and goes.
+/// For the whole connection: a caller makes one request.
 const CONNECTION_LIFE: Duration = Duration::from_secs(5);
-/// The least that hyper takes; requests of supervisors, etcds, balancers and Prometheus have a tenth of it.
+/// hyper's minimum; requests of supervisors, etcds, balancers and Prometheus have a tenth of it.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 const MAX_HEADERS: usize = 64;
-/// After a failure to accept (no more descriptors, for one), which tried again at once would fail again; it doubles up to the longest.
+/// The pause after a failure to accept (for example, no more descriptors), which would fail again at once; it doubles up to the
+/// longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many connections are held at once.
+/// How many connections may be open at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
     pub in_all: usize,
-    /// From one IPv4 address, or one IPv6 network of 64 bits, which is what one host may have. A socket's callers have none.
+    /// From one IPv4 address, or one IPv6 network of 64 bits, which one host may have. Callers at a unix socket have none.
     pub of_one_address: usize,
 }
 
-/// What is answered to a request. Behind a pointer, as [`Stream`] is: hyper's code for it exists once.
+/// The answer to a request. Behind a pointer, as [`Stream`] is: hyper's code for it exists once.
 pub type Answering = Arc<dyn Fn(Request<Incoming>) -> Answer + Send + Sync>;
-/// The answer, as it is being made.
+/// The answer in progress.
 pub type Answer = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 
-/// What is listened on.
+/// What to listen on.
 #[derive(Debug)]
 pub enum Listener {
     Address(TcpListener),
@@ -70,7 +71,7 @@ impl Listener {
     }
 }
 
-/// Answers whoever calls there, for ever. Dropped, it takes every connection with it.
+/// Answers callers there, for ever. Dropping it closes every connection.
 pub async fn answer(listener: Listener, room: Room, tls: Option<Acceptor>, answering: Answering) -> Infallible {
     let mut connections = JoinSet::new();
     let mut held = Held { room, open: Vec::new() };
@@ -90,16 +91,16 @@ pub async fn answer(listener: Listener, room: Room, tls: Option<Acceptor>, answe
                 held.make_room(from);
                 let handle = connections.spawn(converse(stream, tls.clone(), answering.clone()));
                 held.open.push(Open { id: handle.id(), from, handle });
-                // It is heard, if it has spoken, before another may take its place.
+                // A connection with pending input is handled before another may replace it.
                 tokio::task::yield_now().await;
             }
-            // It was gone before it was taken.
+            // The caller was gone before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if backoff.is_fresh() {
-                    log::warn!("no caller can be taken: {error}; it is tried again, for as long as it lasts");
+                    log::warn!("connections can't be accepted: {error}; retrying until they can");
                 }
-                // A descriptor is what is most likely wanted.
+                // Most likely there are no descriptors left.
                 held.drop_oldest(|_| true);
                 clock::pause(backoff.pause()).await;
             }
@@ -107,7 +108,7 @@ pub async fn answer(listener: Listener, room: Room, tls: Option<Acceptor>, answe
     }
 }
 
-/// The connections that are open, the oldest first.
+/// The open connections, the oldest first.
 #[derive(Debug)]
 struct Held {
     room: Room,
@@ -122,7 +123,7 @@ struct Open {
 }
 
 impl Held {
-    /// For one more from there.
+    /// Makes room for one more from there.
     fn make_room(&mut self, from: Option<IpAddr>) {
         let of_its_own = |open: &Open| from.is_some() && open.from == from;
         if self.open.iter().filter(|open| of_its_own(open)).count() >= self.room.of_one_address {
@@ -143,7 +144,7 @@ impl Held {
     }
 }
 
-/// By what callers are counted.
+/// The key by which callers are counted.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -151,14 +152,14 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// One connection's whole life. A caller that stalls or breaks off is its own trouble.
+/// One connection from start to end. A caller that stalls or disconnects affects only itself.
 pub async fn converse(stream: Box<dyn Stream>, tls: Option<Acceptor>, answering: Answering) {
     let _gone = tokio::time::timeout(CONNECTION_LIFE, async {
         let stream: Box<dyn Stream> = match tls {
             None => stream,
             Some(tls) => match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
                 Ok(Ok(stream)) => Box::new(stream),
-                Ok(Err(error)) => return log::debug!("a caller got no TLS: {error}"),
+                Ok(Err(error)) => return log::debug!("a TLS handshake failed: {error}"),
                 Err(_) => return,
             },
         };
@@ -177,7 +178,7 @@ async fn exchange(stream: Box<dyn Stream>, answering: Answering) {
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    // Not hyper's own timeout, which looks at the clock first: after a stall of ours, what came meanwhile counts.
+    // Not hyper's own timeout, which checks the clock first: after a stall of ours, what arrived meanwhile counts.
     let in_time = tokio::time::timeout(HEAD_TIMEOUT, served.as_mut()).await;
     if in_time.is_err() && heard.load(Ordering::Relaxed) {
         _ = served.await;

@@ -1,7 +1,7 @@
-//! Who is believed to be whom, for which connection, and what is shown of ourselves.
+//! Which certificates are accepted for which connection, and which ones this node presents.
 //!
-//! What lies in files is read at every handshake, as etcd does: a renewed certificate counts from the next connection on. It is read
-//! beside the main thread, which a pipe or a dead mount would hold up.
+//! Files are read at every handshake, as in etcd: a renewed certificate counts from the next connection on. They are read on
+//! another thread, because a pipe or a dead mount would block the main thread.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::net::pki::{Certificate, pem};
+use crate::util::lock::lock;
 
 /// A certificate chain and its key, in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,23 +40,24 @@ pub struct CaFile {
     pub path: PathBuf,
 }
 
-/// Which servers are believed.
+/// Which servers are accepted.
 #[derive(Clone, Debug)]
 pub enum Believed {
-    /// Those whose certificate leads to a public root (Mozilla's, compiled in), or to one of these files'.
+    /// Those whose certificate chains to a public root (Mozilla's, compiled in), or to one in these files.
     Public { beside: Vec<CaFile> },
-    /// Those whose certificate leads to one of the certificates in this PEM file.
+    /// Those whose certificate chains to one of the certificates in this PEM file.
     SignedBy(PathBuf),
-    /// Anybody: what `--insecure` asks for, and all that etcd's automatic certificates allow.
+    /// Any: for `--insecure`, and all that is possible with etcd's automatic certificates.
     Anybody,
 }
 
-/// By which other names a host may be certified: members are reached at addresses. Shared by all clones, and learnt as we go.
+/// The other names for which a host's certificate may be valid: members are reached at addresses. Shared by all clones, and
+/// extended over time.
 #[derive(Clone, Default, Debug)]
 pub struct Names(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
 
 impl Names {
-    /// At `host` a certificate for any of these names will do from now on, too.
+    /// From now on a certificate for any of these names is accepted at `host`, too.
     pub fn learn(&self, host: &str, names: Vec<String>) {
         self.held().insert(host.to_owned(), names);
     }
@@ -65,19 +67,19 @@ impl Names {
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.0)
     }
 }
 
-/// How a client of TLS behaves.
+/// The settings of a TLS client.
 #[derive(Clone)]
 pub struct Trust {
     believed: Believed,
     shown: Option<KeyFiles>,
     names: Names,
-    /// At these hosts the first certificate in this file is believed, and no other.
+    /// At these hosts only the first certificate in this file is accepted.
     pinned: Option<(Vec<String>, PathBuf)>,
-    /// What AWS is called with is made once: public roots never change while we run, and are many.
+    /// The configuration for AWS is built once: public roots never change while we run, and are many.
     kept: Option<Arc<OnceLock<Arc<ClientConfig>>>>,
 }
 
@@ -88,12 +90,12 @@ impl fmt::Debug for Trust {
 }
 
 impl Trust {
-    /// Believes these servers, by these names too, and shows them, if they ask, that certificate.
+    /// Accepts these servers, also under these names, and presents that certificate if they ask.
     pub fn new(believed: Believed, shown: Option<KeyFiles>, names: Names) -> Self {
         Self { believed, shown, names, pinned: None, kept: None }
     }
 
-    /// At these hosts, which are our own, only the first certificate in that file is believed.
+    /// At these hosts, which are our own, only the first certificate in that file is accepted.
     #[must_use]
     pub fn pinning(self, hosts: Vec<String>, cert: PathBuf) -> Self {
         Self { pinned: Some((hosts, cert)), ..self }
@@ -109,18 +111,46 @@ impl Trust {
     /// A TLS handshake with `host`.
     ///
     /// # Errors
-    /// An unreadable file, a host that is no name, a server that isn't believed or doesn't believe us; or the connection's own.
+    /// A file can't be read, the host is not a name, one side does not accept the other's certificate, or the connection fails.
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         host: &str,
         stream: S,
     ) -> io::Result<client::TlsStream<S>> {
+        self.greet(host, stream, self.config(host).await?).await
+    }
+
+    /// The same, for that protocol alone (ALPN, RFC 7301): a server that speaks it, and says so.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); and the server names no protocol, or another.
+    pub async fn connect_for<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &str,
+        stream: S,
+        protocol: &'static str,
+    ) -> io::Result<client::TlsStream<S>> {
+        let mut config = ClientConfig::clone(&*self.config(host).await?);
+        config.alpn_protocols = vec![protocol.into()];
+        let stream = self.greet(host, stream, Arc::new(config)).await?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(agreed) if agreed == protocol.as_bytes() => Ok(stream),
+            _ => Err(io::Error::other(format!("it does not offer {protocol} (ALPN)"))),
+        }
+    }
+
+    async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &str,
+        stream: S,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<client::TlsStream<S>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let connected = TlsConnector::from(self.config(host).await?).connect(name, stream).await;
+        let connected = TlsConnector::from(config).connect(name, stream).await;
         connected.map_err(|error| match self.kept.is_some() && is_by_unknown_issuer(&error) {
             true => {
                 let cause = explain(&error).unwrap_or_default();
-                io::Error::other(format!("{cause}; if that is a CA of your own, name its file in AWS_CA_BUNDLE"))
+                io::Error::other(format!("{cause}; if this is your own CA, name its file in AWS_CA_BUNDLE"))
             }
             false => error,
         })
@@ -146,14 +176,14 @@ impl Trust {
             None => Ok(builder.with_no_client_auth()),
         }
         .map_err(io::Error::other)?;
-        // Configurations live for one connection, or serve a call in minutes.
+        // A configuration is used for one connection, or for one call in minutes.
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
 
     async fn proof(&self, host: &str) -> io::Result<Proof> {
         if let Some((_, cert)) = self.pinned.as_ref().filter(|(hosts, _)| hosts.iter().any(|own| own == host)) {
-            // `chain` gives no empty one.
+            // `chain` never returns an empty one.
             return Ok(Proof::Pinned(chain(cert).await?.swap_remove(0)));
         }
         let mut roots = RootCertStore::empty();
@@ -174,31 +204,31 @@ impl Trust {
     }
 }
 
-/// What a server shows of itself, and whom it lets in.
+/// What a server presents, and which clients it accepts.
 #[derive(Clone)]
 pub struct Acceptor {
     key: ServerKey,
     demands: Option<Demands>,
 }
 
-/// What callers must show.
+/// The requirements for clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Demands {
-    /// A certificate that leads to one in this PEM file,
+    /// A certificate that chains to one in this PEM file,
     pub ca: PathBuf,
-    /// is on none of the lists in this one,
+    /// is on none of the revocation lists in this one,
     pub revoked: Option<PathBuf>,
-    /// has one of these common names, unless there are none (`--peer-cert-allowed-cn`),
+    /// has one of these common names, unless the list is empty (`--peer-cert-allowed-cn`),
     pub common_names: Vec<String>,
-    /// and is for one of these hosts, likewise (`--peer-cert-allowed-hostname`).
+    /// and is valid for one of these hosts, likewise (`--peer-cert-allowed-hostname`).
     pub hosts: Vec<String>,
 }
 
 impl Demands {
-    /// Whether callers can be measured by these files at all.
+    /// Whether these files can be used at all.
     ///
     /// # Errors
-    /// The file that can't be used, and why.
+    /// The file that can't be used, with the reason.
     pub async fn check(&self) -> io::Result<()> {
         self.verifier().await.map(|_| ())
     }
@@ -212,9 +242,9 @@ impl Demands {
             measure = path;
             let lists = pem::fetch(path).await.map_err(io::Error::other)?.revocations;
             if lists.is_empty() {
-                return Err(at(path, &"holds no revocation list in PEM"));
+                return Err(at(path, &"has no revocation list in PEM"));
             }
-            // As etcd: only the certificate itself is looked up, and a list it isn't on doesn't forbid it.
+            // As in etcd: only the certificate itself is looked up, and a list without it does not forbid it.
             clients = clients.with_crls(lists).only_check_end_entity_revocation().allow_unknown_revocation_status();
         }
         clients.build().map_err(|e| at(measure, &e))
@@ -222,9 +252,15 @@ impl Demands {
 
     fn admit(&self, shown: Option<&[CertificateDer<'_>]>) -> io::Result<()> {
         let refused = |cause: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, cause));
-        let Some(leaf) = shown.and_then(<[_]>::first) else { return refused("no certificate was shown".to_owned()) };
+        let Some(leaf) = shown.and_then(<[_]>::first) else {
+            return refused(
+                "the client sent no \
+            certificate"
+                    .to_owned(),
+            );
+        };
         let Some(Certificate { subject, common_name, .. }) = Certificate::read(leaf) else {
-            return refused("a certificate that can't be read was shown".to_owned());
+            return refused("the client's certificate can't be read".to_owned());
         };
         if !self.common_names.is_empty() && common_name.is_none_or(|name| !self.common_names.contains(&name)) {
             return refused(format!("\"{subject}\" is not among the allowed: {}", self.common_names.join(", ")));
@@ -235,7 +271,7 @@ impl Demands {
             parsed.zip(name).is_some_and(|(parsed, name)| verify_server_name(&parsed, &name).is_ok())
         };
         if !self.hosts.is_empty() && !self.hosts.iter().any(is_for) {
-            return refused(format!("\"{subject}\" is for none of {}", self.hosts.join(", ")));
+            return refused(format!("\"{subject}\" is not valid for any of {}", self.hosts.join(", ")));
         }
         Ok(())
     }
@@ -254,20 +290,20 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// Shows what is in these files.
+    /// Presents the certificate in these files.
     pub fn of_files(files: KeyFiles, demands: Option<Demands>) -> Self {
         Self { key: ServerKey::Files(files), demands }
     }
 
-    /// Shows this certificate, and lets anybody in.
+    /// Presents this certificate, and accepts any client.
     pub fn of_memory(certified: CertifiedKey) -> Self {
         Self { key: ServerKey::Memory(Arc::new(certified.into())), demands: None }
     }
 
-    /// A TLS handshake with whoever called.
+    /// A TLS handshake with a client.
     ///
     /// # Errors
-    /// An unreadable file, a caller that isn't let in or doesn't speak TLS; or the connection's own.
+    /// A file can't be read, the client is not accepted or does not speak TLS, or the connection fails.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<server::TlsStream<S>> {
         let stream = TlsAcceptor::from(Arc::new(self.load().await?)).accept(stream).await?;
         self.demands.as_ref().map_or(Ok(()), |demands| demands.admit(stream.get_ref().1.peer_certificates()))?;
@@ -302,7 +338,7 @@ fn at(path: &Path, cause: &dyn fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {cause}", path.display()))
 }
 
-/// One certificate at least.
+/// At least one certificate.
 async fn chain(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let contents = pem::fetch(path).await.and_then(|contents| contents.certificates(&path.display().to_string()));
     contents.map_err(io::Error::other)
@@ -324,7 +360,7 @@ impl CaFile {
     async fn add_to(&self, roots: &mut RootCertStore) -> io::Result<()> {
         let certificates = chain(&self.path).await?;
         let all = certificates.len();
-        // Whole bundles of a distribution are named so: one odd certificate is no reason to trust none of them.
+        // Whole bundles of a distribution may be named here: one odd certificate is no reason to trust none of them.
         match roots.add_parsable_certificates(certificates) {
             (0, _) => Err(at(&self.path, &format!("none of its {all} certificates can be read"))),
             (_, 0) => Ok(()),
@@ -342,7 +378,7 @@ fn is_by_unknown_issuer(error: &io::Error) -> bool {
     matches!(tls, Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)))
 }
 
-/// What went wrong in a handshake, or after it by a TLS alert, in an operator's words; `None`: it was not TLS that failed.
+/// What failed in a handshake, or after it by a TLS alert, as text for an operator; `None`: it was not TLS that failed.
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -360,28 +396,31 @@ fn in_words(error: &rustls::Error) -> String {
     use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer};
     match error {
         rustls::Error::InvalidCertificate(UnknownIssuer) => {
-            "its certificate is signed by nobody who is trusted here".to_owned()
+            "its certificate is not signed by a CA that is trusted here".to_owned()
         }
         rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "its certificate has expired".to_owned(),
         rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
-            "its certificate isn't valid yet; is a clock wrong?".to_owned()
+            "its certificate is not valid yet; is a clock wrong?".to_owned()
         }
         rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
-            "its certificate isn't the one that lies here".to_owned()
+            "its certificate is not the one stored here".to_owned()
         }
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "no TLS there; does it speak plain HTTP?".to_owned()
+            "it does not speak TLS; is it plain HTTP?".to_owned()
         }
         rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
         | rustls::Error::PeerIncompatible(
             PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => "it speaks neither TLS 1.2 nor 1.3".to_owned(),
-        rustls::Error::AlertReceived(alert) => format!("it refused the handshake ({alert:?}): our certificate?"),
+        rustls::Error::AlertReceived(alert) => format!(
+            "it refused the handshake ({alert:?}): check this node's \
+            certificate"
+        ),
         other => other.to_string(),
     }
 }
 
-/// What a server's certificate is measured by. That the server holds its key is verified in any case.
+/// How a server's certificate is verified. In any case the server must prove that it has the key.
 #[derive(Debug)]
 struct Verifier {
     proof: Proof,
@@ -390,7 +429,7 @@ struct Verifier {
 
 #[derive(Debug)]
 enum Proof {
-    /// It leads to a root, and is for the host or another of its names.
+    /// It chains to a root, and is valid for the host or another of its names.
     Signed {
         webpki: Arc<WebPkiServerVerifier>,
         also: Vec<ServerName<'static>>,
@@ -465,7 +504,7 @@ mod tests {
         assert_eq!(admits(&[], &[]), Ok(()));
         assert_eq!(admits(&["node-2", "node-1"], &["etcd.example.com"]), Ok(()));
         assert_eq!(admits(&["node-2"], &[]), Err("\"node-1\" is not among the allowed: node-2".to_owned()));
-        assert_eq!(admits(&[], &["example.com"]), Err("\"node-1\" is for none of example.com".to_owned()));
+        assert_eq!(admits(&[], &["example.com"]), Err("\"node-1\" is not valid for any of example.com".to_owned()));
         let nobody = Demands { ca: PathBuf::new(), revoked: None, common_names: vec![], hosts: vec![] };
         assert!(nobody.admit(None).is_err());
     }

@@ -1,4 +1,4 @@
-//! Asking another supervisor.
+//! Requests to another supervisor.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,48 +16,48 @@ use crate::net::http::{Client, Error, Failure};
 #[derive(Debug)]
 pub enum Answered {
     Hello(Box<Hello>),
-    /// HTTP, but no supervisor: an etcd, it seems.
+    /// HTTP, but not a supervisor: probably an etcd.
     Other,
 }
 
-/// Asks who is there. `from`: ourselves, if we want to be noticed.
+/// Asks a peer for its state. `from`: our id, if the peer is to notice us.
 ///
 /// # Errors
-/// [`Error`].
+/// The peer does not answer, or its answer can't be parsed.
 pub async fn hello(
     http: &Client,
     peer_url: &str,
     from: Option<&InstanceId>,
-    within: Duration,
+    timeout: Duration,
 ) -> Result<Answered, Error> {
     let url = format!("{peer_url}{HELLO_PATH}");
     let mut request = Request::get(&url);
     if let Some(from) = from {
         request = request.header(FROM_HEADER, &from.0);
     }
-    let answer = http.fetch(request.body(Full::default()).map_err(|e| bad(&url, &e))?, within).await?;
+    let answer = http.fetch(request.body(Full::default()).map_err(|e| bad(&url, &e))?, timeout).await?;
     match answer.status() {
         StatusCode::OK => serde_json::from_slice(answer.body()).map(Answered::Hello).map_err(|e| bad(&url, &e)),
         _ => Ok(Answered::Other),
     }
 }
 
-/// Makes a call of the founding.
+/// Makes a call of a bootstrap.
 ///
 /// # Errors
-/// [`Error`].
+/// The peer does not answer, or its answer can't be parsed.
 pub async fn call(
     http: &Client,
     peer_url: &str,
     from: &InstanceId,
     call: &Call,
-    within: Duration,
+    timeout: Duration,
 ) -> Result<Answer, Error> {
     let url = format!("{peer_url}{CALL_PATH}");
     let envelope = Envelope { from: from.clone(), call: call.clone() };
     let body = serde_json::to_vec(&envelope).map_err(|e| bad(&url, &e))?;
     let request = Request::post(&url).body(Full::new(Bytes::from(body))).map_err(|e| bad(&url, &e))?;
-    let answer = http.fetch(request, within).await?;
+    let answer = http.fetch(request, timeout).await?;
     match answer.status() {
         StatusCode::OK => serde_json::from_slice(answer.body()).map_err(|e| bad(&url, &e)),
         status => Err(bad(&url, &format!("answers {status}"))),

@@ -1,4 +1,4 @@
-//! Answering other supervisors.
+//! Answers other supervisors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,98 +14,108 @@ use tokio::task::JoinSet;
 
 use super::{CALL_PATH, Envelope, FROM_HEADER, HELLO_PATH, Hello};
 use crate::core::paxos::{self, AcceptorContext, Answer, Ledger};
+use crate::core::release::Release;
 use crate::core::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId, Roster};
 use crate::core::view::{DataDir, LogEnd, Peer, PeerState, Policy, Told, View};
 use crate::net::http::Stream;
 use crate::net::serve::{self, Answering, Listener, Room};
 use crate::net::tls::Acceptor;
-use crate::state::store::{self, Identity, Store};
+use crate::state::store::{self, Identity, Releases, Store};
 use crate::util::file;
+use crate::util::lock::lock;
 
-/// A list of a hundred members is some 20 KB, a written roster of a thousand hosts in a charter some 60 KB.
+/// A list of a hundred members is some 20 KB, a charter with a static list of a thousand hosts some 60 KB.
 const MAX_CALL_BYTES: usize = 128 << 10;
-/// A fleet of a hundred asks at once, from an address each. One address has half: of six hundred connections a second that idle, each then
-/// lasts a fifth of a second, in which whoever shares that address, by a NAT say, has asked its question.
+/// A fleet of a hundred calls at once, each from its own address. One address may have half of the connections: with six
+/// hundred idle connections a second, each then lasts a fifth of a second, enough for a caller that shares the address, for
+/// example through a NAT, to complete its request.
 const ROOM: Room = Room { in_all: 256, of_one_address: 128 };
-/// Callers that aren't in the roster and are kept until the daemon asks for them: they are no more than a hint to look.
+/// How many callers outside the roster are remembered until the daemon reads them: they are only hints to observe.
 const MAX_STRANGERS: usize = 256;
-/// EC2's ids have 19 bytes, a host's name in a written roster seldom more than this.
+/// EC2's ids have 19 bytes; a host name in a static list is seldom longer than this.
 const MAX_NAME_BYTES: usize = 64;
 
-/// What the answers rest on; shared by the server and the daemon. All changes are synchronous and durable before they are
-/// answered.
+/// The state that the answers depend on, shared by the server and the daemon. All changes are synchronous, and durable before
+/// they are answered.
 #[derive(Clone, Debug)]
 pub struct AcceptorState(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    stirred: Notify,
+    woken: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     store: Store,
-    standing: AcceptorContext,
+    context: AcceptorContext,
     listed: ListedMember,
-    /// What our data is of, where known.
+    /// The cluster and member of our data, where known.
     data: Option<(ClusterId, Option<MemberId>)>,
-    /// Those whose calls are no news.
-    seen: BTreeSet<InstanceId>,
+    /// Peers whose calls are not news.
+    known_peers: BTreeSet<InstanceId>,
     callers: BTreeSet<InstanceId>,
-    /// How many of those who have called since the last look aren't among the first of the roster.
+    /// How many callers since the last observation were not among the first of the roster.
     strangers: usize,
+    release: Option<Release>,
 }
 
 impl AcceptorState {
-    /// The acceptor over that store; it knows no roster yet, only whether there is data.
+    /// The acceptor over that store; it has no roster yet, only the fact whether there is data.
     pub fn new(store: Store, listed: ListedMember, has_data: bool) -> Self {
         let me = listed.instance.clone();
         let listings = BTreeMap::from([(me.clone(), BTreeSet::from([listed.clone()]))]);
-        let standing = AcceptorContext { me, has_data, listings, ..AcceptorContext::default() };
+        let context = AcceptorContext { me, has_data, listings, ..AcceptorContext::default() };
         let state = State {
             store,
-            standing,
+            context,
             listed,
             data: None,
-            seen: BTreeSet::new(),
+            known_peers: BTreeSet::new(),
             callers: BTreeSet::new(),
             strangers: 0,
+            release: None,
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), stirred: Notify::new() }))
+        Self(Arc::new(Shared { state: Mutex::new(state), woken: Notify::new() }))
     }
 
-    /// What an answer rests on from now on. With EC2 out of sight the last roster's word stands.
-    pub fn standing_is(&self, roster: Option<&Roster>, policy: &Policy, data: &DataDir) {
+    /// What answers depend on from now on. While EC2 does not answer, the last roster stays in use.
+    pub fn set_context(&self, roster: Option<&Roster>, policy: &Policy, data: &DataDir) {
         let mut state = self.state();
         if let Some(roster) = roster {
-            state.standing.charter = Some(policy.charter(roster));
-            state.standing.terminated = roster.terminated().map(|i| i.id.clone()).collect();
+            state.context.charter = Some(policy.charter(roster));
+            state.context.terminated = roster.terminated().map(|i| i.id.clone()).collect();
         }
-        state.standing.has_data = *data != DataDir::Fresh;
+        state.context.has_data = *data != DataDir::Fresh;
         state.data = match data {
             DataDir::Whole { ids: Known::Known((cluster, member)) } => Some((*cluster, Some(*member))),
             _ => None,
         };
     }
 
-    /// Data or none, before the first look has said more: a WAL that etcd has made since the last look forbids promises.
-    pub fn has_data_is(&self, has_data: bool) {
-        self.state().standing.has_data = has_data;
+    /// Whether there is data, before the first observation shows more: a WAL that etcd has created since forbids promises.
+    pub fn set_has_data(&self, has_data: bool) {
+        self.state().context.has_data = has_data;
     }
 
-    /// What the last look saw: how each instance may be listed, and what it will never start by. A call from whoever didn't answer
-    /// it is news.
-    pub fn saw(&self, view: &View) {
+    /// What the last observation showed: how each instance may be listed, and the lists that it never starts under. A call from
+    /// a peer that did not answer it is news.
+    pub fn set_known_peers(&self, view: &View) {
         let answered = |p: &Peer| !matches!(p.sighting, PeerState::Refused | PeerState::Silent(_));
         let mut state = self.state();
-        state.seen = view.peers.iter().filter(|(_, p)| answered(p)).map(|(id, _)| id.clone()).collect();
+        state.known_peers = view.peers.iter().filter(|(_, p)| answered(p)).map(|(id, _)| id.clone()).collect();
         state.strangers = 0;
-        (state.standing.listings, state.standing.renounced) = (view.listings(), view.renounced());
+        (state.context.listings, state.context.renounced) = (view.listings(), view.renounced());
     }
 
-    /// Who has called since this was last asked.
-    pub fn take_callers(&self) -> BTreeSet<InstanceId> {
+    /// The etcd that would be started here.
+    pub fn release_is(&self, release: Option<Release>) {
+        self.state().release = release;
+    }
+
+    /// The callers since this was last read.
+    pub fn drain_new_callers(&self) -> BTreeSet<InstanceId> {
         std::mem::take(&mut self.state().callers)
     }
 
@@ -117,7 +127,7 @@ impl AcceptorState {
     /// Changes the ledger, durably.
     ///
     /// # Errors
-    /// The disk's; the old ledger stands.
+    /// The disk fails; the old ledger stays valid.
     pub fn amend(&self, change: impl FnOnce(&mut Ledger)) -> Result<(), store::Error> {
         let mut state = self.state();
         let mut next = state.store.ledger().clone();
@@ -128,10 +138,10 @@ impl AcceptorState {
         state.store.save(next)
     }
 
-    /// Settles whose the ledger is, now that there is data or none.
+    /// Determines whose the ledger is, now that it is known whether there is data.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk fails.
     pub fn bind(&self, me: &Identity, has_data: bool) -> Result<(), store::Error> {
         self.state().store.bind(me, has_data)
     }
@@ -141,48 +151,60 @@ impl AcceptorState {
         work(&self.state().store)
     }
 
-    /// Answers a call as the acceptor, ours or another's.
+    /// Answers a call as the acceptor, our own call or another node's.
     ///
     /// # Errors
-    /// The disk's: then nothing was promised, and nothing may be answered.
+    /// The disk fails: then nothing was promised, and no answer may be sent.
     pub fn answer(&self, call: &paxos::Call) -> Result<Answer, store::Error> {
         let mut state = self.state();
-        let (answer, next) = paxos::answer(state.store.ledger(), &state.standing, call);
+        let (answer, next) = paxos::answer(state.store.ledger(), &state.context, call);
         if let Some(next) = next {
             state.store.save(next)?;
         }
         Ok(answer)
     }
 
-    /// Records a chosen list that was learnt by looking.
+    /// Records a chosen list that was learnt by observation.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk fails.
     pub fn learn(&self, list: &InitialList) -> Result<(), store::Error> {
         let mut state = self.state();
-        match paxos::learn(state.store.ledger(), &state.standing, list).1 {
+        match paxos::learn(state.store.ledger(), &state.context, list).1 {
             Some(next) => state.store.save(next),
             None => Ok(()),
         }
     }
 
     /// How far another member's log was seen to go.
-    pub fn saw_logs(&self, cluster: ClusterId, logs: &BTreeMap<MemberId, LogEnd>) {
+    pub fn record_logs(&self, cluster: ClusterId, logs: &BTreeMap<MemberId, LogEnd>) {
         let mut state = self.state();
         let write = state.store.note_logs(cluster, logs);
         aside(&state.store, write);
     }
 
-    /// How far our own log went, by another's word.
-    pub fn is_told(&self, told: Told) {
+    /// Which etcd ran here before.
+    pub fn releases(&self) -> Releases {
+        self.state().store.releases()
+    }
+
+    /// Which etcd runs here.
+    pub fn record_releases(&self, releases: Releases) {
+        let mut state = self.state();
+        let write = state.store.note_releases(releases);
+        aside(&state.store, write);
+    }
+
+    /// How far our own log went, as another supervisor reports.
+    pub fn record_told(&self, told: Told) {
         let mut state = self.state();
         let write = state.store.note_told(told);
         aside(&state.store, write);
     }
 
-    /// Resolves when somebody moved: a peer not seen before called, or a call changed something. Cancel-safe.
-    pub async fn stirred(&self) {
-        self.0.stirred.notified().await;
+    /// Resolves when a peer acted: one that was not seen before called, or a call changed something. Cancel-safe.
+    pub async fn woken(&self) {
+        self.0.woken.notified().await;
     }
 
     fn hello(&self) -> Hello {
@@ -190,23 +212,24 @@ impl AcceptorState {
         let ledger = state.store.ledger();
         Hello {
             listed: state.listed.clone(),
-            has_data: state.standing.has_data,
+            has_data: state.context.has_data,
             cluster: state.data.map(|(cluster, _)| cluster),
             member: state.data.and_then(|(_, member)| member),
             logs: state.data.map_or_else(Vec::new, |(cluster, _)| state.store.logs_of(cluster)),
             renounced: ledger.renounced.clone(),
-            charter: state.standing.charter.clone(),
+            charter: state.context.charter.clone(),
             promised: ledger.promised.clone(),
-            chosen: ledger.valid_choice(&state.standing).cloned(),
+            chosen: ledger.valid_choice(&state.context).cloned(),
+            release: state.release,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.0.state)
     }
 }
 
-/// Beside the main thread, and without waiting for it.
+/// On another thread, without waiting for it.
 fn aside(store: &Store, write: Option<impl FnOnce() + Send + 'static>) {
     if let Some(write) = write
         && let Err(error) = file::begin(store.dir(), write)
@@ -215,7 +238,7 @@ fn aside(store: &Store, write: Option<impl FnOnce() + Send + 'static>) {
     }
 }
 
-/// A listening roll call; dropped, it frees the port at once, with every connection.
+/// A listening peer protocol; dropping it frees the port at once, with every connection.
 #[derive(Debug)]
 pub struct Serving(JoinSet<()>);
 
@@ -229,7 +252,7 @@ impl Serving {
 /// Listens on these addresses.
 ///
 /// # Errors
-/// The address that can't be bound, by name.
+/// An address can't be bound; the message names it.
 pub async fn serve(
     acceptor_state: &AcceptorState,
     addresses: &[SocketAddr],
@@ -246,7 +269,7 @@ pub async fn serve(
     Ok(Serving(tasks))
 }
 
-/// Answers one caller.
+/// Answers one request.
 pub async fn converse<S: Stream + 'static>(stream: S, acceptor_state: AcceptorState, tls: Option<Acceptor>) {
     serve::converse(Box::new(stream), tls, answering(acceptor_state)).await;
 }
@@ -259,7 +282,7 @@ async fn respond(acceptor_state: AcceptorState, request: Request<Incoming>) -> R
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, HELLO_PATH) => {
             let from = request.headers().get(FROM_HEADER).and_then(|v| v.to_str().ok());
-            notice(&acceptor_state, from);
+            note_caller(&acceptor_state, from);
             as_json(&acceptor_state.hello())
         }
         (&Method::POST, CALL_PATH) => take_call(&acceptor_state, request).await,
@@ -270,20 +293,21 @@ async fn respond(acceptor_state: AcceptorState, request: Request<Incoming>) -> R
     response
 }
 
-/// Nobody empties what is kept here while no look is taken: of strangers only so many are kept, and of a name only what may be one.
-fn notice(acceptor_state: &AcceptorState, from: Option<&str>) {
+/// Bounded, because nothing empties it between observations: only so many strangers are remembered, and only what may be a
+/// name.
+fn note_caller(acceptor_state: &AcceptorState, from: Option<&str>) {
     let Some(from) = from.filter(|from| is_name(from)) else { return };
     let from = InstanceId(from.to_owned());
     let mut state = acceptor_state.state();
     let is_first = |charter: &paxos::Charter| charter.first.iter().any(|(id, _)| *id == from);
-    let is_known = state.standing.charter.as_ref().is_some_and(is_first);
+    let is_known = state.context.charter.as_ref().is_some_and(is_first);
     if !is_known && state.strangers >= MAX_STRANGERS {
         return;
     }
-    if state.seen.insert(from.clone()) {
+    if state.known_peers.insert(from.clone()) {
         state.strangers += usize::from(!is_known);
         state.callers.insert(from);
-        acceptor_state.0.stirred.notify_one();
+        acceptor_state.0.woken.notify_one();
     }
 }
 
@@ -303,19 +327,19 @@ async fn take_call(acceptor_state: &AcceptorState, request: Request<Incoming>) -
             log::debug!("{} asks: {:?}; answered {answer:?}", envelope.from, envelope.call);
             match (&envelope.call, &answer) {
                 (paxos::Call::Chosen { list, .. }, Answer::Chosen { list: taken }) if list == taken => {
-                    log::info!("{} says that a list was chosen (token {})", envelope.from, list.token);
-                    acceptor_state.0.stirred.notify_one();
+                    log::info!("{} reports that a list was chosen (token {})", envelope.from, list.token);
+                    acceptor_state.0.woken.notify_one();
                 }
-                // A look may show how the instances are listed now.
+                // An observation may show how the instances are listed now.
                 (_, Answer::Unfit { why }) => {
-                    log::warn!("a call of {} is refused: {why}", envelope.from);
-                    acceptor_state.0.stirred.notify_one();
+                    log::warn!("refused a call from {}: {why}", envelope.from);
+                    acceptor_state.0.woken.notify_one();
                 }
                 _ => {}
             }
             as_json(&answer)
         }
-        // No answer that wasn't durable: to the caller this is as if the node were down.
+        // No answer that was not durable: to the caller this looks as if the node were down.
         Err(error) => {
             log::error!("{error}");
             (StatusCode::SERVICE_UNAVAILABLE, Vec::new())
@@ -329,3 +353,6 @@ fn as_json(value: &impl serde::Serialize) -> (StatusCode, Vec<u8>) {
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, Vec::new()),
     }
 }
+
+#[cfg(test)]
+mod tests;

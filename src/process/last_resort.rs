@@ -1,4 +1,5 @@
-//! A stop that nothing holds up: the main thread obeys no signal while it hangs in the kernel, over a file system that answers never.
+//! A stop that works even if the main thread hangs in the kernel, on a file system that never answers, where it handles no
+//! signal.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -12,27 +13,28 @@ use super::reaper::Reaper;
 use super::signals::take_stops;
 use crate::util::exit::{Code, Failure, conclude};
 
-/// For the main thread to take up a stop, and to ask the child to end: leadership is handed over first, which is bounded by less.
+/// How long the main thread may take to react to a stop and to ask the child to end: it hands over leadership first, which has
+/// a shorter limit.
 const OBEY_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whether the main thread has done its part of a stop: what is left waits for nothing but the child.
+/// Whether the main thread has done its part of a stop: it then only waits for the child.
 #[derive(Clone, Debug, Default)]
 pub struct Obeyed(Arc<AtomicBool>);
 
 impl Obeyed {
-    /// The child is asked to end, or there is none.
+    /// The child was asked to end, or there is none.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// From now on a thread of its own takes the signals that ask for a stop; they come through this pipe, and to the main thread. It carries
-/// out a stop that the main thread doesn't take up within 10 s: the children are asked to end, are waited for so long, and are killed; then
-/// the program ends.
+/// From now on a separate thread receives the signals that request a stop, through this pipe; the main thread receives them too. If
+/// the main thread does not react within 10 s, this thread carries out the stop: it asks the children to end, waits for them that
+/// long, kills them, and ends the program.
 ///
 /// # Errors
-/// A thread that can't be had.
+/// The thread can't be started.
 pub fn stand_by(signals: UnixStream, reaper: Reaper, stop_timeout: Duration) -> io::Result<Obeyed> {
     signals.set_nonblocking(false)?;
     let obeyed = Obeyed::default();
@@ -40,7 +42,7 @@ pub fn stand_by(signals: UnixStream, reaper: Reaper, stop_timeout: Duration) -> 
     let thread = std::thread::Builder::new().name("last-resort".to_owned()).stack_size(64 << 10);
     thread.spawn(move || {
         if let Err(error) = take_stops() {
-            log::error!("signals can't be had: {error}");
+            log::error!("signals can't be received: {error}");
         }
         wait_for_signal(&signals);
         if signals.set_read_timeout(Some(POLL)).is_err() || came_true(&signals, OBEY_WITHIN, || seen.is_set()) {
@@ -59,30 +61,30 @@ impl Obeyed {
 
 fn wait_for_signal(mut signals: &UnixStream) {
     while !matches!(signals.read(&mut [0; 64]), Ok(1..)) {
-        // Neither an end nor an error is met here: the write end lives in the handler. If one were, it would not spin.
+        // Neither an end nor an error occurs here, because the write end lives in the handler. If one did, this would not spin.
         std::thread::park_timeout(POLL);
     }
 }
 
-/// Whether that came true within so many pauses. A pause is a read of the pipe that nothing answers; they are counted, not timed, for a
-/// program that was frozen meanwhile had no chance to make it true.
+/// Whether the condition became true within so many pauses. A pause is a read of the pipe that gets no answer. Pauses are
+/// counted, not timed, because a program that was frozen had no chance to make it true.
 fn came_true(mut signals: &UnixStream, within: Duration, is_so: impl Fn() -> bool) -> bool {
     let mut left = within.as_millis() / POLL.as_millis();
     while !is_so() {
         if left == 0 {
             return false;
         }
-        // Another signal interrupts a pause; that is none.
+        // Another signal interrupts a pause; that does not count as one.
         left -= u128::from(signals.read(&mut [0; 64]).is_err_and(|error| error.kind() != io::ErrorKind::Interrupted));
     }
     true
 }
 
-#[expect(clippy::disallowed_methods, reason = "main can't end the program: it hangs")]
+#[expect(clippy::disallowed_methods, reason = "the main thread hangs, so it can't end the program")]
 fn end_all(signals: &UnixStream, reaper: &Reaper, stop_timeout: Duration) {
     log::error!(
-        "the main thread has not taken up a stop for {} s: it hangs, most likely over a file system that doesn't answer (a dead \
-         mount?); its child is told to end without it",
+        "the main thread has not reacted to a stop for {} s and hangs, most likely on a file system that does not \
+         answer (a dead mount?); stopping etcd without it",
         OBEY_WITHIN.as_secs()
     );
     let tell = |signal| reaper.running().into_iter().for_each(|pid| _ = kill(pid, signal));
@@ -96,7 +98,7 @@ fn end_all(signals: &UnixStream, reaper: &Reaper, stop_timeout: Duration) {
     }
     std::process::exit(conclude(Err(Failure::new(
         Code::System,
-        "stopped by the last resort, for the main thread hangs",
+        "stopped by the watchdog thread because the main thread hangs",
     ))));
 }
 

@@ -1,4 +1,4 @@
-//! systemd's notification socket (sd_notify(3)). etcd doesn't inherit it: it would call itself ready for us.
+//! systemd's notification socket (sd_notify(3)). etcd does not inherit it, because it would report readiness for us.
 
 use std::convert::Infallible;
 use std::io;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use crate::util::clock;
 
-/// A manager that hangs is not waited for longer.
+/// How long to wait for a manager that hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 use crate::util::words;
 
-/// Tells the service manager, if there is one.
+/// Notifies the service manager, if there is one.
 #[derive(Clone, Debug)]
 pub struct Notify(Option<String>);
 
@@ -23,8 +23,8 @@ impl Notify {
         Self(socket)
     }
 
-    /// Sends `READY=1`, `STOPPING=1`, `STATUS=…`; a manager that can't be reached changes nothing. One assignment at a time: a second line
-    /// in a reason would be another to systemd, as `MAINPID=1`.
+    /// Sends `READY=1`, `STOPPING=1`, `STATUS=…`; a manager that can't be reached changes nothing. One assignment at a time:
+    /// systemd would read a second line in a reason as another one, such as `MAINPID=1`.
     pub fn tell(&self, state: &str) {
         let Some(path) = &self.0 else { return };
         let state = words::on_one_line(state);
@@ -42,7 +42,7 @@ impl Notify {
         }
     }
 
-    /// Shows the manager's watchdog a sign of life twice in each of its periods, as long as there is one.
+    /// Sends the manager's watchdog a heartbeat twice in each of its periods, as long as the main loop is alive.
     pub async fn feed_watchdog(&self, period: Duration, is_alive: impl Fn() -> bool) -> Infallible {
         loop {
             if is_alive() {

@@ -1,4 +1,4 @@
-//! The one caller of `waitpid`: as PID 1 this process inherits every orphan of the container.
+//! The only caller of `waitpid`: as PID 1 this process inherits every orphan of the container.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -14,11 +14,12 @@ use tokio::sync::Notify;
 
 use super::signals::ChildExits;
 use crate::core::restart::Ended;
+use crate::util::lock::lock;
 
-/// So often it is looked even without a SIGCHLD: one that was lost must not leave an ended etcd unseen for ever.
+/// Children are checked this often even without a SIGCHLD: a lost signal must not leave an ended etcd unnoticed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Hands out the ends of our own children; reaps all others.
+/// Reports the ends of our own children; reaps all others.
 #[derive(Clone, Debug, Default)]
 pub struct Reaper {
     shared: Arc<Shared>,
@@ -26,7 +27,7 @@ pub struct Reaper {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// `None` while a child we spawned lives.
+    /// `None` while a child that we spawned runs.
     ours: Mutex<BTreeMap<i32, Option<Ended>>>,
     ended: Notify,
 }
@@ -45,12 +46,13 @@ impl Reaper {
         reaper
     }
 
-    /// Says that this child's end will be asked for. Before the runtime's next turn, so that its end can't be missed.
+    /// Announces that this child's end will be asked for. Must be called before the runtime's next turn, so that the end can't
+    /// be missed.
     pub(super) fn expect(&self, pid: Pid) {
         self.ours().insert(pid.as_raw(), None);
     }
 
-    /// Waits for the end of a child of ours. Cancel-safe; the end is kept until asked for.
+    /// Waits for the end of one of our children. Cancel-safe; the end is stored until it is read.
     pub async fn wait(&self, pid: Pid) -> Ended {
         loop {
             let changed = self.shared.ended.notified();
@@ -66,13 +68,13 @@ impl Reaper {
         matches!(self.ours().get(&pid.as_raw()), Some(Some(_)))
     }
 
-    /// Children of ours whose end hasn't been seen.
+    /// Our children whose end has not been seen.
     pub(super) fn running(&self) -> Vec<Pid> {
         let ours = self.ours();
         ours.iter().filter(|(_, ended)| ended.is_none()).map(|(pid, _)| Pid::from_raw(*pid)).collect()
     }
 
-    /// Sees the ends of all that have ended, from any thread.
+    /// Collects all children that have ended, from any thread.
     pub(super) fn reap(&self) {
         loop {
             match wait_for_any() {
@@ -93,7 +95,7 @@ impl Reaper {
         let ended = match (status.code(), status.signal()) {
             (Some(code), _) => Ended::Exited(code),
             (None, Some(signal)) => Ended::Signaled(signal),
-            // Stopped or continued, which isn't asked for: no end.
+            // Stopped or continued, which was not requested: not an end.
             (None, None) => return,
         };
         if let Some(slot) = self.ours().get_mut(&pid) {
@@ -102,13 +104,13 @@ impl Reaper {
         }
     }
 
-    /// A child of ours of which the kernel knows nothing any more has ended unseen: somebody else took its status.
+    /// One of our children that the kernel no longer knows has ended in an unknown way: something else read its status.
     fn look_for_ours(&self) {
         let mut ours = self.ours();
         for (pid, slot) in ours.iter_mut().filter(|(_, slot)| slot.is_none()) {
             let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             if waitid(Id::Pid(Pid::from_raw(*pid)), look) == Err(Errno::ECHILD) {
-                log::error!("process {pid} has ended, and the kernel doesn't say how: it counts as killed");
+                log::error!("process {pid} has ended, and the kernel does not report how: treating it as killed");
                 *slot = Some(Ended::Unseen);
                 self.shared.ended.notify_waiters();
             }
@@ -116,12 +118,12 @@ impl Reaper {
     }
 
     fn ours(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Option<Ended>>> {
-        self.shared.ours.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.shared.ours)
     }
 }
 
-/// One child that has ended, with the kernel's own word for how. nix's word has no room for the real-time signals, by which a Go
-/// program ends like by any other (nix::sys::signal::Signal; signal(7)): it would be reaped and its end lost.
+/// One child that has ended, with the kernel's own status. nix's type has no room for the real-time signals, which can end a Go
+/// program like any other (nix::sys::signal::Signal; signal(7)): the child would be reaped and its status lost.
 #[expect(unsafe_code, reason = "waitpid(2) writes one int, to a place that outlives the call")]
 fn wait_for_any() -> Result<Option<(i32, ExitStatus)>, Errno> {
     let mut status = 0;

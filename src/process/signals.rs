@@ -1,4 +1,5 @@
-//! Signals: blocked from the first instruction until the handlers stand, so that none is lost and none kills PID 1 half-made.
+//! Signals: blocked from the first instruction until the handlers are set, so that none is lost and none kills PID 1 before it
+//! is ready.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -10,10 +11,10 @@ use tokio::io::AsyncReadExt;
 
 const HANDLED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD];
 
-/// Lets a closed pipe end the program, quietly, as it ends every other tool (`etcd-muster discover | head`).
+/// Makes a closed pipe end the program, quietly, as for every other tool (`etcd-muster discover | head`).
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel refuses.
 #[expect(unsafe_code, reason = "the default disposition runs no code of ours")]
 pub fn end_by_closed_pipe() -> io::Result<()> {
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
@@ -24,33 +25,33 @@ pub fn end_by_closed_pipe() -> io::Result<()> {
 #[derive(Debug)]
 pub struct Blocked(());
 
-/// Blocks what will be handled. Call before any thread starts: threads inherit the mask and keep it.
+/// Blocks the signals that will be handled. Call before any thread starts: threads inherit the mask and keep it.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel refuses.
 pub fn block() -> io::Result<Blocked> {
     SigSet::from_iter(HANDLED).thread_block()?;
     Ok(Blocked(()))
 }
 
-/// Where the same signals as at [`Stop`] are read by a thread of its own.
+/// Where a separate thread reads the same signals as [`Stop`].
 pub type StopToo = UnixStream;
 
 impl Blocked {
-    /// Lets the signals act as they do by default; for commands that supervise nothing.
+    /// Restores the signals' default actions; for commands that supervise nothing.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses.
     pub fn release(self) -> io::Result<()> {
         Ok(SigSet::from_iter(HANDLED).thread_unblock()?)
     }
 
-    /// Sets the handlers, then lets this thread take the ends of children. Call inside the runtime, on the main thread. A stop is
-    /// taken by whichever thread calls [`take_stops`], and by no other: the kernel gives a signal to the main thread first, even to
-    /// one that hangs (signal(7), `complete_signal` in Linux's kernel/signal.c).
+    /// Sets the handlers, then lets this thread receive the ends of children. Call inside the runtime, on the main thread. Only
+    /// a thread that calls [`take_stops`] receives a stop: the kernel gives a signal to the main thread first, even to one that
+    /// hangs (signal(7), `complete_signal` in Linux's kernel/signal.c).
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses.
     pub fn handle(self) -> io::Result<(Stop, ChildExits, StopToo)> {
         let (stop, term) = watch(SIGTERM)?;
         pipe::register(SIGINT, term)?;
@@ -63,10 +64,10 @@ impl Blocked {
     }
 }
 
-/// Lets this thread take the signals that ask for a stop.
+/// Lets this thread receive the signals that request a stop.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel refuses.
 pub(super) fn take_stops() -> io::Result<()> {
     Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock()?)
 }
@@ -103,7 +104,7 @@ impl ChildExits {
 
 async fn next(stream: &mut tokio::net::UnixStream) {
     let mut wakes = [0; 64];
-    // The write end lives in the handler for ever: neither an end nor an error is met here.
+    // The write end lives in the handler for ever: neither an end nor an error occurs here.
     if !matches!(stream.read(&mut wakes).await, Ok(1..)) {
         std::future::pending::<()>().await;
     }

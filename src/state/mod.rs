@@ -1,3 +1,3 @@
-//! What must never be forgotten, on disk.
+//! The state that must never be lost, on disk.
 
 pub mod store;

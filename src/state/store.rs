@@ -1,9 +1,8 @@
-//! The ledger's file, and the identity kept beside it: written whole, synced, renamed into place.
+//! The ledger's file, and the identity stored beside it: written completely, synced, renamed into place.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -13,48 +12,75 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::core::paxos::{Ledger, LeftBehind};
+use crate::core::release::{Minor, Release};
 use crate::core::types::{ClusterId, InstanceId, MemberId};
 use crate::core::view::{LogEnd, Told};
 use crate::etcd::data_dir::{MUSTER_DIR, move_entry};
 use crate::util::clock;
-use crate::util::file::{self, sync_dir};
+use crate::util::durable::{self, Readers, sync_dir};
+use crate::util::file;
 
 const LEDGER: &str = "ledger.json";
 const IDENTITY: &str = "identity.json";
 const QUARANTINE: &str = "quarantine";
 const LOGS: &str = "logs.json";
-/// Of the ledger's file. A program that doesn't know a format leaves the file as it is.
+const RELEASES: &str = "releases.json";
+/// The format of the ledger's file. A program that does not know a format leaves the file unchanged.
 const FORMAT: u32 = 1;
 
-/// What went wrong with our own files.
-#[derive(Debug)]
+/// What is wrong with our own files.
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("{} can't be written: {cause}; {} (ED_DATA)", path.display(), make_writable(cause, path))]
     Unwritable {
         path: PathBuf,
+        #[source]
         cause: io::Error,
     },
+    #[error("{} can't be read: {cause}; {}", path.display(), put_back(cause, path))]
     Unreadable {
         path: PathBuf,
+        #[source]
         cause: io::Error,
     },
-    /// It is there, and says nothing that could be gone by.
+    /// The file exists, but its contents are useless.
+    #[error(
+        "{} can't be read: {cause}; it holds promises made to other nodes: restore it, or move the whole data \
+         directory away to start this node as new",
+        path.display()
+    )]
     Damaged {
         path: PathBuf,
-        cause: String,
+        #[source]
+        cause: serde_json::Error,
     },
-    /// A newer program wrote it: what it promised there may be more than this one could keep.
-    Newer {
-        path: PathBuf,
-        what: String,
-    },
-    /// Another supervisor works with it.
-    Busy {
-        path: PathBuf,
-    },
+    /// A newer program wrote it: its promises may be more than this program could keep.
+    #[error(
+        "{} was written by a newer etcd-muster ({what}); nothing is changed; run that version again, or move the \
+         whole data directory away to start this node as new",
+        path.display()
+    )]
+    Newer { path: PathBuf, what: String },
+    /// Another supervisor uses it.
+    #[error(
+        "another etcd-muster uses {}; nothing is changed; stop it, or give this one its own ED_DATA",
+        path.display()
+    )]
+    Busy { path: PathBuf },
+}
+
+fn make_writable(cause: &io::Error, path: &Path) -> String {
+    let directory = || format!("make it a directory that uid {} may write", nix::unistd::geteuid());
+    file::way_out(cause, path).unwrap_or_else(directory)
+}
+
+fn put_back(cause: &io::Error, path: &Path) -> String {
+    let promises = || "it holds promises made to other nodes: restore the original".to_owned();
+    file::way_out(cause, path).unwrap_or_else(promises)
 }
 
 impl Error {
-    /// Time, or an operator, mends it without a restart.
+    /// Time or an operator can fix it without a restart.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::Newer { .. } => true,
@@ -64,48 +90,11 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Busy { path } => write!(
-                f,
-                "another etcd-muster works with {}; nothing is touched; stop it, or give this one an ED_DATA of its own",
-                path.display()
-            ),
-            Self::Newer { path, what } => write!(
-                f,
-                "{} was written by a newer etcd-muster ({what}); nothing is touched; run that version again, or move the whole data \
-                 directory away to start this node as new",
-                path.display()
-            ),
-            Self::Unwritable { path, cause } => {
-                let uid = nix::unistd::geteuid();
-                let directory = || format!("make it a directory that uid {uid} may write");
-                let way_out = file::way_out(cause, path).unwrap_or_else(directory);
-                write!(f, "{} can't be written: {cause}; {way_out} (ED_DATA)", path.display())
-            }
-            Self::Unreadable { path, cause } => {
-                let promises = || "it holds promises made to other nodes: put back what was there".to_owned();
-                let way_out = file::way_out(cause, path).unwrap_or_else(promises);
-                write!(f, "{} can't be read: {cause}; {way_out}", path.display())
-            }
-            Self::Damaged { path, cause } => write!(
-                f,
-                "{} can't be read: {cause}; it holds promises made to other nodes: restore it, or move the whole data \
-                 directory away to start this node as new",
-                path.display()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-/// Who we are, kept for a start at which the metadata service is out of sight, or a written roster can't be read.
+/// Our identity, stored for a start at which the metadata service does not answer, or a static host list can't be read.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
     pub instance: String,
-    /// `None`: by a written roster.
+    /// `None`: from a static host list.
     pub region: Option<String>,
     pub address: IpAddr,
     pub hostname: Option<String>,
@@ -114,18 +103,20 @@ pub struct Identity {
 /// Whose a ledger is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Belonging {
-    /// That instance's; `None`: no record says whose.
+    /// That instance's; `None`: no record shows whose.
     Of(Option<InstanceId>),
-    /// Another instance's, and there is no data that it could be the record of: a machine image, or a volume emptied of its data.
+    /// Another instance's, without data to which it could belong: from a machine image, or from a volume whose data was
+    /// removed.
     Stranger(InstanceId),
 }
 
-/// Whose that ledger is, read by an instance with data or without. `kept`: the identity kept beside it, by which a ledger from
-/// before it named its instance is told.
+/// Whose that ledger is, read by an instance with or without data. `kept`: the identity stored beside it, which identifies a
+/// ledger from before it named its instance.
 pub fn belonging(ledger: &Ledger, kept: Option<&Identity>, me: &Identity, has_data: bool) -> Belonging {
     let id = |instance: &str| InstanceId(instance.to_owned());
     let owner = ledger.instance.clone().or_else(|| kept.map(|kept| id(&kept.instance)));
-    // By a written list an address is one host's: that it has another name now, or had an instance id, makes it no other host.
+    // In a static host list an address belongs to one host: another name now, or an instance id before, does not make it
+    // another host.
     let by_address = |kept: &Identity| {
         let was_named_here = owner.as_ref().is_some_and(|owner| owner.0 == kept.instance);
         was_named_here && kept.address == me.address && (me.region.is_none() || kept.region.is_none())
@@ -147,12 +138,23 @@ struct Logs {
     told: Option<Told>,
 }
 
-/// A quarantine under way.
+/// What is known of etcd's releases here. Nothing depends on it but a second look and a comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Releases {
+    /// The last one that was a healthy voter here.
+    #[serde(default)]
+    pub ran: Option<Release>,
+    /// The cluster's version for which its members' data was compared.
+    #[serde(default)]
+    pub compared: Option<Minor>,
+}
+
+/// A quarantine in progress.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moving {
-    /// Names the directory the data is moved to.
+    /// Names the directory to which the data is moved.
     pub stamp: String,
-    /// What the ledger has to know of it.
+    /// What the ledger must record about it.
     #[serde(default)]
     pub why: LeftBehind,
 }
@@ -163,37 +165,39 @@ pub struct Store {
     dir: PathBuf,
     ledger: Ledger,
     logs: Logs,
-    /// Two that write one ledger would break each other's promises. `None`: this file system knows no locks.
+    releases: Releases,
+    /// Two that write one ledger would break each other's promises. `None`: this file system has no locks.
     _lock: Option<Flock<File>>,
 }
 
 impl Store {
-    /// Opens, and makes on the first start, the files in that data directory.
+    /// Opens the files in that data directory; creates them on the first start.
     ///
     /// # Errors
-    /// [`Error`].
+    /// A file can't be read or written, is from a newer version, or another supervisor uses it.
     pub fn open(data: &Path) -> Result<Self, Error> {
         let dir = data.join(MUSTER_DIR);
         let unwritable = |cause| Error::Unwritable { path: dir.clone(), cause };
         let is_new = !data.exists();
-        file::make_dir(&dir).map_err(unwritable)?;
+        durable::make_dir(&dir).map_err(unwritable)?;
         if is_new {
             use std::os::unix::fs::PermissionsExt;
-            // etcd warns of anything wider.
+            // etcd warns about wider permissions.
             fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(unwritable)?;
         }
-        // The directory itself is locked: on a full volume no file more can be made.
+        // The directory itself is locked, because on a full volume no further file can be created.
         let lock = Flock::lock(File::open(&dir).map_err(unwritable)?, FlockArg::LockExclusiveNonblock);
         let lock = alone(lock.map_err(|(_, errno)| errno), data)?;
-        // Without it nobody knows less of himself: an unreadable one is none.
+        // The identity is not needed to run: an unreadable one counts as missing.
         let logs = read(&dir.join(LOGS)).ok().flatten().unwrap_or_default();
-        let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), logs, _lock: lock };
+        let releases = read(&dir.join(RELEASES)).ok().flatten().unwrap_or_default();
+        let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), logs, releases, _lock: lock };
         match read_ledger(&dir.join(LEDGER))? {
             Some(ledger) => {
                 store.ledger = Ledger { format: FORMAT, ..ledger };
-                // A rewrite shows now, not in the middle of a founding, that the directory can't be written.
+                // A rewrite shows now, not in the middle of a bootstrap, that the directory can't be written.
                 match store.save(store.ledger.clone()) {
-                    // What was promised is there. A member with data runs on without another promise.
+                    // The promises are there. A member with data can run without making another one.
                     Err(error) if error.may_pass() => log::warn!("{error}"),
                     other => other?,
                 }
@@ -203,11 +207,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Settles whose this ledger is, before anything is promised by it. A stranger's without data is moved aside, and a new one is
-    /// made: two that were made from one image would use the same ballots.
+    /// Determines whose this ledger is, before it is used for a promise. A stranger's without data is moved aside, and a new
+    /// one created: two from one image would use the same ballots.
     ///
     /// # Errors
-    /// [`Error`].
+    /// A file can't be moved or written.
     pub fn bind(&mut self, me: &Identity, has_data: bool) -> Result<(), Error> {
         let kept = self.identity()?;
         match belonging(&self.ledger, kept.as_ref(), me, has_data) {
@@ -218,7 +222,7 @@ impl Store {
                 let moved = move_entry(&self.dir.join(LEDGER), &aside);
                 moved.map_err(|error| Error::Unwritable { path: error.path, cause: error.cause })?;
                 log::warn!(
-                    "the ledger here was {owner}'s, without data; it now lies in {}, and {} starts with a new one",
+                    "the ledger here belonged to {owner} and has no data; moved it to {}, and {} starts with a new one",
                     aside.display(),
                     me.instance
                 );
@@ -233,8 +237,8 @@ impl Store {
         if self.logs.cluster == Some(cluster) { self.logs.logs.clone() } else { Vec::new() }
     }
 
-    /// Keeps what was seen, never less than before. `Some`: what is to be done, beside the main thread, for the file to have it too.
-    /// Nothing depends on that: a disk that can't take it is said, no more.
+    /// Stores what was seen, never less than before. `Some`: the write to do on another thread, so that the file has it too.
+    /// Nothing depends on that: a failing disk is only reported.
     pub fn note_logs(
         &mut self,
         cluster: ClusterId,
@@ -245,16 +249,16 @@ impl Store {
             let known = logs.entry(*member).or_insert(*end);
             *known = (*known).max(*end);
         }
-        // We run in that cluster: what was told of our log is had again, or was given up by the operator's word.
+        // We run in that cluster: our log has what was reported again, or the operator gave it up.
         self.keep_logs(Logs { cluster: Some(cluster), logs: logs.into_iter().collect(), told: None })
     }
 
-    /// What we were told of our own log at the last look, or at any before that.
+    /// What peers reported about our own log at the last observation, or at any before it.
     pub fn told(&self) -> Option<Told> {
         self.logs.told.clone()
     }
 
-    /// Keeps what we were told. `Some`: as of [`note_logs`](Self::note_logs).
+    /// Stores what peers reported. `Some`: as in [`note_logs`](Self::note_logs).
     pub fn note_told(&mut self, told: Told) -> Option<impl FnOnce() + Send + use<>> {
         self.keep_logs(Logs { told: Some(told), ..self.logs.clone() })
     }
@@ -264,37 +268,46 @@ impl Store {
             return None;
         }
         self.logs = next.clone();
-        let dir = self.dir.clone();
-        Some(move || {
-            if let Err(cause) = write_durably(&dir, LOGS, &next) {
-                log::debug!("{}: {cause}", dir.join(LOGS).display());
-            }
-        })
+        Some(kept_at(self.dir.join(LOGS), next))
     }
 
-    /// Where our files are.
+    /// Which etcd ran here before.
+    pub fn releases(&self) -> Releases {
+        self.releases
+    }
+
+    /// Stores that. `Some`: as in [`note_logs`](Self::note_logs).
+    pub fn note_releases(&mut self, next: Releases) -> Option<impl FnOnce() + Send + use<>> {
+        if next == self.releases {
+            return None;
+        }
+        self.releases = next;
+        Some(kept_at(self.dir.join(RELEASES), next))
+    }
+
+    /// The directory of our files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Reads the ledger of a data directory without making anything; `None`: there is none.
+    /// Reads the ledger of a data directory without creating anything; `None`: there is none.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be read, or is from a newer version.
     pub fn peek(data: &Path) -> Result<Option<Ledger>, Error> {
         read_ledger(&data.join(MUSTER_DIR).join(LEDGER))
     }
 
-    /// What `run` was told of our own log; `None`: nothing, or it can't be read.
+    /// What peers reported to `run` about our own log; `None`: nothing, or it can't be read.
     pub fn peek_told(data: &Path) -> Option<Told> {
         let logs: Option<Logs> = read(&data.join(MUSTER_DIR).join(LOGS)).ok()?;
         logs?.told
     }
 
-    /// Reads the identity `run` left in a data directory; `None`: there is none.
+    /// Reads the identity that `run` stored in a data directory; `None`: there is none.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be read.
     pub fn peek_identity(data: &Path) -> Result<Option<Identity>, Error> {
         read(&data.join(MUSTER_DIR).join(IDENTITY))
     }
@@ -304,10 +317,10 @@ impl Store {
         &self.ledger
     }
 
-    /// Replaces the ledger, durably; on an error the old one stands.
+    /// Replaces the ledger, durably.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be written; the old ledger stays valid.
     pub fn save(&mut self, ledger: Ledger) -> Result<(), Error> {
         self.write(LEDGER, &ledger)?;
         self.ledger = ledger;
@@ -317,15 +330,15 @@ impl Store {
     /// The identity of the last start.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be read.
     pub fn identity(&self) -> Result<Option<Identity>, Error> {
         read(&self.dir.join(IDENTITY))
     }
 
-    /// Keeps the identity.
+    /// Stores the identity.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be written.
     pub fn keep_identity(&self, identity: &Identity) -> Result<(), Error> {
         self.write(IDENTITY, identity)
     }
@@ -333,15 +346,15 @@ impl Store {
     /// The quarantine that was begun and not finished.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be read.
     pub fn unfinished_quarantine(&self) -> Result<Option<Moving>, Error> {
         read(&self.dir.join(QUARANTINE))
     }
 
-    /// Marks a quarantine as begun, so that a crash in the middle is resumed.
+    /// Marks a quarantine as begun, so that it is completed after a crash.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be written.
     pub fn begin_quarantine(&self, moving: &Moving) -> Result<(), Error> {
         self.write(QUARANTINE, moving)
     }
@@ -349,7 +362,7 @@ impl Store {
     /// Marks it as finished.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The file can't be removed.
     pub fn end_quarantine(&self) -> Result<(), Error> {
         let path = self.dir.join(QUARANTINE);
         let removed = fs::remove_file(&path).and_then(|()| sync_dir(&self.dir));
@@ -358,7 +371,7 @@ impl Store {
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
         let path = self.dir.join(name);
-        write_durably(&self.dir, name, value).map_err(|cause| Error::Unwritable { path, cause })
+        write_durably(&path, value).map_err(|cause| Error::Unwritable { path, cause })
     }
 }
 
@@ -366,7 +379,7 @@ fn new_ledger(instance: Option<InstanceId>) -> Ledger {
     Ledger { format: FORMAT, nonce: clock::random(), instance, ..Ledger::default() }
 }
 
-/// A ledger of a later format, or with a field that this program doesn't know, is a newer program's.
+/// A ledger of a later format, or with an unknown field, was written by a newer program.
 fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
     #[derive(Deserialize)]
     struct Head {
@@ -377,25 +390,27 @@ fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
     match read::<Head>(path)? {
         None => return Ok(None),
         Some(Head { format }) if format > FORMAT => {
-            return Err(newer(format!("its format is {format}, this version knows {FORMAT}")));
+            return Err(newer(format!("its format is {format}, this version reads {FORMAT}")));
         }
         Some(_) => {}
     }
     match read(path) {
-        Err(Error::Damaged { cause, .. }) if cause.starts_with("unknown field") => Err(newer(cause)),
+        Err(Error::Damaged { cause, .. }) if cause.to_string().starts_with("unknown field") => {
+            Err(newer(cause.to_string()))
+        }
         read => read,
     }
 }
 
-/// `None`: that can't be made sure of.
+/// `None`: the lock can't be guaranteed.
 fn alone<T>(lock: Result<T, Errno>, data: &Path) -> Result<Option<T>, Error> {
     match lock {
         Ok(lock) => Ok(Some(lock)),
         Err(Errno::EWOULDBLOCK) => Err(Error::Busy { path: data.to_owned() }),
         Err(errno) => {
             log::warn!(
-                "{} can't be locked ({errno}), as on some network file systems: let no other etcd-muster work with it, for two \
-                 would break each other's promises",
+                "{} can't be locked ({errno}), as on some network file systems: make sure that no other etcd-muster \
+                 uses it, because two would break each other's promises",
                 data.display()
             );
             Ok(None)
@@ -404,7 +419,7 @@ fn alone<T>(lock: Result<T, Errno>, data: &Path) -> Result<Option<T>, Error> {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let damaged = |error: serde_json::Error| Error::Damaged { path: path.to_owned(), cause: error.to_string() };
+    let damaged = |cause| Error::Damaged { path: path.to_owned(), cause };
     match file::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(damaged),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -412,14 +427,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     }
 }
 
-/// The file is either the old or the new one, whenever the power goes.
-fn write_durably(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
-    let draft = dir.join(format!("{name}.new"));
-    let mut file = File::create(&draft)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
-    fs::rename(&draft, dir.join(name))?;
-    sync_dir(dir)
+/// The write of what nothing depends on: a failing disk is only reported.
+fn kept_at(path: PathBuf, value: impl Serialize) -> impl FnOnce() {
+    move || {
+        if let Err(cause) = write_durably(&path, &value) {
+            log::debug!("{}: {cause}", path.display());
+        }
+    }
+}
+
+fn write_durably(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    durable::replace(path, &serde_json::to_vec(value)?, Readers::ByUmask)
 }
 
 #[cfg(test)]
@@ -446,7 +464,7 @@ mod tests {
         }
         let denied = unreadable(Errno::EACCES);
         assert!(!denied.may_pass() && denied.to_string().contains("chown -R") && !denied.to_string().contains("move"));
-        let damaged = Error::Damaged { path, cause: "EOF".to_owned() };
+        let damaged = Error::Damaged { path, cause: serde_json::from_str::<Ledger>("").unwrap_err() };
         assert!(!damaged.may_pass() && damaged.to_string().contains("move the whole data directory away"));
     }
 
@@ -467,13 +485,13 @@ mod tests {
         assert_eq!(belonging(&of(Some("i-a")), None, &me, false), stranger("i-a"), "a machine image");
         assert_eq!(belonging(&of(None), None, &me, false), is(Some("i-me")), "a new one");
         assert_eq!(belonging(&of(None), None, &me, true), is(None), "data that nobody recorded");
-        // A ledger from before it named its instance goes by the identity beside it.
+        // A ledger from before it named its instance relies on the identity beside it.
         let kept = identity("i-a", Some("eu-west-1"), 1);
         assert_eq!(belonging(&of(None), Some(&kept), &me, true), is(Some("i-a")));
         assert_eq!(belonging(&of(None), Some(&kept), &me, false), stranger("i-a"));
     }
 
-    /// By a written list an address is one host's, whatever it is called; by EC2 an address is handed on.
+    /// In a static host list an address belongs to one host, whatever its name; EC2 reuses addresses.
     #[test]
     fn a_host_that_got_another_name_is_the_same_host() {
         let ledger = Ledger { instance: Some(InstanceId("db-1".to_owned())), ..Ledger::default() };
@@ -508,7 +526,7 @@ mod tests {
                 assert!(error.to_string().contains("newer etcd-muster"), "{error}");
                 assert_eq!(fs::read_to_string(&file).unwrap(), newer);
             }
-            // One from before there were formats is taken up.
+            // One from before the format had versions is accepted.
             fs::write(&file, r#"{"nonce": 7, "promised": null, "accepted": null, "chosen": null, "founded": true}"#)
                 .unwrap();
             let ledger = Store::open(data).unwrap().ledger().clone();
@@ -516,7 +534,45 @@ mod tests {
         });
     }
 
-    /// Two machines made from one image would use the same ballots, and so found clusters of the same id.
+    /// A device can't be synced: the draft is one here, and saving without a sync would put it in the ledger's place.
+    #[test]
+    fn a_ledger_that_cannot_be_synced_is_not_saved_and_the_old_one_stands() {
+        in_a_directory(|data| {
+            let mut store = Store::open(data).unwrap();
+            let before = store.ledger().clone();
+            let draft = data.join(MUSTER_DIR).join("ledger.json.new");
+            std::os::unix::fs::symlink("/dev/null", &draft).unwrap();
+            let promised = Ledger { founded: true, ..before.clone() };
+            let error = store.save(promised.clone()).unwrap_err();
+            assert!(
+                matches!(&error, Error::Unwritable { cause, .. } if cause.raw_os_error() == Some(Errno::EINVAL as i32)),
+                "{error}"
+            );
+            assert_eq!(
+                std::error::Error::source(&error).map(ToString::to_string),
+                Some(io::Error::from(Errno::EINVAL).to_string())
+            );
+            assert_eq!((store.ledger(), Store::peek(data).unwrap().as_ref()), (&before, Some(&before)));
+            fs::remove_file(draft).unwrap();
+            store.save(promised.clone()).unwrap();
+            assert_eq!(Store::peek(data).unwrap(), Some(promised));
+        });
+    }
+
+    #[test]
+    fn half_a_draft_that_a_crash_left_is_no_ledger() {
+        in_a_directory(|data| {
+            let was = Store::open(data).unwrap().ledger().clone();
+            for file in [LEDGER, IDENTITY, QUARANTINE, LOGS] {
+                fs::write(data.join(MUSTER_DIR).join(format!("{file}.new")), r#"{"nonce": 1, "#).unwrap();
+            }
+            let store = Store::open(data).unwrap();
+            assert_eq!(*store.ledger(), was);
+            assert_eq!((store.identity().unwrap(), store.unfinished_quarantine().unwrap()), (None, None));
+        });
+    }
+
+    /// Two machines from one image would use the same ballots, and so bootstrap clusters of the same id.
     #[test]
     fn another_instances_ledger_without_data_is_moved_aside_and_a_new_one_begun() {
         in_a_directory(|data| {

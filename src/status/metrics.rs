@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{PlaceStatus, Snapshot};
 
 /// Its content type.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Renders a snapshot. Every label's values are few and known beforehand.
+/// Renders a snapshot. Every label has few values, all known beforehand.
 pub fn render(now: &Snapshot) -> String {
     let mut page = Page(String::with_capacity(4096));
     page.family("etcd_muster_build_info", "gauge", "Always 1; the release of this supervisor.");
@@ -18,20 +18,30 @@ pub fn render(now: &Snapshot) -> String {
     page.sample(&[], u8::from(now.ready));
     page.family("etcd_muster_etcd_up", "gauge", "1 while etcd's process runs here.");
     page.sample(&[], u8::from(now.etcd.pid.is_some()));
-    page.family("etcd_muster_step", "gauge", "Always 1; what the supervisor does now, and the kind of its reason.");
+    page.family("etcd_muster_step", "gauge", "Always 1; the supervisor's current step and the kind of its reason.");
     page.sample(&[("step", &now.step), ("reason", &now.kind)], 1);
-    page.family("etcd_muster_step_start_time_seconds", "gauge", "Since when it does that, in seconds since the epoch.");
+    page.family(
+        "etcd_muster_step_start_time_seconds",
+        "gauge",
+        "When the current step began, in seconds since the \
+        epoch.",
+    );
     page.sample(&[], now.since.epoch);
     page.family("etcd_muster_decisions_total", "counter", "Decisions taken, by their step.");
     for (step, count) in &now.decisions_total {
         page.sample(&[("step", step)], count);
     }
-    page.family("etcd_muster_step_failures_total", "counter", "Steps that failed; each was followed by another look.");
+    page.family(
+        "etcd_muster_step_failures_total",
+        "counter",
+        "Steps that failed; the supervisor observed again \
+        after each.",
+    );
     page.sample(&[], now.failures_total);
     page.family(
         "etcd_muster_log_lines_dropped_total",
         "counter",
-        "Lines of the log, etcd's included, that were dropped since stderr was not read fast enough.",
+        "Log lines, etcd's included, dropped because stderr was not read fast enough.",
     );
     page.sample(&[], now.log_lines_dropped);
     page.family("etcd_muster_etcd_restarts_total", "counter", "Starts of etcd after the first.");
@@ -39,27 +49,38 @@ pub fn render(now: &Snapshot) -> String {
     page.family(
         "etcd_muster_seconds_since_healthy",
         "gauge",
-        "Since etcd here last called itself healthy (asked every 10 s), or since this supervisor's start.",
+        "Seconds since etcd here last reported itself healthy (checked every 10 s), or since this supervisor's start.",
     );
     page.sample(&[], now.etcd.seconds_since_healthy);
     page.family("etcd_muster_api_calls_total", "counter", "Requests to AWS, retries included.");
     for api in &now.api {
         page.sample(&[("service", &api.service)], api.calls);
     }
-    page.family("etcd_muster_api_errors_total", "counter", "Retries to call AWS that came to nothing.");
+    page.family("etcd_muster_api_errors_total", "counter", "Requests to AWS that failed, retries included.");
     for api in &now.api {
         page.sample(&[("service", &api.service)], api.errors);
     }
     let leaves = now.certificates.iter().map(|c| (&c.side, c.not_after));
     page.expiries(
         "etcd_muster_certificate_expiry_timestamp_seconds",
-        "Until when a port's certificate is valid.",
+        "When a port's certificate expires, in seconds since the epoch.",
         leaves,
     );
     let roots = now.certificates.iter().map(|c| (&c.side, c.ca_not_after));
-    page.expiries("etcd_muster_ca_expiry_timestamp_seconds", "Until when the CA of a port is valid.", roots);
+    page.expiries(
+        "etcd_muster_ca_expiry_timestamp_seconds",
+        "When a port's CA certificate expires, in seconds \
+        since the epoch.",
+        roots,
+    );
+    page.snapshots(&now.snapshots);
     if let Some(members) = &now.members {
-        page.family("etcd_muster_members", "gauge", "Members the cluster lists, as seen within the last minutes.");
+        page.family(
+            "etcd_muster_members",
+            "gauge",
+            "Members that the cluster lists, as observed within the last \
+            minutes.",
+        );
         let states = [("voter", members.voters), ("learner", members.learners), ("unstarted", members.unstarted)];
         for (state, count) in states {
             page.sample(&[("state", state)], count);
@@ -75,7 +96,7 @@ impl Page {
         let _infallible = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// In seconds since the epoch; what isn't known isn't shown.
+    /// In seconds since the epoch; an unknown expiry is omitted.
     fn expiries<'a>(&mut self, name: &str, help: &str, sides: impl Iterator<Item = (&'a String, Option<i64>)>) {
         let known: Vec<_> = sides.filter_map(|(side, until)| Some((side, until?))).collect();
         if known.is_empty() {
@@ -84,6 +105,50 @@ impl Page {
         self.family(name, "gauge", help);
         for (side, until) in known {
             self.sample(&[("side", side)], until);
+        }
+    }
+
+    /// Nothing where no place is named, and nothing of what isn't known.
+    fn snapshots(&mut self, places: &[PlaceStatus]) {
+        type Value = fn(&PlaceStatus) -> Option<i64>;
+        let number = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
+        let sized: Value = |place| place.size_bytes.and_then(|size| i64::try_from(size).ok());
+        let families: [(&str, &str, Value); 3] = [
+            (
+                "etcd_muster_snapshot_last_success_timestamp_seconds",
+                "When a snapshot was last stored there, or the newest had all that there is, in seconds since the epoch.",
+                |place| place.last_success,
+            ),
+            (
+                "etcd_muster_snapshot_last_verified_timestamp_seconds",
+                "When the newest snapshot there was last proved, in seconds since the epoch.",
+                |place| place.last_verified,
+            ),
+            ("etcd_muster_snapshot_size_bytes", "Bytes of the newest snapshot there.", sized),
+        ];
+        for (name, help, value) in families {
+            self.places(name, help, places.iter().map(|place| (place, value(place))));
+        }
+        let revisions = places.iter().map(|place| (place, number(place.revision)));
+        self.places("etcd_muster_snapshot_revision", "The revision of the newest snapshot there.", revisions);
+        if places.iter().any(|place| !place.failures_total.is_empty()) {
+            self.family("etcd_muster_snapshot_failures_total", "counter", "Attempts that failed there, by reason.");
+            for place in places {
+                for (reason, count) in &place.failures_total {
+                    self.sample(&[("place", &place.place), ("reason", reason)], count);
+                }
+            }
+        }
+    }
+
+    fn places<'a>(&mut self, name: &str, help: &str, places: impl Iterator<Item = (&'a PlaceStatus, Option<i64>)>) {
+        let known: Vec<_> = places.filter_map(|(place, value)| Some((&place.place, value?))).collect();
+        if known.is_empty() {
+            return;
+        }
+        self.family(name, "gauge", help);
+        for (place, value) in known {
+            self.sample(&[("place", place)], value);
         }
     }
 
@@ -129,6 +194,13 @@ mod tests {
         let certified = render(&now);
         assert!(certified.contains("etcd_muster_certificate_expiry_timestamp_seconds{side=\"client\"} 1800000000\n"));
         assert!(!certified.contains("ca_expiry"));
+        assert!(!certified.contains("etcd_muster_snapshot"), "nor has it a place for snapshots");
+        let place = PlaceStatus { place: "s3://b/p".to_owned(), last_success: Some(7), ..PlaceStatus::default() };
+        now.snapshots = vec![PlaceStatus { failures_total: [("denied".to_owned(), 2)].into(), ..place }];
+        let stored = render(&now);
+        assert!(stored.contains("etcd_muster_snapshot_last_success_timestamp_seconds{place=\"s3://b/p\"} 7\n"));
+        assert!(stored.contains("etcd_muster_snapshot_failures_total{place=\"s3://b/p\",reason=\"denied\"} 2\n"));
+        assert!(!stored.contains("last_verified"), "what isn't known isn't shown");
         now.members = Some(Members { voters: 3, ..Members::default() });
         assert!(render(&now).contains("etcd_muster_members{state=\"voter\"} 3\n"));
     }

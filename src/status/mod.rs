@@ -1,6 +1,6 @@
-//! What has happened on this node, and how it is told: to Prometheus, to health checks, to an operator.
+//! What happened on this node, and how Prometheus, health checks and operators read it.
 //!
-//! Told by the daemon, never asked for: showing it costs no question to etcd or AWS. Nothing here can stop etcd.
+//! The daemon pushes it, and nothing here queries: showing it makes no call to etcd or AWS. Nothing here can stop etcd.
 
 pub mod metrics;
 pub mod recorder;

@@ -1,35 +1,36 @@
-//! What has happened: told by the daemon as it happens, read by whoever asks.
+//! What happened: recorded by the daemon, read by the pages.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Listed, Members, Moment, Snapshot, Who};
+use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Listed, Members, Moment, PlaceStatus, Snapshot, Who};
 use crate::core::label::Label;
 use crate::core::types::{ClusterId, Member, MemberId};
 use crate::util::clock;
+use crate::util::lock::lock;
 use crate::util::log_once::without_numbers;
 use crate::util::logger;
 use crate::util::meter::{Api, ApiCounters};
 use crate::util::words;
 
-/// How many decisions are kept.
+/// How many decisions are stored.
 const KEPT: usize = 50;
 /// A reason that names a hundred instances is cut: fifty of them must not take a megabyte.
 const LONGEST_REASON: usize = 1000;
-/// A member list older than this says nothing about now; at rest one is seen every minute.
+/// A member list older than this does not describe the present; at rest one is read every minute.
 const MEMBERS_COUNT_FOR: Duration = Duration::from_secs(150);
 
-/// A handle; all its clones tell of the same node.
+/// A handle; all its clones describe the same node.
 #[derive(Clone, Debug)]
 pub struct StatusRecorder(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     began: (Instant, SystemTime),
-    /// Without a beat for so long the loop is taken for dead.
+    /// Without a heartbeat for this long, the loop counts as dead.
     patience: Duration,
-    beat: Instant,
+    heartbeat: Instant,
     meters: ApiCounters,
     who: Option<Who>,
     label: Label,
@@ -45,6 +46,7 @@ struct State {
     members: Option<(Members, Instant)>,
     listed: Vec<Listed>,
     certificates: Vec<Certificate>,
+    snapshots: Vec<PlaceStatus>,
     counts: BTreeMap<&'static str, u64>,
     failures: u64,
     past: VecDeque<Past>,
@@ -58,17 +60,17 @@ struct Past {
 }
 
 impl StatusRecorder {
-    /// A journal that begins now.
+    /// A recorder that begins now.
     pub fn new(patience: Duration) -> Self {
         let began = (clock::now(), clock::wall());
         Self(Arc::new(Mutex::new(State {
             began,
             patience,
-            beat: began.0,
+            heartbeat: began.0,
             meters: ApiCounters::default(),
             who: None,
             label: Label { step: "start", kind: "" },
-            reason: "finding out which instance this is".to_owned(),
+            reason: "determining which instance this is".to_owned(),
             since: began,
             stopping: false,
             ready: false,
@@ -80,6 +82,7 @@ impl StatusRecorder {
             members: None,
             listed: Vec::new(),
             certificates: Vec::new(),
+            snapshots: Vec::new(),
             counts: Label::DECISIONS.iter().map(|step| (*step, 0)).collect(),
             failures: 0,
             past: VecDeque::new(),
@@ -87,38 +90,37 @@ impl StatusRecorder {
     }
 
     /// Where calls are counted.
-    pub fn counts_in(&self, meters: &ApiCounters) {
+    pub fn set_meters(&self, meters: &ApiCounters) {
         self.state().meters = meters.clone();
     }
 
     /// Which instance this is.
-    pub fn this_is(&self, instance: &str, address: &str, region: Option<&str>) {
+    pub fn set_identity(&self, instance: &str, address: &str, region: Option<&str>) {
         let fit = |word| words::on_one_line(word).into_owned();
         let (instance, address, region) = (fit(instance), fit(address), region.map(fit));
         self.state().who = Some(Who { instance, address, region });
     }
 
-    /// Whether the loop has shown a sign of life within its patience.
+    /// Whether the loop has sent a heartbeat within that time.
     pub fn is_live(&self) -> bool {
         self.state().is_live(clock::now())
     }
 
-    /// The loop lives.
-    pub fn beat(&self) {
-        self.state().beat = clock::now();
+    /// The loop is alive.
+    pub fn heartbeat(&self) {
+        self.state().heartbeat = clock::now();
     }
 
-    /// `decide` was asked, and this was its answer.
+    /// `decide` returned this step.
     pub fn decided(&self, label: Label) {
         *self.state().counts.entry(label.step).or_default() += 1;
     }
 
-    /// What the node does from now on, and why; false: it has been doing that, for that reason. The line may begin with the
-    /// step's own words.
-    pub fn now(&self, label: Label, line: &str) -> bool {
+    /// What the node does from now on, and why; false: nothing changed. The line may begin with the step's own words.
+    pub fn set_step(&self, label: Label, line: &str) -> bool {
         let reason = reason(label, line);
         let mut state = self.state();
-        state.beat = clock::now();
+        state.heartbeat = clock::now();
         let news = state.label != label || without_numbers(&state.reason) != without_numbers(&reason);
         if news {
             (state.label, state.since) = (label, (clock::now(), clock::wall()));
@@ -128,7 +130,7 @@ impl StatusRecorder {
         news
     }
 
-    /// A step failed; the next look decides what is done about it.
+    /// A step failed; the next observation decides how to continue.
     pub fn failed(&self, label: Label, line: &str) {
         let mut state = self.state();
         state.failures += 1;
@@ -151,7 +153,7 @@ impl StatusRecorder {
         state.pid = Some(pid);
         state.lives += 1;
         drop(state);
-        self.now(Label::run("starting"), &format!("etcd runs as process {pid} and has not served yet"));
+        self.set_step(Label::run("starting"), &format!("etcd runs as process {pid} but does not serve yet"));
     }
 
     /// etcd has ended.
@@ -160,20 +162,20 @@ impl StatusRecorder {
         (state.pid, state.role, state.ready) = (None, None, false);
     }
 
-    /// Whose data is here.
-    pub fn data_is_of(&self, ids: Option<(ClusterId, MemberId)>) {
+    /// The member whose data is here.
+    pub fn set_data(&self, ids: Option<(ClusterId, MemberId)>) {
         self.state().ids = ids;
     }
 
-    /// etcd has told who it is.
-    pub fn is_member(&self, cluster: ClusterId, member: MemberId, is_learner: bool) {
+    /// etcd has identified itself.
+    pub fn set_member(&self, cluster: ClusterId, member: MemberId, is_learner: bool) {
         let mut state = self.state();
         state.ids = Some((cluster, member));
         state.role = Some(if is_learner { "learner" } else { "voter" });
     }
 
-    /// etcd is a healthy voter, or isn't any more.
-    pub fn is_ready(&self, ready: bool) {
+    /// Whether etcd is a healthy voter.
+    pub fn set_ready(&self, ready: bool) {
         let mut state = self.state();
         state.ready = ready;
         if ready {
@@ -181,8 +183,8 @@ impl StatusRecorder {
         }
     }
 
-    /// A member list was seen.
-    pub fn saw_members(&self, members: &[Member]) {
+    /// A member list was read.
+    pub fn record_members(&self, members: &[Member]) {
         let of = |kind: fn(&Member) -> bool| members.iter().filter(|m| kind(m)).count();
         let listed =
             |m: &Member| Listed { member: m.id.to_string(), name: m.name.clone(), client_urls: m.client_urls.clone() };
@@ -198,14 +200,23 @@ impl StatusRecorder {
         state.listed = listed;
     }
 
-    /// Until when the ports' certificates are valid.
+    /// When the ports' certificates expire.
     pub fn certificates(&self, certificates: Vec<Certificate>) {
         self.state().certificates = certificates;
     }
 
-    /// A stop was asked for.
+    /// What is known of the places for snapshots; safe to show.
+    pub fn set_snapshots(&self, places: Vec<PlaceStatus>) {
+        let fit = |mut place: PlaceStatus| {
+            place.trouble = place.trouble.map(|line| words::on_one_line(&line).into_owned());
+            place
+        };
+        self.state().snapshots = places.into_iter().map(fit).collect();
+    }
+
+    /// A stop was requested.
     pub fn stopping(&self) {
-        self.now(Label { step: "stop", kind: "" }, "a stop was asked for");
+        self.set_step(Label { step: "stop", kind: "" }, "a stop was requested");
         let mut state = self.state();
         (state.stopping, state.ready) = (true, false);
     }
@@ -216,7 +227,7 @@ impl StatusRecorder {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.0)
     }
 }
 
@@ -252,6 +263,7 @@ impl State {
             members: members.map(|(members, age)| Members { seconds_ago: age.as_secs(), ..members.clone() }),
             last_listed: self.listed.clone(),
             certificates: self.certificates.clone(),
+            snapshots: self.snapshots.clone(),
             api: Api::ALL.iter().map(|api| self.api_count(*api)).collect(),
             decisions_total: self.counts.iter().map(|(step, count)| ((*step).to_owned(), *count)).collect(),
             failures_total: self.failures,
@@ -261,8 +273,8 @@ impl State {
     }
 
     fn is_live(&self, now: Instant) -> bool {
-        // A stop takes as long as it takes: to kill a supervisor for that would kill its etcd.
-        self.stopping || now - self.beat < self.patience
+        // A stop may take any time: killing a supervisor for that would kill its etcd.
+        self.stopping || now - self.heartbeat < self.patience
     }
 
     fn api_count(&self, api: Api) -> ApiCount {
@@ -284,7 +296,7 @@ fn moment((instant, wall): (Instant, SystemTime), now: Instant) -> Moment {
     Moment { at: clock::stamp_of(wall), epoch, seconds_ago: (now - instant).as_secs() }
 }
 
-/// The line without the step's own words, which the label has; whoever's words it holds.
+/// The line without the step's own words, which the label has; safe to show.
 fn reason(label: Label, line: &str) -> String {
     let words = label.step.replace('_', " ");
     let rest = line.strip_prefix(&words).map_or(line, |rest| rest.trim_start_matches([':', ' ']));
@@ -300,32 +312,32 @@ mod tests {
 
     const HOLD: Label = Label::hold("too_few_instances");
 
-    fn journal() -> StatusRecorder {
+    fn recorder() -> StatusRecorder {
         StatusRecorder::new(Duration::from_secs(10))
     }
 
     #[test]
     fn a_reason_that_merely_counts_on_is_no_news_but_is_shown() {
-        let journal = journal();
-        assert!(journal.now(HOLD, "hold: waited 1 of 60 s"));
-        let since = journal.snapshot().since;
-        assert!(!journal.now(HOLD, "hold: waited 2 of 60 s"));
-        let shown = journal.snapshot();
+        let recorder = recorder();
+        assert!(recorder.set_step(HOLD, "hold: waited 1 of 60 s"));
+        let since = recorder.snapshot().since;
+        assert!(!recorder.set_step(HOLD, "hold: waited 2 of 60 s"));
+        let shown = recorder.snapshot();
         assert_eq!((shown.step.as_str(), shown.reason.as_str()), ("hold", "waited 2 of 60 s"));
         assert_eq!((shown.since.at, shown.decisions.len()), (since.at, 1));
-        assert!(journal.now(HOLD, "hold: i-2 did not answer"));
-        assert!(journal.now(Label { step: "remove_member", kind: "gone" }, "remove member ab: EC2 says"));
-        assert_eq!(journal.snapshot().reason, "ab: EC2 says");
+        assert!(recorder.set_step(HOLD, "hold: i-2 did not answer"));
+        assert!(recorder.set_step(Label { step: "remove_member", kind: "gone" }, "remove member ab: EC2 says"));
+        assert_eq!(recorder.snapshot().reason, "ab: EC2 says");
     }
 
     #[test]
     fn fifty_decisions_are_kept_and_none_of_them_is_endless() {
-        let journal = journal();
+        let recorder = recorder();
         for n in 0..200_u32 {
             let name = char::from_u32(0x4e00 + n).unwrap();
-            journal.now(HOLD, &name.to_string().repeat(5000));
+            recorder.set_step(HOLD, &name.to_string().repeat(5000));
         }
-        let shown = journal.snapshot().decisions;
+        let shown = recorder.snapshot().decisions;
         assert_eq!(shown.len(), KEPT);
         assert!(shown.iter().all(|d| d.reason.chars().count() == LONGEST_REASON + 1));
         assert!(shown[KEPT - 1].reason.starts_with(char::from_u32(0x4e00 + 199).unwrap()));
@@ -333,41 +345,41 @@ mod tests {
 
     #[test]
     fn a_step_that_fails_again_and_again_is_one_line_and_many_counts() {
-        let journal = journal();
+        let recorder = recorder();
         let add = Label { step: "add_self", kind: "" };
         for _ in 0..3 {
-            journal.now(add, "add self: a cluster answers");
-            journal.failed(add, "add self: no answer within 5000 ms; observing again");
-            journal.now(HOLD, "hold: why");
+            recorder.set_step(add, "add self: a cluster answers");
+            recorder.failed(add, "add self: no answer within 5000 ms; observing again");
+            recorder.set_step(HOLD, "hold: why");
         }
-        let shown = journal.snapshot();
+        let shown = recorder.snapshot();
         assert_eq!(shown.failures_total, 3);
         assert_eq!(shown.decisions.iter().filter(|d| d.kind == "failed").count(), 1);
     }
 
     #[test]
     fn ready_ends_with_etcd_and_with_a_stop() {
-        let journal = journal();
-        journal.started(7);
-        journal.is_member(ClusterId(1), MemberId(2), false);
-        journal.is_ready(true);
-        assert!(journal.snapshot().ready);
-        journal.ended();
-        let shown = journal.snapshot();
+        let recorder = recorder();
+        recorder.started(7);
+        recorder.set_member(ClusterId(1), MemberId(2), false);
+        recorder.set_ready(true);
+        assert!(recorder.snapshot().ready);
+        recorder.ended();
+        let shown = recorder.snapshot();
         assert!(!shown.ready && shown.etcd.pid.is_none() && shown.etcd.role.is_none() && shown.etcd.restarts == 0);
-        journal.started(8);
-        journal.is_ready(true);
-        assert_eq!(journal.snapshot().etcd.restarts, 1);
-        journal.stopping();
-        let shown = journal.snapshot();
+        recorder.started(8);
+        recorder.set_ready(true);
+        assert_eq!(recorder.snapshot().etcd.restarts, 1);
+        recorder.stopping();
+        let shown = recorder.snapshot();
         assert!(!shown.ready && shown.live && shown.step == "stop");
     }
 
     #[test]
     fn without_a_beat_the_loop_is_dead_and_an_old_member_list_is_none() {
-        let journal = journal();
-        journal.saw_members(&[]);
-        let later = |seconds| journal.state().snapshot(clock::now() + Duration::from_secs(seconds));
+        let recorder = recorder();
+        recorder.record_members(&[]);
+        let later = |seconds| recorder.state().snapshot(clock::now() + Duration::from_secs(seconds));
         assert!(later(9).live && later(9).members.is_some());
         assert!(!later(11).live);
         assert!(later(151).members.is_none());

@@ -1,7 +1,7 @@
-//! The routes, and who listens: a socket beside the data always, an address where one is asked for.
+//! The routes and the listeners: always a socket beside the data, and an address if one is configured.
 //!
-//! Nothing here can end or hold up the supervisor: each connection is a task of its own, bounded in number, time and memory;
-//! what can't be listened on is tried again.
+//! Nothing here can end or block the supervisor: each connection is its own task, bounded in number, time and memory; a failure
+//! to listen is retried.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -54,11 +54,11 @@ impl fmt::Display for Place {
     }
 }
 
-/// Serves there from now on, as soon as the place is free.
-pub fn serve(journal: &StatusRecorder, place: Place) {
-    let journal = journal.clone();
+/// Serves there from now on, as soon as the address is free.
+pub fn serve(recorder: &StatusRecorder, place: Place) {
+    let recorder = recorder.clone();
     let answering: Answering = Arc::new(move |request| {
-        let response = respond(&journal, &request);
+        let response = respond(&recorder, &request);
         Box::pin(async move { response })
     });
     tokio::spawn(async move {
@@ -69,7 +69,7 @@ pub fn serve(journal: &StatusRecorder, place: Place) {
                 Ok(listener) => break listener,
                 Err(error) => error,
             };
-            let line = format!("status can't be served at {place}: {trouble}; trying again");
+            let line = format!("status can't be served at {place}: {trouble}; retrying");
             if complained.is_news(&line) {
                 log::warn!("{line}");
             }
@@ -87,8 +87,8 @@ async fn listen_at(place: &Place) -> io::Result<Listener> {
     }
 }
 
-/// A socket that an ended supervisor left is replaced, one that answers is not. Made under another name, so that nobody can
-/// reach it before its permissions are set.
+/// Replaces a socket that an ended supervisor left, but not one that answers. Created under another name, so that it can't be
+/// reached before its permissions are set.
 async fn bind(path: &Path) -> io::Result<UnixListener> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another supervisor answers there"));
@@ -104,8 +104,8 @@ async fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn respond(journal: &StatusRecorder, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let page = page(request.method(), request.uri().path(), &journal.snapshot());
+fn respond(recorder: &StatusRecorder, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let page = page(request.method(), request.uri().path(), &recorder.snapshot());
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
@@ -133,7 +133,7 @@ fn page(method: &Method, path: &str, now: &Snapshot) -> Page {
     let by = |good: bool| if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match path {
         "/livez" if now.live => text(StatusCode::OK, "live\n".to_owned()),
-        "/livez" => text(by(false), "the supervisor's loop has not been seen for too long\n".to_owned()),
+        "/livez" => text(by(false), "the supervisor's main loop has not reported for too long\n".to_owned()),
         "/readyz" => text(by(now.ready), format!("{}: {}\n", now.step.replace('_', " "), now.reason)),
         "/metrics" => Page { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: metrics::render(now) },
         _ => match serde_json::to_string_pretty(now) {

@@ -1,10 +1,10 @@
-//! What `/status` serves as JSON, and every other page is made of.
+//! What `/status` serves as JSON; all other pages are made from it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A point in time, by the wall clock and by how long ago it is.
+/// A point in time, by the wall clock and by its age.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Moment {
@@ -18,61 +18,64 @@ pub struct Moment {
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     pub version: String,
-    /// `None`: the metadata service has not told yet.
+    /// `None`: the metadata service has not answered yet.
     pub identity: Option<Who>,
     pub started: Moment,
-    /// The supervisor's loop lives.
+    /// The supervisor's loop is alive.
     pub live: bool,
     /// etcd here is a healthy voter.
     pub ready: bool,
     pub step: String,
-    /// The kind of the reason: few, stable words.
+    /// The kind of the reason: one of few, stable words.
     pub kind: String,
     pub reason: String,
     pub since: Moment,
     pub etcd: Etcd,
-    /// `None`: no member list was seen lately.
+    /// `None`: no member list was read recently.
     pub members: Option<Members>,
-    /// The member list that was last seen, however long ago.
+    /// The last member list, however old.
     #[serde(default)]
     pub last_listed: Vec<Listed>,
-    /// Of each port that speaks TLS.
+    /// For each place for snapshots.
+    #[serde(default)]
+    pub snapshots: Vec<PlaceStatus>,
+    /// For each port with TLS.
     pub certificates: Vec<Certificate>,
     pub api: Vec<ApiCount>,
     pub decisions_total: BTreeMap<String, u64>,
     pub failures_total: u64,
-    /// Ours and etcd's, for want of somebody who reads them.
+    /// Our log lines and etcd's, dropped because the log was not read.
     #[serde(default)]
     pub log_lines_dropped: u64,
     /// The latest last.
     pub decisions: Vec<Decision>,
 }
 
-/// Which instance this is.
+/// This instance.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Who {
     pub instance: String,
     pub address: String,
-    /// `None`: by a written roster.
+    /// `None`: from a static host list.
     pub region: Option<String>,
 }
 
-/// The etcd of this node, as the supervisor last saw it.
+/// This node's etcd, as the supervisor last saw it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Etcd {
-    /// `None`: it doesn't run.
+    /// `None`: it does not run.
     pub pid: Option<i32>,
     pub cluster: Option<String>,
     pub member: Option<String>,
-    /// learner or voter; `None`: it has not said yet.
+    /// learner or voter; `None`: not known yet.
     pub role: Option<String>,
     pub restarts: u64,
-    /// Since it last called itself healthy; since the supervisor's start if it never did.
+    /// Since it last reported itself healthy; if never, since the supervisor's start.
     pub seconds_since_healthy: u64,
 }
 
-/// How many members the cluster lists, by what they are.
+/// How many members of each kind the cluster lists.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Members {
@@ -82,7 +85,7 @@ pub struct Members {
     pub seconds_ago: u64,
 }
 
-/// One member of the list that was last seen.
+/// One member of the last list.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listed {
@@ -93,7 +96,7 @@ pub struct Listed {
     pub client_urls: Vec<String>,
 }
 
-/// Until when a port's certificate, and the CA beside it, are valid: seconds since the epoch.
+/// When a port's certificate and its CA expire, in seconds since the epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Certificate {
@@ -104,6 +107,27 @@ pub struct Certificate {
     pub ca_not_after: Option<i64>,
 }
 
+/// Snapshots at one place, as this supervisor knows of them: only the leader's looks, and every one that has led.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaceStatus {
+    /// As the operator wrote it.
+    pub place: String,
+    /// The newest one's name; empty: none is known.
+    pub name: String,
+    /// When a snapshot was last stored there, or found to have all that there is; in seconds since the epoch.
+    pub last_success: Option<i64>,
+    /// When the newest was last proved; in seconds since the epoch.
+    pub last_verified: Option<i64>,
+    /// digest or restore.
+    pub verified: Option<String>,
+    pub size_bytes: Option<u64>,
+    pub revision: Option<u64>,
+    pub failures_total: BTreeMap<String, u64>,
+    /// Why the last attempt failed.
+    pub trouble: Option<String>,
+}
+
 /// Calls of one of AWS's services.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ApiCount {
@@ -112,7 +136,7 @@ pub struct ApiCount {
     pub errors: u64,
 }
 
-/// A step that was new, and why it was taken.
+/// A new step, with its reason.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Decision {
     pub at: String,

@@ -4,20 +4,20 @@ use std::fmt::Write;
 
 use super::snapshot::{Snapshot, Who};
 
-/// As many decisions as fit on a screen, each as long as fits on a line.
+/// As many decisions as fit on a screen, each cut to a line.
 const DECISIONS: usize = 12;
 const LONGEST_REASON: usize = 110;
 
-/// What etcd itself said when it was asked just now.
+/// etcd's own answer of this moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Asked {
     /// leader, voter or learner.
     pub role: Option<&'static str>,
-    /// Why it isn't healthy.
+    /// Why it is not healthy.
     pub trouble: Option<String>,
 }
 
-/// Renders a snapshot, with what etcd says of itself at this moment.
+/// Renders a snapshot, with etcd's own status of this moment.
 pub fn render(now: &Snapshot, asked: Option<&Asked>) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -50,7 +50,7 @@ pub fn render(now: &Snapshot, asked: Option<&Asked>) -> String {
         .iter()
         .map(|a| match a.errors {
             0 => format!("{} {}", a.service, a.calls),
-            errors => format!("{} {} ({errors} in vain)", a.service, a.calls),
+            errors => format!("{} {} ({errors} failed)", a.service, a.calls),
         })
         .collect();
     line("API calls", calls.join(", "));
@@ -70,7 +70,7 @@ fn times(count: u64) -> String {
     }
 }
 
-/// The two greatest units of a time.
+/// The two largest units of a duration.
 fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {

@@ -1,4 +1,4 @@
-//! Pauses between tries.
+//! Pauses between attempts.
 
 use std::time::Duration;
 
@@ -13,21 +13,27 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses from this one to that one; a longest below the first is the only one from the second try on.
+    /// Pauses from the first to the longest; a longest that is below the first applies from the second attempt on.
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first }
     }
 
-    /// How long to wait this time; the next time it is twice as long.
+    /// The next pause; the one after is twice as long.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = pause.saturating_mul(2).min(self.longest);
         pause
     }
 
-    /// The same, half to whole of it by chance: for those who would else try at one moment.
+    /// The same, multiplied by a random factor from a half to one: for callers that would otherwise retry at the same moment.
     pub fn jittered(&mut self) -> Duration {
         clock::jittered(self.pause())
+    }
+
+    /// The same, multiplied by a random factor from zero to one: for calls of which many may have failed at the same moment
+    /// (AWS Architecture Blog, "Exponential Backoff And Jitter").
+    pub fn by_chance(&mut self) -> Duration {
+        self.pause().mul_f64(clock::chance())
     }
 
     /// Whether no pause was made since the beginning.
@@ -35,7 +41,7 @@ impl Backoff {
         self.next == self.first
     }
 
-    /// Begins anew.
+    /// Starts again.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }

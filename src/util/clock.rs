@@ -1,19 +1,22 @@
-//! Time and chance: the only readers of the clocks and of the random source.
+//! Time and randomness: the only readers of the clocks and of the random source.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::{Rfc2822, Rfc3339};
 
-/// The monotonic clock: tokio's, which tests can hold and put forward.
+/// The monotonic clock: tokio's, which tests can pause and advance.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the monotonic clock")]
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The wall clock.
+/// The wall clock. In a unit test that advances tokio's clock it advances as well.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
 pub fn wall() -> SystemTime {
+    #[cfg(test)]
+    return SystemTime::now() + now().saturating_duration_since(Instant::now());
+    #[cfg(not(test))]
     SystemTime::now()
 }
 
@@ -35,45 +38,45 @@ pub fn stamp_of(moment: SystemTime) -> String {
     format!("{date}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
-/// Now, for the name of a file: letters and digits only.
+/// Now, for a file name: letters and digits only.
 pub fn file_stamp() -> String {
     stamp().chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
-/// Seconds since the epoch, as `2026-01-31T12:00:00Z`; as a number where that can't be written.
+/// Seconds since the epoch, as `2026-01-31T12:00:00Z`; as a number if that can't be written.
 pub fn rfc3339(epoch: i64) -> String {
     let moment = OffsetDateTime::from_unix_timestamp(epoch).ok();
     moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{epoch} s after 1970"))
 }
 
-/// Seconds since the epoch of an RFC 3339 time, as EC2's `launchTime` is.
+/// Seconds since the epoch from an RFC 3339 time, such as EC2's `launchTime`.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp)
 }
 
-/// Seconds since the epoch of an HTTP Date header (RFC 9110, section 5.6.7: "GMT" for RFC 2822's "+0000").
+/// Seconds since the epoch from an HTTP Date header (RFC 9110, section 5.6.7: "GMT" for RFC 2822's "+0000").
 pub fn parse_http_date(text: &str) -> Option<i64> {
     let text = text.strip_suffix("GMT").map_or_else(|| text.to_owned(), |date| format!("{date}+0000"));
     OffsetDateTime::parse(&text, &Rfc2822).ok().map(OffsetDateTime::unix_timestamp)
 }
 
-/// Waits. Never for a condition that can be watched.
+/// Waits. Never use it for a condition that can be watched.
 pub async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// Half to whole of that duration, by chance.
+/// That duration, multiplied by a random factor from a half to one.
 pub fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(0.5 + chance() / 2.0)
 }
 
-/// A number in [0, 1).
+/// A random number in [0, 1).
 pub fn chance() -> f64 {
-    // 53 bits: what an f64 holds exactly.
+    // 53 bits: what an f64 represents exactly.
     (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// 64 random bits. Should the kernel's source fail, the clock's nanoseconds: these bits part nodes, they keep no secret.
+/// 64 random bits. If the kernel's source fails, the clock's nanoseconds: these bits separate nodes, they protect no secret.
 pub fn random() -> u64 {
     let mut bytes = [0_u8; 8];
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {

@@ -2,21 +2,21 @@
 //!
 //! | code | meaning |
 //! |---|---|
-//! | 0 | done, or a stop that was asked for and went well |
+//! | 0 | done, or a requested stop that went well |
 //! | 1 | `health`: not healthy; `status`: not ready |
 //! | 64 | the command line is wrong |
 //! | 65 | our own state file is damaged, or may not be read |
 //! | 69 | EC2, the metadata service, etcd or the supervisor did not answer a command that needs it |
-//! | 71 | the system refused something we can't do without |
+//! | 71 | the system refused something that is required |
 //! | 72 | etcd is missing or can't be run |
 //! | 73 | the data directory may not be read or written |
 //! | 77 | AWS refused the request: credentials or policy |
 //! | 78 | a setting is wrong, ours or etcd's |
 //! | 137 | etcd had to be killed at a stop |
-//! | other | etcd's own, or 128 + the signal that ended it |
+//! | other | etcd's own code, or 128 + the signal that ended it |
 //!
-//! 64 to 78 are sysexits(3)'s; units carry those in `RestartPreventExitStatus` that only an operator can mend. What passes (a full
-//! disk, a limit, a disk's hiccup) ends nothing: it is a [`Trouble`] that is waited for.
+//! 64 to 78 are from sysexits(3); units list in `RestartPreventExitStatus` those that only an operator can fix. What can pass
+//! (a full disk, a limit, a disk's temporary error) ends nothing: it is a [`Trouble`] that is waited out.
 
 use std::path::Path;
 use std::{fmt, io};
@@ -40,7 +40,7 @@ pub enum Code {
     Config = 78,
 }
 
-/// Why the program ends: a code, and what its user is told, mostly in one line.
+/// Why the program ends: an exit code and a message, mostly of one line.
 #[derive(Debug)]
 pub struct Failure {
     pub code: Code,
@@ -53,17 +53,16 @@ impl Failure {
         Self::of_lines(code, [error.to_string()])
     }
 
-    /// A failure that takes more than a line to tell. What is in a line, whoever's words, stays in that line.
+    /// A failure with several lines. Text from outside within a line stays in that line.
     pub fn of_lines(code: Code, lines: impl IntoIterator<Item = String>) -> Self {
         Self { code, lines: lines.into_iter().map(|line| words::on_one_line(&line).into_owned()).collect() }
     }
 
-    /// What its user is told.
     pub fn message(&self) -> String {
         self.lines.join("\n")
     }
 
-    /// The same, and this.
+    /// The same, with these lines appended.
     #[must_use]
     pub fn and(self, more: impl IntoIterator<Item = String>) -> Self {
         let code = self.code;
@@ -71,11 +70,11 @@ impl Failure {
     }
 }
 
-/// A failure, unless it is waited for.
+/// A failure, unless it can be waited out.
 #[derive(Debug)]
 pub struct Trouble {
     pub failure: Failure,
-    /// By itself, or once somebody has made room: nobody would start us again.
+    /// It passes by itself, or once an operator has made room: after an exit nothing would start us again.
     pub may_pass: bool,
 }
 
@@ -90,7 +89,7 @@ impl Trouble {
     }
 }
 
-/// Prints what there is to say, and gives the code to exit with.
+/// Prints the message, and returns the exit code.
 pub fn conclude(outcome: Result<i32, Failure>) -> i32 {
     let code = match outcome {
         Ok(code) => code,

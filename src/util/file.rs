@@ -1,6 +1,6 @@
-//! Files that somebody else put there, read within bounds of kind, size and time; and what follows from a file system's no.
+//! Operators' files, read within bounds of kind, size and time; and what follows from a file system's errors.
 //!
-//! A pipe has no end, a device may do anything, and a mount whose server is gone answers never: none of them may hold up a thread
+//! A pipe has no end, a device may do anything, and a mount whose server is gone never answers: none of them may block a thread
 //! that signals and probes wait for.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,22 +16,37 @@ use nix::fcntl::OFlag;
 use tokio::sync::oneshot;
 
 use crate::util::clock;
+use crate::util::lock::lock;
 
 /// Far above any certificate chain, list of hosts, password or ledger; far below what would hurt.
 pub const MOST_BYTES: u64 = 1 << 20;
-/// Less than whoever reads a file is waited for himself (5 s for a first look, or a caller of the roll call): it is the file that is
-/// to be named then.
+/// Less than the shortest limit for a reader of files (5 s, for a first observation or a peer's call), so that the error can
+/// name the file.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-/// For the parsing of certificates; a thread's default would be 2 MiB.
+/// Enough for parsing certificates; a thread's default is 2 MiB.
 const STACK_BYTES: usize = 256 << 10;
 
-/// A regular file of at most [`MOST_BYTES`], whole. Blocks as long as its file system does, so never on the main thread: there it is
-/// [`fetch`].
+/// A regular file of at most [`MOST_BYTES`], completely. Blocks as long as its file system does, so never use it on the main
+/// thread; use [`fetch`] there.
 ///
 /// # Errors
-/// The kernel's; a file of another kind, or a larger one.
+/// The kernel refuses; the file is of another kind, or larger.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Looked at before it is opened: to open a pipe would wait for its writer, and a device may act on it.
+    let file = open_regular(path)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(io::Error::other(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// Opens a regular file for reading, and nothing else. Blocks as [`read`] does.
+///
+/// # Errors
+/// The kernel refuses; the file is of another kind.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    // Checked before it is opened: opening a pipe would wait for its writer, and a device may react to it.
     let kind = fs::metadata(path)?.file_type();
     if !kind.is_file() {
         let what = match kind {
@@ -42,46 +57,44 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         };
         return Err(io::Error::other(format!("it is {what}, not a regular file")));
     }
-    // What has taken its place since then must not block either.
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(io::Error::other(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
-    }
-    Ok(bytes)
+    // What has replaced it since must not block either.
+    OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
 
-/// The same beside the main thread, waited for no longer than [`PATIENCE`]. Cancel-safe.
+/// The same on another thread, for at most [`PATIENCE`]. Cancel-safe.
 ///
 /// # Errors
-/// As [`read`]; and a file system that doesn't answer.
+/// As [`read`]; and the file system does not answer.
 pub async fn fetch(path: &Path) -> io::Result<Vec<u8>> {
     let owned = path.to_owned();
     aside(path, move || read(&owned)).await?
 }
 
-/// The same as text.
+/// The same, as text.
 ///
 /// # Errors
-/// As [`fetch`]; and bytes that are no UTF-8.
+/// As [`fetch`]; and the bytes are not UTF-8.
 pub async fn fetch_text(path: &Path) -> io::Result<String> {
     String::from_utf8(fetch(path).await?).map_err(|_| io::Error::other("it is not UTF-8 text"))
 }
 
-/// Does what looks at that path beside the main thread, and waits for it no longer than [`PATIENCE`]. Cancel-safe: what was begun is
-/// done, or hangs, without anybody.
+/// Accesses that path on another thread, and waits for at most [`PATIENCE`]. Cancel-safe: what was begun completes, or hangs,
+/// by itself.
 ///
-/// A thread of its own, not the runtime's: it may hang for ever, and the runtime would wait for its own at the end, and panics where
-/// there can be no more.
+/// The thread is not the runtime's: it may hang for ever, and the runtime would wait for its own threads at the end, and panics
+/// if it can't start one.
 ///
 /// # Errors
-/// A file system that doesn't answer, now or to one who asked before; a thread that can't be had.
+/// The file system does not answer, now or in an earlier access that still hangs; or no thread can be started.
 pub async fn aside<T: Send + 'static>(path: &Path, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     aside_within(PATIENCE, path, work).await
 }
 
-async fn aside_within<T: Send + 'static>(
+/// The same, for at most that long.
+///
+/// # Errors
+/// As [`aside`].
+pub async fn aside_within<T: Send + 'static>(
     patience: Duration,
     path: &Path,
     work: impl FnOnce() -> T + Send + 'static,
@@ -89,11 +102,11 @@ async fn aside_within<T: Send + 'static>(
     match tokio::time::timeout(patience, begin_within(patience, path, work)?).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(_)) => Err(io::Error::other("its reader panicked")),
-        Err(_) => Err(mute()),
+        Err(_) => Err(mute(patience)),
     }
 }
 
-/// Begins what looks at that path, for whoever waits for it longer than [`aside`] does.
+/// Begins to access that path, for a caller that waits longer than [`aside`] does.
 ///
 /// # Errors
 /// As [`aside`].
@@ -111,22 +124,57 @@ fn begin_within<T: Send + 'static>(
 ) -> io::Result<oneshot::Receiver<T>> {
     let look = Look::begin(path, patience)?;
     let (done, outcome) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("file".to_owned()).stack_size(STACK_BYTES);
-    thread.spawn(move || {
+    #[cfg(test)]
+    let reading = paused_time::hold();
+    on_thread(move || {
         let found = work();
         drop(look);
         let _nobody_waits = done.send(found);
+        #[cfg(test)]
+        drop(reading);
     })?;
     Ok(outcome)
 }
 
-/// Nothing was heard of a file system for [`PATIENCE`].
-pub fn mute() -> io::Error {
-    let line = format!("it did not answer within {} s (a dead mount?)", PATIENCE.as_secs());
+/// For tests in paused time, which advances whenever nothing but a timer is waited for: not while a file is being read.
+#[cfg(test)]
+pub mod paused_time {
+    use std::cell::Cell;
+    use std::sync::mpsc::{Sender, channel};
+
+    thread_local! {
+        static STANDS_STILL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// From now on, for what this thread begins to read.
+    pub fn stand_still_while_reading() {
+        STANDS_STILL.set(true);
+    }
+
+    /// Until it is dropped. (tokio does not advance paused time while a blocking task runs.)
+    pub(super) fn hold() -> Option<Sender<()>> {
+        if !STANDS_STILL.get() || tokio::runtime::Handle::try_current().is_err() {
+            return None;
+        }
+        let (reading, is_read) = channel();
+        tokio::task::spawn_blocking(move || _ = is_read.recv());
+        Some(reading)
+    }
+}
+
+/// A thread that may hang for ever: nobody waits for its end.
+pub(super) fn on_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("file".to_owned()).stack_size(STACK_BYTES);
+    thread.spawn(work).map(drop)
+}
+
+/// The file system has not answered for so long.
+pub fn mute(patience: Duration) -> io::Error {
+    let line = format!("it did not answer within {} s (a dead mount?)", patience.as_secs_f64());
     io::Error::new(io::ErrorKind::TimedOut, line)
 }
 
-/// Who looks at which path now. While one hangs there, no other is sent after it: each would be one more thread that hangs.
+/// The accesses in progress, by path. While one hangs, no other is started there: each would be one more thread that hangs.
 static LOOKS: Mutex<BTreeMap<PathBuf, Looks>> = Mutex::new(BTreeMap::new());
 
 struct Looks {
@@ -135,17 +183,27 @@ struct Looks {
     since: Instant,
 }
 
-struct Look(PathBuf);
+/// One access in progress; it ends when this is dropped.
+pub(super) struct Look(PathBuf);
 
 impl Look {
-    fn begin(path: &Path, patience: Duration) -> io::Result<Self> {
+    /// # Errors
+    /// An earlier access there has hung for longer than `patience`.
+    pub(super) fn begin(path: &Path, patience: Duration) -> io::Result<Self> {
         let mut all = looks();
         let looks = all.entry(path.to_owned()).or_insert_with(|| Looks { count: 0, since: clock::now() });
         if clock::now() - looks.since > patience {
-            return Err(mute());
+            return Err(mute(patience));
         }
         looks.count += 1;
         Ok(Self(path.to_owned()))
+    }
+
+    /// The file system has answered just now, in a work that goes on.
+    pub(super) fn moved(&self) {
+        if let Some(looks) = looks().get_mut(&self.0) {
+            looks.since = clock::now();
+        }
     }
 }
 
@@ -163,12 +221,13 @@ impl Drop for Look {
 }
 
 fn looks() -> MutexGuard<'static, BTreeMap<PathBuf, Looks>> {
-    LOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LOOKS)
 }
 
-// What follows from a no.
+// What follows from a file system's error.
 
-/// Whether it passes by itself, or once somebody has made room: no reason to end over, for nobody would start us again.
+/// Whether it can pass by itself, or once an operator has made room: not a reason to exit, because nothing would start us
+/// again.
 pub fn may_pass(error: &io::Error) -> bool {
     use Errno::{EAGAIN, EDQUOT, EINTR, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, ESTALE, ETIMEDOUT, ETXTBSY};
     match errno(error) {
@@ -180,7 +239,7 @@ pub fn may_pass(error: &io::Error) -> bool {
     }
 }
 
-/// What an operator can do about it; `None`: the error's own words must do.
+/// What an operator can do about it; `None`: only the error's own text helps.
 pub fn way_out(error: &io::Error, path: &Path) -> Option<String> {
     Some(match errno(error) {
         Some(Errno::ENOSPC | Errno::EDQUOT) => "free some space on that volume".to_owned(),
@@ -188,13 +247,13 @@ pub fn way_out(error: &io::Error, path: &Path) -> Option<String> {
         Some(Errno::ENFILE) => "raise this host's limit of open files (sysctl fs.file-max)".to_owned(),
         Some(Errno::ENOMEM | Errno::ENOBUFS) => "free some memory on this host".to_owned(),
         Some(Errno::EAGAIN) => "raise the limit of processes (TasksMax=, --pids-limit), or free some memory".to_owned(),
-        Some(Errno::ETXTBSY) => "somebody is writing it; it is tried again until that is done".to_owned(),
-        Some(Errno::EIO) => "look at that disk (dmesg)".to_owned(),
+        Some(Errno::ETXTBSY) => "another process is writing it; retrying until it is done".to_owned(),
+        Some(Errno::EIO) => "check that disk (dmesg)".to_owned(),
         Some(Errno::ESTALE | Errno::ETIMEDOUT) => "look at that mount".to_owned(),
         Some(Errno::EROFS) => "mount that volume writable".to_owned(),
         Some(Errno::EACCES | Errno::EPERM) => {
             let uid = nix::unistd::geteuid();
-            // What isn't there yet can't be given to anybody.
+            // A file that does not exist can't be given to a user.
             let there = path.ancestors().find(|above| above.exists()).unwrap_or(path).display();
             format!("make it readable and writable for uid {uid} (chown -R {uid} {there})")
         }
@@ -205,39 +264,6 @@ pub fn way_out(error: &io::Error, path: &Path) -> Option<String> {
 
 fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
-}
-
-// Durability.
-
-/// Makes a directory's entries durable.
-///
-/// # Errors
-/// The kernel's.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Makes a directory and those above it, durably: a name is its parent's to keep (fsync(2)). One that is there already may be of a
-/// start that a power cut ended before its parent was synced, so its own parent is synced in any case.
-///
-/// # Errors
-/// The kernel's. A parent that we may not read is left to whoever owns it.
-pub fn make_dir(dir: &Path) -> io::Result<()> {
-    let parents: Vec<&Path> = keepers(dir, Path::exists).collect();
-    fs::create_dir_all(dir)?;
-    for parent in parents {
-        match sync_dir(parent) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            synced => synced?,
-        }
-    }
-    Ok(())
-}
-
-/// The directories that keep the names of this one and of those above it that are still to be made.
-fn keepers(dir: &Path, exists: impl Fn(&Path) -> bool) -> impl Iterator<Item = &Path> {
-    let missing = dir.ancestors().take_while(|above| !exists(above)).count().max(1);
-    dir.ancestors().skip(1).take(missing).map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above })
 }
 
 #[cfg(test)]
@@ -282,7 +308,7 @@ mod tests {
         let (mend, broken) = std::sync::mpsc::channel::<()>();
         let patience = Duration::from_millis(10);
         let said = run(aside_within(patience, &path, move || broken.recv().is_err())).unwrap_err();
-        assert!(said.to_string().contains("within 3 s (a dead mount?)") && may_pass(&said), "{said}");
+        assert!(said.to_string().contains("within 0.01 s (a dead mount?)") && may_pass(&said), "{said}");
         let (begun, is_begun) = std::sync::mpsc::channel();
         let again = run(aside_within(patience, &path, move || begun.send(())));
         assert_eq!(again.unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -315,20 +341,5 @@ mod tests {
 
     fn libc_errno(errno: Errno) -> io::Error {
         io::Error::from_raw_os_error(errno as i32)
-    }
-
-    #[test]
-    fn the_parents_of_new_directories_are_synced() {
-        let there = |above: &Path| above == Path::new("/a") || above == Path::new("/");
-        let of = |dir: &'static str| keepers(Path::new(dir), there).map(Path::to_owned).collect::<Vec<_>>();
-        assert_eq!(of("/a/b/c"), [Path::new("/a/b"), Path::new("/a")]);
-        assert_eq!(of("/a"), [Path::new("/")], "it may be there and not yet kept");
-        assert_eq!(of("/"), Vec::<PathBuf>::new());
-        let relative = keepers(Path::new("b"), |above| above.as_os_str().is_empty());
-        assert_eq!(relative.collect::<Vec<_>>(), [Path::new(".")]);
-        let new = scratch("made").join("x/y");
-        make_dir(&new).unwrap();
-        make_dir(&new).unwrap();
-        assert!(new.is_dir());
     }
 }

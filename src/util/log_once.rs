@@ -1,11 +1,11 @@
-//! Lines that are said when they change.
+//! Lines that are logged only when they change.
 
-/// The line that was said last.
+/// The line that was logged last.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LogOnce(String);
 
 impl LogOnce {
-    /// Whether this line is another than the last one; it is the last one from now on.
+    /// Whether this line differs from the last one; it becomes the last one.
     pub fn is_news(&mut self, line: &str) -> bool {
         let is_news = self.0 != line;
         if is_news {
@@ -14,18 +14,18 @@ impl LogOnce {
         is_news
     }
 
-    /// The same, numbers that merely count on aside.
+    /// The same, ignoring numbers that merely increase.
     pub fn is_news_but_for_numbers(&mut self, line: &str) -> bool {
         self.is_news(&without_numbers(line))
     }
 
-    /// The trouble is over: the same line is news again.
+    /// The problem is over: the same line will be news again.
     pub fn forget(&mut self) {
         self.0.clear();
     }
 }
 
-/// A line without the numbers that merely count on.
+/// A line without the numbers that merely increase.
 pub fn without_numbers(line: &str) -> String {
     line.chars().filter(|c| !c.is_ascii_digit()).collect()
 }

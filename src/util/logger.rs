@@ -1,23 +1,26 @@
 //! One line per record on stderr: time, level, text; or the same as JSON in the shape of etcd's own lines (zap's).
 //!
-//! Once [`detach`]ed, lines (etcd's as well) wait in a queue for a thread that alone writes: a log driver that blocks, or a terminal
-//! that was stopped, holds up nothing else. What doesn't fit is dropped, counted, and said as soon as there is room again.
+//! Once [`detach`]ed, lines (etcd's as well) wait in a queue for the only thread that writes: a log driver that blocks, or a
+//! stopped terminal, blocks nothing else. Lines that do not fit are dropped, counted, and reported as soon as there is room
+//! again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::util::clock;
+use crate::util::lock::lock;
 use crate::util::words;
 
-/// How a line is written.
+/// The format of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     Text,
@@ -25,15 +28,15 @@ pub enum Format {
 }
 
 static AS_JSON: AtomicBool = AtomicBool::new(false);
-/// `None`: whoever has a line writes it himself, and waits for it.
+/// `None`: each caller writes its own lines, and waits for that.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// What waits to be written, at most. At debug level an idle etcd takes a minute and a half to say so much (64 KiB in 6 s, 3.5.30).
+/// The limit of the queue. At debug level an idle etcd takes a minute and a half to write that much (64 KiB in 6 s, 3.5.30).
 const MOST_BYTES: usize = 1 << 20;
 /// The same for short lines, each of which costs more than its bytes.
 const MOST_LINES: usize = 8192;
-/// At the end what waits is written for so long: it must not hold up a stop that nobody reads of.
+/// How long the rest of the queue is written at the end: an unread log must not delay a stop.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 struct Stderr;
@@ -49,10 +52,15 @@ impl Log for Stderr {
         }
         let message = record.args().to_string();
         let line = match AS_JSON.load(Ordering::Relaxed) {
-            true => as_json(&clock::stamp(), record.level(), record.file().zip(record.line()), &message),
+            true => {
+                let mut fields = Fields::default();
+                // Gathering them can't fail.
+                let _always_whole = record.key_values().visit(&mut fields);
+                as_json(&clock::stamp(), record.level(), record.file().zip(record.line()), &message, &fields.0)
+            }
             false => as_text(&clock::stamp(), record.level(), &message),
         };
-        write(line.as_bytes(), false);
+        write(line.as_bytes(), Room::Needed);
     }
 
     fn flush(&self) {}
@@ -65,7 +73,7 @@ pub fn start(level: LevelFilter, format: Format) {
     let _only_once = log::set_logger(&Stderr);
 }
 
-/// What is written from now on has this format. In JSON a panic is a line of the log too.
+/// Sets the format from now on. In JSON a panic becomes a line of the log, too.
 pub fn write_as(format: Format) {
     AS_JSON.store(format == Format::Json, Ordering::Relaxed);
     if format == Format::Json {
@@ -73,38 +81,38 @@ pub fn write_as(format: Format) {
     }
 }
 
-/// From now on a thread of its own writes, and nobody else waits for stderr. Call once the signals are blocked that a thread is not
-/// to take.
+/// From now on a separate thread writes, and nothing else waits for stderr. Call after blocking the signals that this thread
+/// must not receive.
 ///
 /// # Errors
-/// A thread that can't be had.
+/// The thread can't be started.
 pub fn detach() -> io::Result<()> {
-    // The default hook would write by itself.
+    // The default hook would write directly.
     take_panics();
     let queue = QUEUE.get_or_init(Queue::default);
     std::thread::Builder::new().name("log".to_owned()).stack_size(64 << 10).spawn(|| queue.write_all()).map(|_| ())
 }
 
-/// Lines dropped so far, for want of somebody who reads them.
+/// Lines dropped so far because the log was not read.
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// A line of etcd's, as it came.
+/// A line of etcd's, unchanged.
 pub fn pass_on(line: &[u8]) {
-    write(line, false);
+    write(line, Room::Needed);
 }
 
-/// Why the program ends, whatever the level: a bare line, or one of the log where that is JSON.
+/// Why the program ends, at any level: a plain line, or a line of the log if that is JSON.
 pub fn last_words(message: &str) {
     let line = match AS_JSON.load(Ordering::Relaxed) {
-        true => as_json(&clock::stamp(), Level::Error, None, message),
+        true => as_json(&clock::stamp(), Level::Error, None, message, &BTreeMap::new()),
         false => message.lines().map(|line| format!("etcd-muster: {}\n", words::on_one_line(line))).collect(),
     };
-    write(line.as_bytes(), true);
+    write(line.as_bytes(), Room::NotNeeded);
 }
 
-/// Waits a moment for what isn't written yet.
+/// Waits a moment until the queue is written.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         let waits = |backlog: &mut Backlog| backlog.is_writing || !backlog.lines.is_empty();
@@ -116,16 +124,23 @@ fn take_panics() {
     std::panic::set_hook(Box::new(|panic| last_words(&panic.to_string())));
 }
 
-fn write(line: &[u8], at_any_rate: bool) {
+/// Whether a line is dropped where the queue is full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Needed,
+    NotNeeded,
+}
+
+fn write(line: &[u8], room: Room) {
     let Some(queue) = QUEUE.get() else { return write_whole(line) };
-    if queue.backlog().take(line, at_any_rate) {
+    if queue.backlog().take(line, room) {
         queue.moved.notify_all();
     } else {
         DROPPED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// However little is taken at a time: somebody who shares stderr may have made it non-blocking.
+/// However little is accepted at a time: a process that shares stderr may have made it non-blocking.
 fn write_whole(mut bytes: &[u8]) {
     let stderr = io::stderr();
     while !bytes.is_empty() {
@@ -135,7 +150,7 @@ fn write_whole(mut bytes: &[u8]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let _either_way = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
             }
-            // A log nobody can read must not stop etcd.
+            // A log that can't be written must not stop etcd.
             Ok(0) | Err(_) => return,
         }
     }
@@ -145,12 +160,12 @@ fn write_whole(mut bytes: &[u8]) {
 #[derive(Default)]
 struct Queue {
     backlog: Mutex<Backlog>,
-    /// A line has come, or has gone.
+    /// A line was added or removed.
     moved: Condvar,
 }
 
 impl Queue {
-    /// One line after the other, for ever.
+    /// Writes one line after the other, for ever.
     fn write_all(&self) {
         let mut backlog = self.backlog();
         loop {
@@ -166,13 +181,13 @@ impl Queue {
             write_whole(&line);
             backlog = self.backlog();
             if let Some(dropped) = backlog.relieved() {
-                backlog.take(missing(dropped).as_bytes(), true);
+                backlog.take(missing(dropped).as_bytes(), Room::NotNeeded);
             }
         }
     }
 
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.backlog)
     }
 }
 
@@ -180,16 +195,17 @@ impl Queue {
 struct Backlog {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// Since lines were last taken. Until half of all has been read no other is: each would be a gap of its own.
+    /// Set since lines were dropped. Until half of the queue has been written no other line is accepted: each would cause its
+    /// own gap.
     dropped: u64,
     is_writing: bool,
 }
 
 impl Backlog {
-    /// False: it is dropped.
-    fn take(&mut self, line: &[u8], at_any_rate: bool) -> bool {
+    /// False: it was dropped.
+    fn take(&mut self, line: &[u8], room: Room) -> bool {
         let is_full = self.bytes + line.len() > MOST_BYTES || self.lines.len() == MOST_LINES;
-        if (is_full || self.dropped > 0) && !at_any_rate {
+        if (is_full || self.dropped > 0) && room == Room::Needed {
             self.dropped += 1;
             return false;
         }
@@ -202,7 +218,7 @@ impl Backlog {
         let line = self.lines.pop_front()?;
         self.bytes -= line.len();
         if self.lines.is_empty() {
-            // What a flood needed is given back.
+            // Frees the memory that a flood needed.
             self.lines.shrink_to(64);
         }
         Some(line)
@@ -216,20 +232,31 @@ impl Backlog {
 }
 
 fn missing(dropped: u64) -> String {
-    let message = format!("{dropped} lines are missing here, etcd's among them: stderr was not read fast enough");
+    let message = format!("{dropped} lines are missing here, etcd's included: stderr was not read fast enough");
     match AS_JSON.load(Ordering::Relaxed) {
-        true => as_json(&clock::stamp(), Level::Warn, None, &message),
+        true => as_json(&clock::stamp(), Level::Warn, None, &message, &BTreeMap::new()),
         false => as_text(&clock::stamp(), Level::Warn, &message),
     }
 }
 
-/// One line, whatever a peer's words in it are.
+/// One line, whatever text from a peer is in it.
 fn as_text(ts: &str, level: Level, msg: &str) -> String {
     format!("{ts} {level:<5} etcd-muster: {}\n", words::on_one_line(msg))
 }
 
-/// In zap's order and with its names (zap, `NewProductionEncoderConfig` as etcd sets it).
-fn as_json(ts: &str, level: Level, place: Option<(&str, u32)>, msg: &str) -> String {
+/// What a line says in fields of its own, beside its text: `step`, `reason`, `member`, `cluster`, `pid`.
+#[derive(Default)]
+struct Fields(BTreeMap<String, String>);
+
+impl<'kvs> VisitSource<'kvs> for Fields {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+        self.0.insert(key.to_string(), value.to_string());
+        Ok(())
+    }
+}
+
+/// In zap's order and with its names (zap, `NewProductionEncoderConfig` as etcd sets it); fields follow the message, as zap's do.
+fn as_json(ts: &str, level: Level, place: Option<(&str, u32)>, msg: &str, fields: &BTreeMap<String, String>) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
         level: &'a str,
@@ -238,22 +265,33 @@ fn as_json(ts: &str, level: Level, place: Option<(&str, u32)>, msg: &str) -> Str
         #[serde(skip_serializing_if = "Option::is_none")]
         caller: Option<String>,
         msg: &'a str,
+        #[serde(flatten)]
+        fields: &'a BTreeMap<String, String>,
     }
     let level = match level {
         Level::Error => "error",
         Level::Warn => "warn",
         Level::Info => "info",
-        // zap knows nothing finer.
+        // zap has no finer level.
         Level::Debug | Level::Trace => "debug",
     };
     let caller = place.map(|(file, line)| format!("{}:{line}", file.strip_prefix("src/").unwrap_or(file)));
-    let line = serde_json::to_string(&Line { level, ts, logger: "etcd-muster", caller, msg });
+    let line = serde_json::to_string(&Line { level, ts, logger: "etcd-muster", caller, msg, fields });
     line.map_or_else(|_| String::new(), |line| words::escaped(&line).into_owned() + "\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_stand_beside_the_message() {
+        let pairs = [("member", "8e9e05c52164694d"), ("step", "hold")];
+        let mut fields = Fields::default();
+        log::kv::Source::visit(&pairs, &mut fields).unwrap();
+        let line = as_json("T", Level::Info, None, "m", &fields.0);
+        assert!(line.trim_end().ends_with(r#""msg":"m","member":"8e9e05c52164694d","step":"hold"}"#), "{line}");
+    }
 
     #[test]
     fn what_a_peer_says_makes_no_line_of_ours() {
@@ -265,8 +303,8 @@ mod tests {
     fn what_does_not_fit_is_dropped_until_half_of_it_is_read_and_then_told_once() {
         for (line, fit) in [(vec![b'x'; 1024], 1024), (b"\n".to_vec(), MOST_LINES)] {
             let mut backlog = Backlog::default();
-            assert_eq!((0..2 * fit).filter(|_| backlog.take(&line, false)).count(), fit);
-            assert!(backlog.take(b"why it ends", true), "last words are never dropped");
+            assert_eq!((0..2 * fit).filter(|_| backlog.take(&line, Room::Needed)).count(), fit);
+            assert!(backlog.take(b"why it ends", Room::NotNeeded), "last words are never dropped");
             for _ in 0..fit / 2 {
                 assert_eq!(backlog.relieved(), None);
                 backlog.next();
@@ -274,7 +312,7 @@ mod tests {
             }
             backlog.next();
             assert_eq!(backlog.relieved(), Some(fit as u64));
-            assert!(backlog.relieved().is_none() && backlog.take(&line, false));
+            assert!(backlog.relieved().is_none() && backlog.take(&line, Room::Needed));
             while backlog.next().is_some() {}
             assert!(backlog.bytes == 0 && backlog.lines.capacity() <= 64, "a flood leaves nothing behind");
         }
@@ -282,15 +320,21 @@ mod tests {
 
     #[test]
     fn a_json_line_has_the_shape_of_etcds() {
-        let line = as_json("2026-11-22T21:10:05.667Z", Level::Warn, Some(("src/daemon/mod.rs", 7)), "a \"b\"\nc");
+        let line = as_json(
+            "2026-11-22T21:10:05.667Z",
+            Level::Warn,
+            Some(("src/daemon/mod.rs", 7)),
+            "a \"b\"\nc",
+            &BTreeMap::new(),
+        );
         assert_eq!(
             line,
             "{\"level\":\"warn\",\"ts\":\"2026-11-22T21:10:05.667Z\",\"logger\":\"etcd-muster\",\
              \"caller\":\"daemon/mod.rs:7\",\"msg\":\"a \\\"b\\\"\\nc\"}\n"
         );
-        assert!(as_json("", Level::Trace, None, "").starts_with("{\"level\":\"debug\""));
+        assert!(as_json("", Level::Trace, None, "", &BTreeMap::new()).starts_with("{\"level\":\"debug\""));
         assert!(
-            as_json("", Level::Warn, None, "\u{9b}31m\u{202e}").contains(r"\u009b31m\u202e"),
+            as_json("", Level::Warn, None, "\u{9b}31m\u{202e}", &BTreeMap::new()).contains(r"\u009b31m\u202e"),
             "to JSON only C0 is control"
         );
     }

@@ -1,4 +1,4 @@
-//! What shows, without the metadata service and without a word on any disk, which machine this is.
+//! Which machine this is, shown without the metadata service and without a record on any disk.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -7,18 +7,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 /// readable by everyone).
 const ASSET_TAG: &str = "/sys/devices/virtual/dmi/id/board_asset_tag";
 
-/// The firmware's word; empty where it has none.
+/// The firmware's value; empty if it has none.
 pub fn asset_tag() -> String {
     fs::read_to_string(ASSET_TAG).unwrap_or_default().trim().to_owned()
 }
 
-/// Whether an address is this host's own: to talk to itself is all that it would be used for. (To bind it proves less: with
-/// ip_nonlocal_bind any address can be.) Nothing is sent. All of 127.0.0.0/8 is every host's.
+/// Whether an address is this host's own: the only one that could use it to connect to itself. (Binding it proves less: with
+/// ip_nonlocal_bind any address can be bound.) Nothing is sent. All of 127.0.0.0/8 belongs to every host.
 pub fn is_local(address: IpAddr) -> bool {
     address.is_loopback() || has_interface(address)
 }
 
-/// Whether an interface has that very address.
+/// Whether an interface has that address.
 pub fn has_interface(address: IpAddr) -> bool {
     let any: IpAddr = match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,9 +1,9 @@
-//! How often each of AWS's services was called, and how often in vain: counted where it is called, read where it is shown.
+//! How often each of AWS's services was called, and how often a call failed: counted by the callers, read by the status pages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A service that is called.
+/// A service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Api {
     Imds,
@@ -14,7 +14,7 @@ pub enum Api {
 }
 
 impl Api {
-    /// All of them.
+    /// All services.
     pub const ALL: [Self; 5] = [Self::Imds, Self::Ec2, Self::S3, Self::AutoScaling, Self::Ssm];
 
     /// Its name in metrics.
@@ -29,7 +29,7 @@ impl Api {
     }
 }
 
-/// The counts, shared by all who count and all who read.
+/// The counts, shared by all callers and readers.
 #[derive(Clone, Debug, Default)]
 pub struct ApiCounters(Arc<[Meter; 5]>);
 
@@ -40,12 +40,12 @@ struct Meter {
 }
 
 impl ApiCounters {
-    /// A request goes out; a retry is one more.
+    /// A request is sent; each retry counts.
     pub fn called(&self, api: Api) {
         self.of(api).calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An attempt came to nothing, be it for want of credentials.
+    /// An attempt failed, also if only credentials were missing.
     pub fn failed(&self, api: Api) {
         self.of(api).errors.fetch_add(1, Ordering::Relaxed);
     }
@@ -55,7 +55,7 @@ impl ApiCounters {
         self.of(api).calls.load(Ordering::Relaxed)
     }
 
-    /// Retries so far that came to nothing.
+    /// Failed attempts so far.
     pub fn errors(&self, api: Api) -> u64 {
         self.of(api).errors.load(Ordering::Relaxed)
     }

@@ -1,13 +1,14 @@
-//! Words of others (tags, names, charters, errors, what etcd says), made fit to be shown: whoever chose them must not move a
-//! terminal's cursor, begin a line of a log, or tell systemd anything. And URLs without what they may keep secret.
+//! Text from outside (tags, names, charters, errors, etcd's messages), made safe to show: its author must not be able to move a
+//! terminal's cursor, begin a line of a log, or send systemd an assignment. And URLs without their secrets, and bytes in hex.
 //!
-//! Every way out goes through here: the log and the last words, systemd's socket, the reasons of the status pages, and what the
-//! commands print (`commands/terminal.rs` alone prints).
+//! Every exit uses this: the log and the last words, systemd's socket, the reasons of the status pages, and the commands'
+//! output (`cli/terminal.rs` alone prints).
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The text on one line: a blank for whatever ends or parts lines, `?` for what steers a terminal or turns the direction of writing.
+/// The text on one line: a blank for each line break or separator, `?` for characters that control a terminal or change the
+/// writing direction.
 pub fn on_one_line(text: &str) -> Cow<'_, str> {
     match text.contains(steers) {
         true => text
@@ -26,7 +27,7 @@ pub fn on_one_line(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// JSON as it was serialized, with the escapes that it does without: to it only C0 is control (RFC 8259, section 7).
+/// Serialized JSON, with the escapes that it omits: for JSON only C0 is control (RFC 8259, section 7).
 pub fn escaped(json: &str) -> Cow<'_, str> {
     let bare = |c: char| steers(c) && c >= '\u{7f}';
     if !json.contains(bare) {
@@ -49,8 +50,8 @@ fn steers(c: char) -> bool {
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A URL as it may be shown: without user and password, and without its query, where others keep tokens. In any other text every URL
-/// is cut so. What is no URL by the letter (a password with an unescaped mark in it) is rather cut too much.
+/// A URL as it may be shown: without user and password, and without its query, which may have tokens. In any other text every
+/// URL is cut the same way. If a URL is malformed (a password with an unescaped mark in it), rather too much is cut.
 pub fn without_secrets(text: &str) -> Cow<'_, str> {
     let Some(scheme) = text.find("://") else { return Cow::Borrowed(text) };
     let (head, rest) = text.split_at(scheme + 3);
@@ -65,6 +66,11 @@ pub fn without_secrets(text: &str) -> Cow<'_, str> {
     };
     let query = if query.is_empty() { "" } else { "?…" };
     format!("{head}{place}{query}{}", without_secrets(after)).into()
+}
+
+/// Bytes as headers, manifests and file names have them.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ locals {
     ["ec2"],
     var.session_manager ? ["ssm", "ssmmessages"] : [],
     local.minted && !var.ca_key_inline ? ["ssm"] : [],
+    startswith(coalesce(try(var.snapshots.key, null), "-"), "ssm:") ? ["ssm"] : [],
     var.shape == "group" ? ["autoscaling"] : [],
     local.ecr_here ? ["ecr.api", "ecr.dkr"] : [], # its layers come from S3
   ))
@@ -56,6 +57,7 @@ module "instance_etcd" {
   addresses   = var.addresses
   filter_tags = var.filter_tags
   claim       = var.claim
+  snapshots   = var.snapshots
   environment = var.muster_environment
 
   vpc_id                 = local.network.vpc_id

@@ -43,6 +43,11 @@ output "data_volume_ids" {
   value       = module.instance_etcd.data_volume_ids
 }
 
+output "snapshots_place" {
+  description = "Where snapshots are stored."
+  value       = module.instance_etcd.snapshots_place
+}
+
 output "size" {
   description = "How many members there are to be."
   value       = var.instance_count

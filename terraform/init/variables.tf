@@ -159,6 +159,27 @@ variable "claim" {
   default     = null
 }
 
+variable "snapshots" {
+  description = "Snapshots in S3, `{}` for a bucket of their own; see modules/etcd."
+  type = object({
+    place           = optional(string)
+    every           = optional(string)
+    keep            = optional(string)
+    verify          = optional(string)
+    sse             = optional(string)
+    kms_key_arn     = optional(string)
+    key             = optional(string)
+    key_kms_key_arn = optional(string)
+    delete          = optional(bool, true)
+    noncurrent_days = optional(number, 30)
+    object_lock = optional(object({
+      mode = optional(string, "GOVERNANCE")
+      days = number
+    }))
+  })
+  default = null
+}
+
 variable "muster_environment" {
   description = "More variables of etcd-muster or etcd. They land in the machines' user data and in Terraform's state, where whoever may read those reads them: no secrets."
   type        = map(string)

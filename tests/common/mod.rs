@@ -7,6 +7,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use muster_core::paxos::{Charter, Ledger};
+use muster_core::release::{DataRelease, Installed};
+use muster_core::release::{Minor, Release};
 use muster_core::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
@@ -18,6 +20,9 @@ use muster_core::view::{
 
 /// When EC2 answered, in every world.
 pub const NOW: i64 = 1_800_000_000;
+/// The etcd of every node, and the version of its clusters.
+pub const RELEASE: Release = Release { major: 3, minor: 5, patch: 33 };
+pub const VERSION: Minor = RELEASE.minor();
 /// The cluster that lives, where one does.
 pub const LIVING: ClusterId = ClusterId(0xc1);
 
@@ -38,6 +43,8 @@ pub fn policy(size: Option<usize>) -> Policy {
         clean: Clean::Gone,
         clean_dwell: Duration::from_secs(30),
         adopt: None,
+        max_learners: 1,
+        join_newer: false,
         token_prefix: "t".to_owned(),
         claim: None,
         filter: "etcd=1".to_owned(),
@@ -95,6 +102,8 @@ pub fn etcd(members: &str, has_quorum: bool) -> PeerState {
         client_url: "http://x:2379".to_owned(),
         members: members.chars().map(voter).collect(),
         quorum: if has_quorum { Quorum::Proven } else { Quorum::Unproven },
+        version: Some(VERSION),
+        release: Some(RELEASE),
     })
 }
 
@@ -106,6 +115,7 @@ pub fn fresh(name: char, charter: &Charter) -> PeerState {
         chosen: None,
         renounced: BTreeSet::new(),
         listed: listed(name),
+        release: Some(RELEASE),
     })
 }
 
@@ -142,12 +152,15 @@ pub fn view(me: char, names: &str) -> View {
         own_tags: Known::Unknown("not asked".to_owned()),
         peers: others.map(|n| (id(n), peer(n, silent(), Duration::ZERO))).collect(),
         roster: Known::Known(roster),
-        fates: BTreeMap::new(),
+        liveness: BTreeMap::new(),
         owner_gone: Known::Unknown("not asked".to_owned()),
         twin: Twin::Nobody,
         log: None,
         unresolved: BTreeMap::new(),
         since_own_removal: None,
+        installed: Installed::Known(RELEASE),
+        data_release: Known::Known(DataRelease::default()),
+        downgrade: Known::Known(None),
     }
 }
 
@@ -167,7 +180,7 @@ pub fn others_answer(view: &mut View) {
             silent_for: Duration::ZERO,
         };
         let fate = if is_ours { Liveness::Silent(silent) } else { Liveness::Answers };
-        view.fates.entry(member.id).or_insert(fate);
+        view.liveness.entry(member.id).or_insert(fate);
     }
 }
 

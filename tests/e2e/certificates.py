@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from fleet import COMMAND_BOUND
-from lab.etcd import NOT_YET, EtcdClient
-from lab.node import Lab, Node
-from lab.security import AUTO, PLAIN, SIDES
+from muster_tools.lab.etcd import NOT_YET, EtcdClient
+from muster_tools.lab.node import Lab, Node
+from muster_tools.lab.security import AUTO, PLAIN, SIDES
 
 HANDSHAKE_SECONDS = 2
 ETCDCTL = 'program=$1 etcdctl=$2; shift 2; told=$("$program" etcdctl-env) && eval "$told" && exec "$etcdctl" "$@"'

@@ -14,9 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Iterator
 
-from lab.ec2_faults import launched
-from lab.etcd import Member
-from lab.node import Lab, Node
+import pytest
+from muster_tools.lab import install
+from muster_tools.lab.ec2_faults import launched
+from muster_tools.lab.etcd import Member
+from muster_tools.lab.node import Lab, Node
 
 BOUND = 60  # seconds; every wait ends with its condition, this is for the day it never comes
 COMMAND_BOUND = 60
@@ -24,8 +26,8 @@ COMMAND_BOUND = 60
 # Short where the point isn't the default; the debug log has a line for every look.
 QUICK = {
     "MUSTER_LOG": "debug",
-    "MUSTER_FOUND_GRACE": "2s",
-    "MUSTER_CLEAN_DWELL": "1s",
+    "MUSTER_BOOTSTRAP_GRACE": "2s",
+    "MUSTER_REMOVE_AFTER": "1s",
     "MUSTER_PROBE_TIMEOUT": "1s",
     "BOOTSTRAP_WAIT": "500ms",
 }
@@ -208,8 +210,9 @@ def tree(*folders: Path, below: str = "") -> dict[str, str]:
 
 def command(lab: Lab, node: Node, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """One run of the program on that node to its end, stdout and stderr apart."""
+    enter = node.host.enter if node.host is not None else []
     return subprocess.run(
-        [str(lab.muster), *arguments],
+        [*enter, str(lab.muster), *arguments],
         env={**node.environment(), "MUSTER_LOG": "info", **env},
         capture_output=True,
         text=True,
@@ -263,10 +266,16 @@ def replace_etcd(node: Node, script: str) -> None:
     program.chmod(0o755)
 
 
+def put_etcd(node: Node, release: str) -> None:
+    """That release is installed on the node from now on; what runs there runs on."""
+    programs = install.etcd_binaries(release)
+    if not programs.is_dir():
+        pytest.skip(f"etcd {release} is not installed: scripts/install-lab --with-etcd {release}")
+    node.install_etcd(programs / "etcd")
+
+
 def restore_etcd(lab: Lab, node: Node) -> None:
-    program = node.home / "bin" / "etcd"
-    program.unlink()
-    program.symlink_to(lab.etcd_binary)
+    node.install_etcd(lab.etcd_binary)
 
 
 def field(text: str, pattern: str) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Iterable
 
 import pytest
+from authentication import PASSWORD, PASSWORD_FILE, USER, credentials, form_guarded
 from certificates import etcdctl
 from fleet import (
     BOUND,
     command,
     complaint,
     etcd_pid,
-    form,
     launch,
     leader_of,
     lines,
@@ -28,44 +28,16 @@ from fleet import (
     wait_formed,
     wait_said,
 )
-from lab.ec2_faults import hidden
-from lab.etcd import EtcdError
-from lab.node import Lab, Node
-from lab.security import FILES, MINTED, PLAIN, Security, own_files
+from muster_tools.lab.ec2_faults import hidden
+from muster_tools.lab.node import Lab, Node
+from muster_tools.lab.security import FILES, MINTED, PLAIN, Security, own_files
 
 CONFIG = 78
-PASSWORD = "correct-horse-battery-staple"
-USER, PASSWORD_FILE = "MUSTER_ETCD_USER", "MUSTER_ETCD_PASSWORD_FILE"
-
-
-def form_guarded(lab: Lab, count: int = 3, **env: str) -> list[Node]:
-    """A cluster that lets nobody do anything without a token, and whose supervisors know how to get one."""
-    lab.env.update(credentials(lab.directory / "password"))
-    nodes = form(lab, count, size=3, **env)
-    for path, body in (
-        ("user/add", {"name": "root", "password": PASSWORD}),
-        ("role/add", {"name": "root"}),
-        ("user/grant", {"user": "root", "role": "root"}),
-        ("enable", {}),
-    ):
-        nodes[0].etcd.post(f"/v3/auth/{path}", body)
-    with pytest.raises(EtcdError, match="user name is empty"):
-        nodes[1].etcd.put("key", "stranger's")
-    return nodes
-
-
-def credentials(file: Path, password: str = PASSWORD) -> dict[str, str]:
-    file.touch(0o600)
-    file.write_text(f"{password}\n")
-    return {USER: "root", PASSWORD_FILE: str(file)}
 
 
 def log_in(node: Node) -> str:
     """For the lab's own requests to this node; the token."""
-    node.etcd.headers.pop("Authorization", None)
-    token = node.etcd.post("/v3/auth/authenticate", {"name": "root", "password": PASSWORD})["token"]
-    node.etcd.headers["Authorization"] = token
-    return token
+    return node.etcd.log_in()
 
 
 def ok(done):
@@ -108,6 +80,7 @@ def assert_kept(lab: Lab, *outputs: str, told: Iterable[str] = ()) -> None:
 # A life under authentication.
 
 
+@pytest.mark.release
 @pytest.mark.core
 @pytest.mark.parametrize("mode", [PLAIN, MINTED])
 def test_a_cluster_with_authentication_on_lives_as_any_other(lab, mode):
@@ -175,7 +148,7 @@ def test_a_joiner_is_promoted_wherever_the_leader_is(lab, sees_leader):
     It is a member like the others, whether or not EC2 showed it when the joiner was started.
     """
     # So long that a busy machine moves no leader: who leads is what this is about.
-    nodes = form_guarded(lab, count=2, MUSTER_FOUND_GRACE="1s", ETCD_ELECTION_TIMEOUT="5000")
+    nodes = form_guarded(lab, count=2, MUSTER_BOOTSTRAP_GRACE="1s", ETCD_ELECTION_TIMEOUT="5000")
     leader = leader_of(lab, *nodes)
     joiner = lab.add_node()
     if not sees_leader:

@@ -28,13 +28,13 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab.connect_proxy import ConnectProxy
-from lab.ec2 import NODE_ACTIONS
-from lab.ec2_faults import dropped, skewed_clock, unavailable
-from lab.ec2_front import Ec2Front, Rule
-from lab.http_server import HttpServer, Reply
-from lab.instance import REGION, ROLE
-from lab.pki import Ca, Pair
+from muster_tools.lab.connect_proxy import ConnectProxy
+from muster_tools.lab.ec2 import NODE_ACTIONS
+from muster_tools.lab.ec2_faults import dropped, skewed_clock, unavailable
+from muster_tools.lab.ec2_front import Ec2Front, Rule
+from muster_tools.lab.http_server import HttpServer, Reply
+from muster_tools.lab.instance import REGION, ROLE
+from muster_tools.lab.pki import Ca, Pair
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -123,9 +123,9 @@ def bad_server(case: str, ca: Ca, address: str, directory: Path) -> ssl.SSLConte
 
 
 BAD_SERVERS = {
-    "an unknown CA": ["signed by nobody who is trusted here", "AWS_CA_BUNDLE"],
+    "an unknown CA": ["not signed by a CA that is trusted here", "AWS_CA_BUNDLE"],
     "an expired certificate": ["its certificate has expired"],
-    "a certificate that isn't valid yet": ["its certificate isn't valid yet"],
+    "a certificate that isn't valid yet": ["its certificate is not valid yet"],
     "another host's certificate": ["not valid for name", "elsewhere.example"],
     "TLS 1.1": ["it speaks neither TLS 1.2 nor 1.3"],
 }
@@ -156,11 +156,11 @@ def test_a_port_without_tls_is_no_empty_listing(lab, node):
     """https:// where http:// was meant."""
     with occupied(node.address, 8080, b"HTTP/1.1 400 Bad Request\r\n\r\n"):
         done = discover(lab, node, AWS_ENDPOINT_URL_EC2=f"https://{node.address}:8080")
-    assert "no TLS there; does it speak plain HTTP?" in complaint(done, UNAVAILABLE) and done.stdout == ""
+    assert "it does not speak TLS; is it plain HTTP?" in complaint(done, UNAVAILABLE) and done.stdout == ""
 
 
 BAD_FILES = {
-    "missing": ["there is no such file"],
+    "missing": ["the file does not exist"],
     "a directory": ["it is a directory, not a regular file"],
     "a pipe": ["it is a pipe, not a regular file"],
     "empty": ["is empty"],
@@ -212,14 +212,14 @@ def test_a_fresh_node_holds_over_a_missing_file_and_goes_on_when_it_is_there(lab
     bundle.unlink()
     node.env.update(AWS_ENDPOINT_URL_EC2=front.url, AWS_CA_BUNDLE=str(bundle))
     start(node)
-    wait_said(lab, node, "hold: ", f"AWS_CA_BUNDLE={bundle}: there is no such file")
+    wait_said(lab, node, "hold: ", f"AWS_CA_BUNDLE={bundle}: the file does not exist")
     wait_looks(lab, node, more=2)
     assert not node.etcd_pids() and not said(node, "propose: ") and not front.calls
     bundle.write_bytes(content)
     wait_formed(lab, node)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("missing", "there is no such file"), ("a pipe", "it is a pipe, not a regular file")])
+@pytest.mark.parametrize(("kind", "words"), [("missing", "the file does not exist"), ("a pipe", "it is a pipe, not a regular file")])
 def test_a_node_with_data_starts_whatever_becomes_of_the_file(lab, node, front, bundle, kind, words):
     """Losing sight of EC2 keeps no etcd from restarting with its data, and a file that went missing is no more than that."""
     node.env.update(AWS_ENDPOINT_URL_EC2=front.url, AWS_CA_BUNDLE=str(bundle))
@@ -366,8 +366,8 @@ def test_a_proxy_that_wants_a_password_gets_it_and_nobody_else_does(lab, node, p
 
 PROXY_PORT = 3128
 BAD_PROXIES = {
-    "refuses": ["answers 403", f"have it allow {EC2}:443"],
-    "finds nothing": ["answers 502", f"have it allow {EC2}:443"],
+    "refuses": ["answers 403", f"allow {EC2}:443"],
+    "finds nothing": ["answers 502", f"allow {EC2}:443"],
     "hangs up": ["closed without an answer"],
     "speaks something else": ["not the expected HTTP"],
     "is silent": ["no answer within 4000 ms"],
@@ -403,7 +403,7 @@ def test_what_fails_behind_a_proxy_names_it_too(lab, node, proxy, proxied, ca, t
     with Ec2Front(lab.ec2.url, node.address, tls=tls) as inside:
         proxy.names[EC2] = (inside.address, inside.port)
         line = complaint(discover(lab, node, **proxied), UNAVAILABLE)
-    assert "signed by nobody" in line and "AWS_CA_BUNDLE" in line and f"by way of proxy {proxy.url}" in line
+    assert "not signed by a CA" in line and "AWS_CA_BUNDLE" in line and f"through proxy {proxy.url}" in line
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_a_session_that_ran_out_is_had_anew_once(reader, node, parameter):
     assert_read(read(reader, node))
     assert node.imds.requests[ROLE_PATH] == 2
     node.front.add(expired)
-    assert "the session token has run out, renew it" in complaint(read(reader, node), DENIED)
+    assert "the session token has expired, renew it" in complaint(read(reader, node), DENIED)
     assert node.front.calls == {"GetParameter": 4}
 
 
@@ -562,4 +562,4 @@ def test_a_clock_that_is_off_is_put_right_by_awss_own(reader, node, parameter):
 def test_an_answer_that_cannot_be_read_is_no_value_and_shows_none(reader, node, parameter, answer):
     """Neither a half value nor somebody else's page is a key."""
     node.front.add(lambda call, proceed: Reply(200, answer))
-    assert f"{node.front.url}: the answer isn't GetParameter's JSON (line " in complaint(read(reader, node), UNAVAILABLE)
+    assert f"{node.front.url}: the answer is not GetParameter's JSON (line " in complaint(read(reader, node), UNAVAILABLE)

@@ -23,7 +23,7 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab.ec2_faults import (
+from muster_tools.lab.ec2_faults import (
     cut,
     dropped,
     edited,
@@ -37,9 +37,9 @@ from lab.ec2_faults import (
     unauthorized,
     unavailable,
 )
-from lab.etcd import CLIENT_PORT, PEER_PORT
-from lab.imds import ROLES_PATH
-from lab.instance import ROLE, Credentials
+from muster_tools.lab.etcd import CLIENT_PORT, PEER_PORT
+from muster_tools.lab.imds import ROLES_PATH
+from muster_tools.lab.instance import ROLE, Credentials
 
 # The exit codes of src/exit.rs.
 STATE_UNREADABLE, UNAVAILABLE, ETCD_MISSING, UNWRITABLE, DENIED, CONFIG = 65, 69, 72, 73, 77, 78
@@ -55,14 +55,14 @@ def no_etcd(node) -> bool:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("MUSTER_FOUND_ALONE", "maybe", "yes"),
+        ("MUSTER_BOOTSTRAP_ALONE", "maybe", "yes"),
         ("ETCD_MEMBER_TYPE", "dns", "host, ip"),
-        ("MUSTER_CLEAN", "all", "gone"),
+        ("MUSTER_REMOVE", "all", "gone"),
         ("MUSTER_LOG", "loud", "debug"),
         ("CLNT_SCHEMA", "ftp", "http"),
         ("MUSTER_CLUSTER_SIZE", "three", "number"),
         ("MUSTER_CLUSTER_SIZE", "0", "from 1"),
-        ("MUSTER_FOUND_GRACE", "soon", "30s"),
+        ("MUSTER_BOOTSTRAP_GRACE", "soon", "30s"),
         ("BOOTSTRAP_WAIT", "-1", "5m"),
         ("CLNT_PORT", "70000", "65535"),
         ("PEER_PORT", "0", "65535"),
@@ -86,8 +86,8 @@ def test_a_wrong_setting_is_named_with_its_value_and_the_way_out(lab, variable, 
     ("variable", "value", "words"),
     [
         ("MUSTER_CLUSTER_SIZ", "3", "did you mean MUSTER_CLUSTER_SIZE?"),
-        ("MUSTER_FUOND_ALONE", "yes", "did you mean MUSTER_FOUND_ALONE?"),
-        ("ETCD_OPTS", "snapshot-count", "its word 1 is no --flag=value"),
+        ("MUSTER_FUOND_ALONE", "yes", "did you mean MUSTER_BOOTSTRAP_ALONE?"),
+        ("ETCD_OPTS", "snapshot-count", "word 1 is not of the form --flag=value"),
     ],
 )
 def test_a_wrong_setting_whose_value_may_be_a_secret_is_named_without_it(lab, variable, value, words):
@@ -149,7 +149,7 @@ def test_a_setting_that_etcd_refuses_ends_with_its_line_and_touches_no_data(lab)
 
 def test_a_first_start_that_etcd_refused_goes_on_once_the_setting_is_right(lab):
     """The typo is in the very first configuration of the fleet: mending it must be all there is to do."""
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="60s")  # none is founded without
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="60s")  # none is founded without
     for node in nodes:
         node.env["ETCD_HEARTBEAT_INTERVAL"] = "often"
     start(*nodes)
@@ -162,7 +162,7 @@ def test_a_first_start_that_etcd_refused_goes_on_once_the_setting_is_right(lab):
 
 def test_a_name_that_another_instance_has_is_halted_on(lab):
     """ETCD_NAME in a shared template: the new node must not take its neighbour for its own lost disk and remove it."""
-    nodes = form(lab, 2, size=3, MUSTER_FOUND_GRACE="1s")
+    nodes = form(lab, 2, size=3, MUSTER_BOOTSTRAP_GRACE="1s")
     named = nodes[0].instance.id
     third = lab.add_node(env={"ETCD_NAME": named})
     start(third)
@@ -246,7 +246,7 @@ def test_a_peer_port_in_use_is_waited_for(lab):
     with occupied(node.address, PEER_PORT):
         start(node)
         reason = wait_said(lab, node, "hold: ", f"{node.address}:{PEER_PORT}")
-        assert "PEER_PORT" in reason and "stop what holds" in reason
+        assert "PEER_PORT" in reason and "stop the program that uses" in reason
         assert no_etcd(node)
     wait_formed(lab, node)
 
@@ -276,7 +276,7 @@ def test_a_client_port_in_use_at_the_first_start_is_got_over(lab):
 
 
 METADATA_TROUBLE = {
-    "no-listener": ["metadata service doesn't answer", "connection refused", "AWS_EC2_METADATA_SERVICE_ENDPOINT"],
+    "no-listener": ["metadata service does not answer", "connection refused", "AWS_EC2_METADATA_SERVICE_ENDPOINT"],
     "silent": ["PUT", "HttpPutResponseHopLimit", "--network host"],
     "disabled": ["403", "--http-endpoint enabled"],
     "no-role": ["no IAM role", "ec2:DescribeInstances"],
@@ -330,7 +330,7 @@ def test_a_missing_right_prints_the_policy_that_grants_it(lab, code):
     line = complaint(command(lab, node, "discover"), DENIED)
     assert code in line and '"Action":"ec2:DescribeInstances"' in line and '"Effect":"Allow"' in line
     start(node)
-    assert '"Action":"ec2:DescribeInstances"' in wait_said(lab, node, "hold: EC2 can't be asked", code)
+    assert '"Action":"ec2:DescribeInstances"' in wait_said(lab, node, "hold: EC2 can't be queried", code)
     assert no_etcd(node)
     node.front.clear()
     lab.ec2.set_role_actions("ec2:DescribeInstances")
@@ -345,7 +345,7 @@ def test_a_wrong_secret_is_refused_and_never_shown(lab):
     line = complaint(command(lab, node, "discover"), DENIED)
     assert "AuthFailure" in line and "secret" in line
     start(node)
-    wait_said(lab, node, "hold: EC2 can't be asked", "AuthFailure")
+    wait_said(lab, node, "hold: EC2 can't be queried", "AuthFailure")
     assert "hunter2" not in node.log_text() + line and real.token not in node.log_text()
     node.imds.rotate_credentials()
     wait_formed(lab, node)
@@ -394,7 +394,7 @@ def test_throttling_is_backed_off_from(lab):
     (node,) = launch(lab, 1, size=1)
     node.front.add(throttled())
     start(node)
-    line = wait_said(lab, node, "hold: EC2 can't be asked", "RequestLimitExceeded")
+    line = wait_said(lab, node, "hold: EC2 can't be queried", "RequestLimitExceeded")
     assert "503" in line
     wait_looks(lab, node, more=1)
     assert node.front.calls["DescribeInstances"] <= 3 * (looks(node) + 1)
@@ -418,12 +418,12 @@ DAMAGES = [
 
 def test_a_damaged_answer_is_named_and_never_read_as_a_short_fleet(lab):
     """Half a listing looks like a smaller fleet; founding on it would be founding on an error."""
-    nodes = launch(lab, len(DAMAGES), MUSTER_FOUND_GRACE="1s")
+    nodes = launch(lab, len(DAMAGES), MUSTER_BOOTSTRAP_GRACE="1s")
     for node, (fault, _) in zip(nodes, DAMAGES):
         node.front.add(fault())
     start(*nodes)
     for node, (_, words) in zip(nodes, DAMAGES):
-        wait_said(lab, node, "hold: EC2 can't be asked: ", words)
+        wait_said(lab, node, "hold: EC2 can't be queried: ", words)
     assert all(no_etcd(node) for node in nodes)
     lab.heal_ec2()
     wait_formed(lab, *nodes)
@@ -470,7 +470,7 @@ def test_an_instance_outside_the_filter_is_told_its_own_tags(lab):
     stray = nodes[0].instance.id
     lab.ec2.set_tags(stray, {"etcd": None, "Etcd": "1"})
     start(*nodes)
-    line = wait_said(lab, nodes[0], "hold: this instance doesn't match the filter etcd=1")
+    line = wait_said(lab, nodes[0], "hold: this instance does not match the filter etcd=1")
     assert "Etcd=1" in line and "MUSTER_TAGS" in line
     wait_looks(lab, *nodes)
     assert all(no_etcd(node) for node in nodes)
@@ -482,7 +482,7 @@ def test_too_few_instances_are_counted_and_waited_for(lab):
     """One of two is up: it says how many there are and how many it wants."""
     (node,) = launch(lab, 1, size=3)
     start(node)
-    line = wait_said(lab, node, "hold: 1 of at least 2 tagged (or listed) instances")
+    line = wait_said(lab, node, "hold: too few instances are tagged (or listed): 1, MUSTER_MIN_NODES requires 2")
     assert "MUSTER_MIN_NODES" in line
     wait_looks(lab, node)
     assert no_etcd(node)

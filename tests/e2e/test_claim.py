@@ -9,9 +9,9 @@ from datetime import timedelta
 
 import pytest
 from fleet import BOUND, form, launch, mark, rank, said, start, stop, wait_formed, wait_looks, wait_said
-from lab.ec2 import NODE_ACTIONS
-from lab.ec2_faults import delayed, dropped, error, hanging, hidden, launched, refused, unavailable
-from lab.http_server import Reply
+from muster_tools.lab.ec2 import NODE_ACTIONS
+from muster_tools.lab.ec2_faults import delayed, dropped, error, hanging, hidden, launched, refused, unavailable
+from muster_tools.lab.http_server import Reply
 
 BUCKET = "claims"
 KEY = "prod/claim.json"
@@ -119,7 +119,7 @@ def test_of_two_founders_that_see_only_themselves_one_wins_200_races(lab, claims
         def outcome():
             won = [node for node in nodes if said(node, "claimed: ", since=marks[node])]
             lost = [node for node in nodes if said(node, "hold: ", "as the first members", since=marks[node])]
-            established = [node for node in nodes if said(node, "hold: ", "was founded", since=marks[node])]
+            established = [node for node in nodes if said(node, "hold: ", "was bootstrapped", since=marks[node])]
             return (won, lost + established) if won and (lost or established) else None
 
         won, lost = lab.wait(outcome, BOUND, f"outcome of race {race}")
@@ -150,7 +150,7 @@ def test_claimers_and_voters_dont_mix(lab, claims):
     start(nodes[2])
     wait_said(lab, nodes[2], "hold: ")
     start(*nodes[:2])
-    wait_said(lab, nodes[0], "has a different founding configuration")
+    wait_said(lab, nodes[0], "has a different bootstrap configuration")
     wait_looks(lab, *nodes)
     assert not any(node.etcd_pids() for node in nodes)
     stop(nodes[2])
@@ -171,7 +171,7 @@ def test_an_established_claim_is_never_founded_over(lab, claims):
     fresh = [lab.add_node() for _ in range(3)]
     start(*fresh)
     for node in fresh:
-        line = wait_said(lab, node, "hold: ", "was founded")
+        line = wait_said(lab, node, "hold: ", "was bootstrapped")
         assert f"s3://{BUCKET}/{KEY}" in line and "delete that object" in line
     wait_looks(lab, *fresh)
     assert not any(node.etcd_pids() for node in fresh)
@@ -267,8 +267,8 @@ def test_a_write_whose_outcome_is_unknown_is_looked_up(lab, claims, rule, key):
         (unavailable(), "not AWS's answer"),
         (dropped(), "closed without an answer"),
         (hanging(), "no answer within 5000 ms"),
-        (lambda call, proceed: Reply(200, b"{}", [("ETag", '"1"')]), "holds something else"),
-        (lambda call, proceed: Reply(200, b'{"state": "found', [("ETag", '"1"')]), "holds something else"),
+        (lambda call, proceed: Reply(200, b"{}", [("ETag", '"1"')]), "is not a claim"),
+        (lambda call, proceed: Reply(200, b'{"state": "found', [("ETag", '"1"')]), "is not a claim"),
         (lambda call, proceed: Reply(200, b"{}"), "without an ETag"),
         (
             lambda call, proceed: replace(
@@ -286,7 +286,7 @@ def test_a_claim_that_cant_be_read_is_not_a_free_one(lab, claims, rule, words):
         node.front.add(rule, action="GET")
     start(*nodes)
     for node in nodes:
-        wait_said(lab, node, "hold: the claim can't be read", words)
+        wait_said(lab, node, "hold: the claim object can't be read", words)
     wait_looks(lab, *nodes, more=1)
     assert not any(node.front.calls["PUT"] or node.etcd_pids() for node in nodes)
     lab.heal_ec2()

@@ -17,8 +17,8 @@ from fleet import (
     start,
     stop,
 )
-from lab.http_server import Reply
-from lab.replay import Replay, instance_id
+from muster_tools.lab.http_server import Reply
+from muster_tools.lab.replay import Replay, instance_id
 
 USAGE, UNAVAILABLE, CONFIG = 64, 69, 78
 
@@ -154,7 +154,7 @@ def plan_that_sees(lab, node, what: str) -> dict:
 
 def test_plan_beside_a_cluster_shows_the_join_and_leaves_the_cluster_as_it_is(lab):
     """What a new node would do, asked on it before it is started."""
-    nodes = form(lab, 2, size=3, MUSTER_FOUND_GRACE="1s")
+    nodes = form(lab, 2, size=3, MUSTER_BOOTSTRAP_GRACE="1s")
     fresh = lab.add_node()
     before, members = listing(fresh.directory), member_ids(nodes[0])
     plan = plan_that_sees(lab, fresh, "2 members, quorum")
@@ -175,7 +175,7 @@ def test_plan_on_a_member_shows_its_data(lab):
 
 def test_plan_does_not_stir_a_node_that_waits(lab):
     """Asking is not arriving: a supervisor that backs off looks sooner when a peer moves, not when an operator asks."""
-    waiting, asking = launch(lab, 2, size=3, BOOTSTRAP_WAIT="600", MUSTER_FOUND_GRACE="600s")
+    waiting, asking = launch(lab, 2, size=3, BOOTSTRAP_WAIT="600", MUSTER_BOOTSTRAP_GRACE="600s")
     start(waiting)
     lab.wait(lambda: looks(waiting) >= 7, BOUND, "a pause of seconds")
     before = looks(waiting)
@@ -258,7 +258,7 @@ def test_env_lists_every_variable_with_value_default_and_meaning(lab):
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
     assert rows["BOOTSTRAP_WAIT"][:2] == ["7", "20"]
     assert rows["CLNT_PORT"][:2] == ["(unset)", "2379"]
-    for variable in ("DOCKER_EC2TAG", "ED_DATA", "ETCD_OPTS", "MUSTER_CLUSTER_SIZE", "MUSTER_FOUND_ALONE"):
+    for variable in ("DOCKER_EC2TAG", "ED_DATA", "ETCD_OPTS", "MUSTER_CLUSTER_SIZE", "MUSTER_BOOTSTRAP_ALONE"):
         assert variable in rows
 
 
@@ -269,8 +269,19 @@ def test_a_flag_wins_over_its_variable(lab):
         shown = ok(command(lab, node, *words, MUSTER_CLUSTER_SIZE="3"))
         (row,) = [line.split() for line in shown.splitlines() if line.startswith("MUSTER_CLUSTER_SIZE")]
         assert row[1:3] == ["--cluster-size", "5"]
+    # Whichever of its names either has.
+    shown = ok(command(lab, node, "--found-grace", "7", "env", MUSTER_BOOTSTRAP_GRACE="8"))
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("MUSTER_BOOTSTRAP_GRACE")]
+    assert row[1:3] == ["--bootstrap-grace", "7"]
     assert "MUSTER_CLUSTER_SIZE=many" in complaint(command(lab, node, "--cluster-size", "many", "plan"), CONFIG)
     assert "--cluster-size" in complaint(command(lab, node, "plan", "--cluster-size"), USAGE)
+
+
+def test_two_names_of_one_setting_must_agree(lab):
+    """Neither is guessed to be the one that is meant."""
+    node = lab.add_node(launch=False)
+    line = complaint(command(lab, node, "plan", MUSTER_FOUND_GRACE="1m", MUSTER_BOOTSTRAP_GRACE="2m"), CONFIG)
+    assert "MUSTER_BOOTSTRAP_GRACE=2m" in line and "MUSTER_FOUND_GRACE=1m" in line
 
 
 def test_help_and_version(lab):

@@ -6,10 +6,10 @@ import time
 from contextlib import ExitStack
 
 from fleet import BOUND, form, mark, member_ids, occupied, said, start, wait_formed, wait_looks, wait_said
-from lab.etcd import CLIENT_PORT, PEER_PORT
+from muster_tools.lab.etcd import CLIENT_PORT, PEER_PORT
 
 # The default of the probe, and a dwell time that is longer than one probe and shorter than three.
-DARK = {"MUSTER_PROBE_TIMEOUT": "3s", "MUSTER_CLEAN_DWELL": "5s"}
+DARK = {"MUSTER_PROBE_TIMEOUT": "3s", "MUSTER_REMOVE_AFTER": "5s"}
 
 
 def mute(address: str) -> ExitStack:
@@ -46,7 +46,7 @@ def test_a_dark_host_holds_up_a_join_no_longer_than_a_dead_one(lab):
 
 def test_who_answers_again_before_the_dwell_time_is_over_is_no_dead_member(lab):
     """Silence that is remembered from look to look must end with the first answer, whatever EC2 says of the instance."""
-    nodes = form(lab, 3, size=3, **{**DARK, "MUSTER_CLEAN_DWELL": "40s"})
+    nodes = form(lab, 3, size=3, **{**DARK, "MUSTER_REMOVE_AFTER": "40s"})
     before = member_ids(nodes[0])
     back = nodes[2]
     back.power_off()
@@ -54,7 +54,7 @@ def test_who_answers_again_before_the_dwell_time_is_over_is_no_dead_member(lab):
     joiner = lab.add_node()
     with mute(back.address):
         start(joiner)
-        wait_said(lab, joiner, "hold: ", "is kept until it has been silent for MUSTER_CLEAN_DWELL")
+        wait_said(lab, joiner, "hold: ", "is kept until it has not answered for MUSTER_REMOVE_AFTER")
         wait_looks(lab, joiner)
     start(back)
     wait_said(lab, joiner, "hold: spare", since=mark(joiner))

@@ -39,11 +39,11 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab.ec2 import Ec2
-from lab.ec2_faults import hidden, launched, restarted
-from lab.etcd import NOT_YET
-from lab.netns import Hub
-from lab.node import Lab, Node
+from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.ec2_faults import hidden, launched, restarted
+from muster_tools.lab.etcd import NOT_YET
+from muster_tools.lab.netns import Hub
+from muster_tools.lab.node import Lab, Node
 from test_roster import entry, hosts, in_a_hub
 from test_roster import form as form_written
 from test_roster import write as write_roster
@@ -54,11 +54,11 @@ ENOUGH = 5  # looks: what a node did not do in so many it had every chance to do
 
 
 class Writing:
-    """Writes through these nodes in turn until the block ends. What was acknowledged must never be lost."""
+    """Writes through these nodes (`nodes`, which may change) in turn until the block ends. What was acknowledged must never be lost."""
 
     def __init__(self, *nodes: Node, prefix: str = "write"):
         self.acknowledged: list[str] = []
-        self._nodes = nodes
+        self.nodes = list(nodes)
         self._prefix = prefix
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write, daemon=True)
@@ -76,7 +76,7 @@ class Writing:
         while not self._ended.wait(0.02):
             key = f"{self._prefix}-{number:06}"
             try:
-                self._nodes[number % len(self._nodes)].etcd.put(key, key)
+                self.nodes[number % len(self.nodes)].etcd.put(key, key)
                 self.acknowledged.append(key)
             except NOT_YET:  # nobody said that it was written
                 pass
@@ -329,7 +329,7 @@ def test_a_disk_put_back_from_an_older_copy_of_itself_is_told_by_who_saw_it_furt
     with unable_to_run(lab, witness):
         started = mark(restored)
         start(away, restored)
-        line = wait_said(lab, restored, "hold: ", "older copy", member, since=started)
+        line = wait_said(lab, restored, "hold: ", "an older state", member, since=started)
         assert witness.instance.id in line and f"MUSTER_ADOPT={member}" in line
         wanted = looks(restored) + ENOUGH
 
@@ -439,7 +439,7 @@ def test_an_old_fleet_that_was_stopped_and_started_is_not_a_young_one(lab):
     def has_held() -> bool:
         for node in unmounted:
             assert not node.etcd_pids(), f"a second cluster: {node.log_tail()}"
-        return any(said(node, "hold: ", "MUSTER_FOUND_WINDOW", since=since[node.address]) for node in unmounted)
+        return any(said(node, "hold: ", "MUSTER_BOOTSTRAP_WINDOW", since=since[node.address]) for node in unmounted)
 
     lab.wait(has_held, BOUND, "hold for the fleet's age, once the grace time is over")
     for node in unmounted:
@@ -472,7 +472,7 @@ def image_of_a_fresh_node(lab: Lab) -> Path:
 def test_two_foundings_from_one_image_are_two_clusters(lab):
     """The image has a ledger, so all machines made from it began with the same "random" number: at the same addresses the second
     cluster had the first one's id, and the first one's disks would have been taken for its members'."""
-    lab.env |= {"MUSTER_CLUSTER_SIZE": "3", "MUSTER_FOUND_GRACE": "60s"}  # none is founded without somebody
+    lab.env |= {"MUSTER_CLUSTER_SIZE": "3", "MUSTER_BOOTSTRAP_GRACE": "60s"}  # none is founded without somebody
     image = image_of_a_fresh_node(lab)
     ids, members = [], []
     addresses = None
@@ -521,7 +521,7 @@ def test_a_machine_from_a_fresh_image_never_runs_as_the_instance_it_was_made_of(
     """The same before any etcd ran: it would vote, and be listed, as another."""
     image = image_of_a_fresh_node(lab)
     made_of = lab.nodes[0].instance.id
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="60s")
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="60s")
     for node in nodes:
         node.restore(image)
         node.imds.fault = "silent"

@@ -23,8 +23,8 @@ from fleet import (
     wait_formed,
     wait_said,
 )
-from lab.etcd import NOT_YET, EtcdError
-from lab.process import Process
+from muster_tools.lab.etcd import NOT_YET, EtcdError
+from muster_tools.lab.process import Process
 
 IS_ROOT = os.geteuid() == 0
 
@@ -76,7 +76,8 @@ def empty_wal(node) -> None:
 
 
 def cut_backend(node) -> None:
-    os.truncate(backend(node), backend(node).stat().st_size // 2)
+    """After its first pages: how much of the file is in use differs by release."""
+    os.truncate(backend(node), 3 * 4096)
 
 
 def fill(lab, node, count: int = 40) -> None:
@@ -84,9 +85,15 @@ def fill(lab, node, count: int = 40) -> None:
         lab.wait(lambda: node.etcd.put(f"key-{key}", "value" * 40) is None, BOUND, f"write of key-{key}")
 
 
-DAMAGES = [(flip_a_bit, "walpb: crc mismatch"), (cut_backend, "unexpected fault address"), (empty_wal, "cannot use none as id")]
+# And etcd's word for it; for the last 3.7 has its own.
+DAMAGES = [
+    (flip_a_bit, ("walpb: crc mismatch",)),
+    (cut_backend, ("unexpected fault address",)),
+    (empty_wal, ("cannot use none as id", "nil pointer dereference")),
+]
 
 
+@pytest.mark.release
 def test_damaged_data_is_moved_aside_and_had_again_from_a_quorum(lab):
     """A bad block is no reason to get up at night: after five lives that end over it the node joins anew, and keeps the evidence."""
     nodes = form(lab, 7, size=7)
@@ -101,8 +108,9 @@ def test_damaged_data_is_moved_aside_and_had_again_from_a_quorum(lab):
     evidence = [newest_wal(node).read_bytes() for node in broken]
     start(*broken)
     for node, (_, words) in zip(broken, DAMAGES):
-        assert words in wait_said(lab, node, "quarantine: the data of member", old[node.peer_url])
-        assert all(f"it ended over its data ({life} of 5" in node.log_text() for life in range(1, 5))
+        line = wait_said(lab, node, "quarantine: the data of member", old[node.peer_url])
+        assert any(word in line for word in words), line
+        assert all(f"etcd reported damaged data ({life} of 5" in node.log_text() for life in range(1, 5))
     wait_formed(lab, *nodes, bound=2 * BOUND)
     for node, wal in zip(broken, evidence):
         assert member_ids(whole[0])[node.peer_url] != old[node.peer_url]
@@ -121,11 +129,12 @@ def test_a_wal_that_lost_its_end_is_caught_at_the_start(lab):
     loser.power_off()
     truncate_wal(loser)
     start(loser)
-    wait_said(lab, loser, "it ended over its data (1 of 5")
+    wait_said(lab, loser, "etcd reported damaged data (1 of 5")
     assert "is out of range [lastIndex(" in loser.log_text()
     assert not list(loser.data.glob("quarantine-*"))
 
 
+@pytest.mark.release
 @pytest.mark.core
 def test_a_sole_members_damaged_data_is_kept_where_it_is(lab):
     """It is all there is: whoever moves it away for a clean start has deleted a database."""
@@ -136,7 +145,7 @@ def test_a_sole_members_damaged_data_is_kept_where_it_is(lab):
     flip_a_bit(node)
     wal, files = tree(node.wal), tree(node.data / "member").keys()
     start(node)
-    reason = wait_said(lab, node, "hold: the data is damaged", "walpb: crc mismatch")
+    reason = wait_said(lab, node, "hold: etcd reported damaged data", "walpb: crc mismatch")
     assert str(node.data) in reason and str(node.wal / "wal") in reason and "snapshot" in reason
     pause = wait_said(lab, node, "deciding again in", "or when a quorum answers")
     assert int(pause.partition("deciding again in ")[2].split()[0]) >= 30_000
@@ -165,7 +174,7 @@ def test_a_twin_that_holds_the_data_is_named_and_waited_for(lab):
     lab.wait(twin.etcd.health, BOUND, "the twin")
     since = mark(node)
     start(node)
-    reason = wait_said(lab, node, "hold: another process holds the data", since=since)
+    reason = wait_said(lab, node, "hold: another process has the data open", since=since)
     assert "flocked by another process" in reason and "stop that other etcd" in reason
     assert twin.etcd.health() and not list(node.data.glob("quarantine-*"))
     twin.power_off()
@@ -182,7 +191,7 @@ def test_a_second_supervisor_on_one_data_directory_is_named_and_waits(lab):
     log.touch()
     second = Process([str(lab.muster), "run"], node.environment(), node.directory, log)
     try:
-        lab.wait(lambda: "hold: another etcd-muster works with" in log.read_text(), BOUND, "a second one that waits")
+        lab.wait(lambda: "hold: another etcd-muster uses" in log.read_text(), BOUND, "a second one that waits")
         assert str(node.data) in log.read_text() and etcd_pid(node) == pid
         assert tree(node.data / "muster") == held
         assert stop(node) == 0
@@ -264,7 +273,7 @@ def test_data_that_may_not_be_read_is_not_damaged_data(lab):
     backend(node).chmod(0)
     start(node)
     lab.wait(lambda: node.log_text().count("; deciding again in") >= 2, BOUND, "two lives")
-    assert "permission denied" in node.log_text() and not said(node, "it ended over its data")
+    assert "permission denied" in node.log_text() and not said(node, "etcd reported damaged data")
     assert not list(node.data.glob("quarantine-*"))
     backend(node).chmod(0o600)
     wait_formed(lab, node)
@@ -273,6 +282,7 @@ def test_data_that_may_not_be_read_is_not_damaged_data(lab):
 # Alarms.
 
 
+@pytest.mark.release
 @pytest.mark.core
 def test_alarms_are_named_with_the_way_out_and_nobody_is_taken_for_dead(lab):
     """/health is false on every member then: to restart or remove them would make an outage of a full quota."""

@@ -26,9 +26,8 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab.ec2_faults import delayed, hidden, impaired, launched
-from lab.etcd import PEER_PORT
-
+from muster_tools.lab.ec2_faults import delayed, hidden, impaired, launched
+from muster_tools.lab.etcd import PEER_PORT
 
 CRASH = "echo 'panic: something is wrong' >&2; exit 2"
 
@@ -40,6 +39,8 @@ def no_etcd_ran(*nodes) -> bool:
 # The usual days.
 
 
+@pytest.mark.release
+@pytest.mark.no_learners
 @pytest.mark.core
 def test_three_started_at_once_become_one_cluster_with_the_predicted_id(lab):
     """The main promise: a fleet that boots together is one working cluster, under the id that was agreed on."""
@@ -57,7 +58,7 @@ def test_three_started_at_once_become_one_cluster_with_the_predicted_id(lab):
 @pytest.mark.core
 def test_a_straggler_is_waited_for_and_founds_with_the_others(lab):
     """Instances of one launch boot minutes apart: the early ones neither give up nor found without the last."""
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="60s")
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="60s")
     start(*nodes[:2])
     for node in nodes[:2]:
         lab.wait(lambda: said(node, "hold: "), BOUND, "a node that holds")
@@ -123,7 +124,7 @@ def test_two_of_three_that_were_ever_launched_found_after_the_grace_and_the_thir
     wait_said(lab, nodes[1], "hold: ")
     start(nodes[0])
     cluster = wait_formed(lab, *nodes)
-    assert said(nodes[0], "MUSTER_FOUND_GRACE")
+    assert said(nodes[0], "MUSTER_BOOTSTRAP_GRACE")
     third = lab.add_node()
     start(third)
     assert wait_formed(lab, *nodes, third) == cluster
@@ -167,7 +168,7 @@ def test_the_older_of_two_founds_alone_when_the_other_refuses_and_the_other_join
     rank(lab, older, younger)
     start(older)
     cluster = wait_formed(lab, older)
-    assert younger.instance.id in said(older, "found alone: ")
+    assert younger.instance.id in said(older, "bootstrap alone: ")
     start(younger)
     assert wait_formed(lab, older, younger) == cluster
 
@@ -177,13 +178,14 @@ def test_the_younger_of_two_never_founds_alone_unless_the_operator_says_so(lab):
     older, younger = launch(lab, 2, size=2)
     rank(lab, older, younger)
     start(younger)
-    reason = wait_said(lab, younger, "hold: ", "MUSTER_FOUND_ALONE=yes")
+    reason = wait_said(lab, younger, "hold: ", "MUSTER_BOOTSTRAP_ALONE=yes")
     assert older.instance.id in reason
     wait_looks(lab, younger)
     assert no_etcd_ran(younger)
     assert stop(younger) == 0
     younger.env["MUSTER_FOUND_ALONE"] = "yes"
     start(younger)
+    wait_said(lab, younger, "MUSTER_FOUND_ALONE is now MUSTER_BOOTSTRAP_ALONE")
     cluster = wait_formed(lab, younger)
     start(older)
     assert wait_formed(lab, older, younger) == cluster
@@ -195,12 +197,12 @@ def test_a_silent_other_of_two_counts_as_dead_only_when_ec2_calls_it_impaired(la
     rank(lab, older, younger)
     with occupied(younger.address, PEER_PORT):
         start(older)
-        wait_said(lab, older, "hold: ", "MUSTER_FOUND_ALONE=yes")
+        wait_said(lab, older, "hold: ", "MUSTER_BOOTSTRAP_ALONE=yes")
         wait_looks(lab, older)
         assert no_etcd_ran(older)
         older.front.add(impaired(younger.instance.id))
         wait_formed(lab, older)
-    assert "impaired" in said(older, "found alone: ")
+    assert "impaired" in said(older, "bootstrap alone: ")
 
 
 def test_a_terminated_instance_in_the_listing_forbids_founding_without_the_absent(lab):
@@ -209,7 +211,7 @@ def test_a_terminated_instance_in_the_listing_forbids_founding_without_the_absen
     lab.terminate(gone)
     start(*present)
     reason = lab.wait(
-        lambda: next((said(n, "hold: ", "MUSTER_FOUND_ABSENT=yes") for n in present if said(n, "FOUND_ABSENT")), None),
+        lambda: next((said(n, "hold: ", "MUSTER_BOOTSTRAP_WITHOUT_ABSENT=yes") for n in present if said(n, "WITHOUT_ABSENT")), None),
         BOUND,
         "a hold that names the way out",
     )
@@ -218,7 +220,7 @@ def test_a_terminated_instance_in_the_listing_forbids_founding_without_the_absen
     assert no_etcd_ran(*present)
     for node in present:
         assert stop(node) == 0
-        node.env["MUSTER_FOUND_ABSENT"] = "yes"
+        node.env["MUSTER_BOOTSTRAP_WITHOUT_ABSENT"] = "yes"
     start(*present)
     lab.wait(lambda: all(node.etcd.health() for node in present), BOUND, "two that serve")
 
@@ -230,11 +232,11 @@ def test_an_old_fleet_forbids_founding_without_the_absent(lab):
     lab.fault_ec2(launched(timedelta(hours=2), old))
     start(*present)
     reason = lab.wait(
-        lambda: next((said(n, "hold: ", "MUSTER_FOUND_WINDOW") for n in present if said(n, "FOUND_WINDOW")), None),
+        lambda: next((said(n, "hold: ", "MUSTER_BOOTSTRAP_WINDOW") for n in present if said(n, "BOOTSTRAP_WINDOW")), None),
         BOUND,
         "a hold that names the window",
     )
-    assert old in reason and absent.instance.id in reason and "MUSTER_FOUND_ABSENT=yes" in reason
+    assert old in reason and absent.instance.id in reason and "MUSTER_BOOTSTRAP_WITHOUT_ABSENT=yes" in reason
     wait_looks(lab, *present)
     assert no_etcd_ran(*present)
     # All of an old fleet may found at any age.
@@ -262,14 +264,14 @@ def test_without_a_size_a_fleet_of_four_waits_for_all_and_says_what_would_settle
 
 def test_nodes_that_are_shown_different_fleets_do_not_found_until_they_agree(lab):
     """EC2's listings lag behind launches: nodes that count different quorums must not decide anything together."""
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="1s", **PATIENT)
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="1s", **PATIENT)
     nodes[0].front.add(hidden(nodes[2].instance.id))
     start(nodes[0])
     wait_said(lab, nodes[0], "hold: ")  # late, it would be absent, and founded without
     start(*nodes[1:])
     for node in nodes:
         lab.wait(lambda: said(node, "hold: "), BOUND, "a node that holds")
-    assert lab.wait(lambda: any(said(n, "hold: ", "has a different founding configuration") for n in nodes), BOUND, "the reason")
+    assert lab.wait(lambda: any(said(n, "hold: ", "has a different bootstrap configuration") for n in nodes), BOUND, "the reason")
     wait_looks(lab, *nodes, more=5)
     assert no_etcd_ran(*nodes)
     lab.heal_ec2()
@@ -282,9 +284,9 @@ def test_nothing_is_founded_beside_a_peer_that_answers_nonsense(lab):
     with occupied(strange.address, PEER_PORT, b"SSH-2.0-OpenSSH_9.2\r\n"):
         start(*present)
         for node in present:
-            wait_said(lab, node, "hold: ", strange.instance.id, "can't be understood")
+            wait_said(lab, node, "hold: ", strange.instance.id, "can't be used")
         lab.wait(
-            lambda: all(looks_since(node, "can't be understood") >= 5 for node in present),
+            lambda: all(looks_since(node, "can't be used") >= 5 for node in present),
             BOUND,
             "looks beyond the grace time",
         )
@@ -302,7 +304,7 @@ def test_survivors_without_quorum_forbid_a_second_cluster(lab):
     lab.wait(survivor.etcd.peer_members, BOUND, "the survivor's etcd")  # absent for the grace time, it would be founded without
     start(*wiped)
     for node in wiped:
-        reason = wait_said(lab, node, "hold: ", "without a proven quorum", since=since[node.address])
+        reason = wait_said(lab, node, "hold: ", "has no proven quorum", since=since[node.address])
         assert survivor.instance.id in reason and cluster in reason
     wait_looks(lab, *wiped, more=5)
     assert not any(node.etcd_pids() for node in wiped)
@@ -323,7 +325,7 @@ def test_an_etcd_that_crash_loops_over_its_data_forbids_a_second_cluster(lab):
             BOUND,
             "looks beyond the grace time",
         )
-        assert said(node, f"hold: {broken.instance.id} holds etcd data", since=since[node.address])
+        assert said(node, f"hold: {broken.instance.id} has etcd data", since=since[node.address])
         assert not said(node, "propose: ", since=since[node.address])
         assert not said(node, "start new: ", since=since[node.address])
     assert not any(node.etcd_pids() for node in wiped)
@@ -400,4 +402,4 @@ def test_an_etcd_that_never_serves_is_ended_and_started_again(lab):
     replace_etcd(nodes[2], f'[ -e "$ETCD_DATA_DIR/../hung" ] && exec $ETCD; : >"$ETCD_DATA_DIR/../hung"; {HANGS}')
     start(*nodes)
     wait_formed(lab, *nodes)
-    assert said(nodes[2], "doesn't serve its peer port")
+    assert said(nodes[2], "has not served its peer port")

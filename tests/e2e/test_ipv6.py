@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
 from fleet import BOUND, start, wait_formed
-from lab.ec2_front import Ec2Front
-from lab.imds import Imds
-from lab.node import Node
-from lab.security import MINTED, Security
+from muster_tools.lab.ec2_front import Ec2Front
+from muster_tools.lab.imds import Imds
+from muster_tools.lab.node import Node
+from muster_tools.lab.security import MINTED, Security
 from test_roster import a_lab, in_a_hub, run_on
 
 HUB = "fd77::1"
@@ -113,7 +113,7 @@ def test_a_written_list_of_ipv6_addresses_with_minted_certificates_becomes_one_c
     nodes = three(lab)
     listed = ",".join(f"db-{place}=[{node.address}]" for place, node in enumerate(nodes, 1))
     for node in nodes:
-        node.env |= {"MUSTER_ROSTER": f"static:{listed}", "MUSTER_STATUS_LISTEN": f"[{node.address}]:2382"}
+        node.env |= {"MUSTER_HOSTS": f"static:{listed}", "MUSTER_STATUS_LISTEN": f"[{node.address}]:2382"}
     works(lab, nodes)
 
 

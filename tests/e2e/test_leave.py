@@ -23,10 +23,10 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab.autoscaling import AutoScaling, denied, error, throttled
-from lab.ec2_faults import hidden
-from lab.etcd import NOT_YET
-from lab.http_server import Reply
+from muster_tools.lab.autoscaling import AutoScaling, denied, error, throttled
+from muster_tools.lab.ec2_faults import hidden
+from muster_tools.lab.etcd import NOT_YET
+from muster_tools.lab.http_server import Reply
 
 STATE = "autoscaling/target-lifecycle-state"
 STATE_PATH = f"/latest/meta-data/{STATE}"
@@ -130,7 +130,7 @@ def test_nobody_leaves_less_than_a_quorum(lab):
     down, other = (node for node in nodes if node is not leaving)
     down.power_off()
     ending(leaving)
-    wait_said(lab, leaving, "its member stays until then", "1 other voters are healthy, its removal needs 2")
+    wait_said(lab, leaving, "its member stays until then", "1 other voters are healthy, removing it needs 2")
     lab.wait(other.etcd.is_leader, BOUND, "leadership of the other")
     wait_polls(lab, leaving, more=3)
     assert member_ids(other) == before and leaving.etcd_pids()
@@ -167,7 +167,7 @@ def test_two_of_four_that_end_at_once_dont_both_leave_beside_a_dead_one(lab):
     gone = lambda: next((node for node in (first, second) if said(node, "has left the cluster")), None)
     left = lab.wait(gone, BOUND, "one of two has left")
     kept = second if left is first else first
-    wait_said(lab, kept, "its member stays until then", "its removal needs 2")
+    wait_said(lab, kept, "its member stays until then", "removing it needs 2")
     wait_polls(lab, kept, more=3)
     assert len(member_ids(stays)) == 3 and kept.etcd_pids()
     stays.etcd.put("key", "value")
@@ -176,7 +176,7 @@ def test_two_of_four_that_end_at_once_dont_both_leave_beside_a_dead_one(lab):
 
 def test_nobody_leaves_while_another_joins(lab):
     """One change at a time: a member that is catching up is waited for."""
-    nodes = form(lab, 2, size=3, MUSTER_LEAVE="on-terminate", MUSTER_FOUND_ABSENT="yes", MUSTER_MIN_NODES="2")
+    nodes = form(lab, 2, size=3, MUSTER_LEAVE="on-terminate", MUSTER_BOOTSTRAP_WITHOUT_ABSENT="yes", MUSTER_MIN_NODES="2")
     new = lab.add_node()
     replace_etcd(new, "exec sleep 1000")  # added as a learner, and never there
     start(new)
@@ -239,7 +239,7 @@ def test_a_spot_instance_that_is_stopped_comes_back_and_one_that_is_terminated_l
         assert member_ids(leaving) == before
     leaving.imds.notice_spot_interruption("terminate")
     wait_left(lab, leaving, *nodes)
-    assert "takes this Spot instance back" in said(leaving, "has left the cluster")
+    assert "reclaims this Spot instance" in said(leaving, "has left the cluster")
 
 
 @pytest.mark.parametrize("fault", ["no-listener", "silent", "disabled"])
@@ -253,9 +253,9 @@ def test_a_mute_metadata_service_proves_nothing(lab, fault):
     leaving.imds.expire_tokens()
     ending(leaving)
     if fault == "silent":  # only new tokens hang: the old one is refused, and has to be replaced
-        wait_said(lab, leaving, "whether this instance is about to end is unknown", "HttpPutResponseHopLimit")
+        wait_said(lab, leaving, "whether this instance is about to be terminated is unknown", "HttpPutResponseHopLimit")
     else:
-        wait_said(lab, leaving, "whether this instance is about to end is unknown")
+        wait_said(lab, leaving, "whether this instance is about to be terminated is unknown")
     assert etcd_pid(leaving) == pid and len(member_ids(nodes[0])) == 3
     leaving.imds.fault = None
     wait_left(lab, leaving, *nodes)
@@ -264,13 +264,14 @@ def test_a_mute_metadata_service_proves_nothing(lab, fault):
 def test_a_notice_that_cant_be_read_proves_nothing(lab):
     nodes = form(lab, 3, size=3, MUSTER_LEAVE="on-terminate")
     nodes[0].imds.meta_data["spot/instance-action"] = '{"action": "termin'
-    wait_said(lab, nodes[0], "whether this instance is about to end is unknown", "spot/instance-action can't be read")
+    wait_said(lab, nodes[0], "whether this instance is about to be terminated is unknown", "spot/instance-action can't be read")
     assert len(member_ids(nodes[1])) == 3 and nodes[0].etcd_pids()
 
 
 # After leaving.
 
 
+@pytest.mark.release
 @pytest.mark.core
 def test_who_has_left_stays_down_over_restarts_and_joins_anew_when_the_end_is_called_off(lab):
     """The container restarts on the dying instance: joining again would cost the others another change. Only EC2's word
@@ -344,7 +345,7 @@ def test_an_instance_that_ends_doesnt_join(lab):
     ending(spare)
     wait_polls(lab, spare)
     lab.terminate(nodes.pop())
-    wait_said(lab, spare, "hold: this instance joins no more")
+    wait_said(lab, spare, "hold: this instance is about to be terminated, so it does not join")
     wait_looks(lab, spare)
     assert not spare.etcd_pids()
     replacement = lab.add_node()
@@ -500,7 +501,7 @@ def test_a_restart_while_the_end_is_near_completes_no_hook_too_soon(lab, group):
     nodes[1].wait_exit(BOUND)
     ending(nodes[1])
     start(nodes[1])
-    wait_said(lab, nodes[1], "its member stays until then", "its removal needs 2")
+    wait_said(lab, nodes[1], "its member stays until then", "removing it needs 2")
     wait_polls(lab, nodes[1], more=3)
     assert (TERMINATE, nodes[1].instance.id) in group.waiting
     start(nodes[2])

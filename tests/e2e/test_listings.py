@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
 from fleet import BOUND, launch, lines, looks, mark, said, start, tree, wait_formed, wait_looks
-from lab.ec2_faults import edited
-from lab.etcd import PEER_PORT
+from muster_tools.lab.ec2_faults import edited
+from muster_tools.lab.etcd import PEER_PORT
 from test_bad_days import CONFIG
 from test_disks import a_cloud, in_a_cloud
 
@@ -49,7 +49,7 @@ def refuses(lab, node, variable: str) -> str:
 def test_a_listing_that_etcd_would_refuse_ends_before_anything_is_agreed_on(lab, variable, value):
     """Quotes that an --env-file keeps, a scheme forgotten: all agreed on it, and mending the setting didn't mend the fleet. One
     name with a list in it gave the cluster a fourth voter that doesn't exist."""
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="60s")
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="60s")
     wrong = nodes[2]
     wrong.env[variable] = value
     assert value.strip() in refuses(lab, wrong, variable)
@@ -64,7 +64,7 @@ def test_a_listing_that_etcd_would_refuse_ends_before_anything_is_agreed_on(lab,
 def test_a_list_that_nobody_could_start_gives_way_to_mended_settings(lab):
     """All agreed on it, etcd refused a setting on each, and the operator mended that and the ports in one go: no etcd ever had a WAL
     under that list, so it binds nobody."""
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="60s")
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="60s")
     for node in nodes:
         node.env["ETCD_HEARTBEAT_INTERVAL"] = "often"
     start(*nodes)
@@ -152,7 +152,7 @@ LISTS = {
 def test_a_list_that_a_stranger_tells_stops_no_founding(lab, which, charter):
     """A proposer of another cluster offers its list to an address that EC2 has handed on; or somebody means harm. A fresh node that
     recorded it spread it to all others, and they waited for good, or started what etcd refuses, at each boot anew."""
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="60s")
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="60s")
     victim = nodes[0]
     start(victim)
     lab.wait(lambda: hello(victim)["charter"], BOUND, "a charter")
@@ -174,7 +174,7 @@ def test_a_list_that_a_stranger_tells_stops_no_founding(lab, which, charter):
 @pytest.mark.parametrize("proposer", ["a stranger", "one of us"])
 def test_a_promise_to_a_stranger_stops_no_founding(lab, proposer):
     """A ballot above which there is none, promised to whoever asked: nobody could ever propose again."""
-    nodes = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="60s")
+    nodes = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="60s")
     victim = nodes[0]
     start(victim)
     lab.wait(lambda: hello(victim)["charter"], BOUND, "a charter")

@@ -23,9 +23,9 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab.ec2_faults import edited, hidden, shown_as
-from lab.ec2_front import Ec2Front
-from lab.imds import Imds
+from muster_tools.lab.ec2_faults import edited, hidden, shown_as
+from muster_tools.lab.ec2_front import Ec2Front
+from muster_tools.lab.imds import Imds
 
 MANY_JOINERS = 10
 
@@ -74,8 +74,8 @@ def test_a_member_with_a_new_address_publishes_it_and_stays_the_same_member(lab)
     wait_formed(lab, *nodes)
     assert member_ids(nodes[0])[moved.peer_url] == member
     spoken = lines(moved, since)
-    told = spoken.index(f"update self: member {member} is listed under another peer URL")
-    assert told < spoken.index("resume: etcd has its data")
+    told = spoken.index(f"update self: member {member} is listed under another peer URL than this node has now")
+    assert told < spoken.index("resume: starting etcd with its existing data")
 
 
 @pytest.mark.core
@@ -92,7 +92,7 @@ def test_a_member_that_moved_while_no_quorum_could_be_told_tells_it_once_there_i
     since = mark(moved)
     start(moved)
     wait_said(lab, moved, f"update self: member {member}", "now it is listed at", moved.peer_url, since=since)
-    assert said(moved, "resume: etcd has its data", since=since)
+    assert said(moved, "resume: starting etcd with its existing data", since=since)
     start(dead)
     wait_formed(lab, *nodes)
     assert member_ids(stays)[moved.peer_url] == member
@@ -164,11 +164,11 @@ def test_ten_joiners_queue_and_become_members_one_by_one(lab):
         assert joiner.runs()
 
 
-# Cleaned while nobody joins (MUSTER_RECONCILE).
+# Cleaned while nobody joins (MUSTER_REMOVE_INTERVAL).
 
 
 def form_reconciled(lab, count: int, **env: str):
-    return form(lab, count, size=count, MUSTER_RECONCILE="500ms", **env)
+    return form(lab, count, size=count, MUSTER_REMOVE_INTERVAL="500ms", **env)
 
 
 def test_the_leaders_supervisor_removes_a_terminated_member_that_nobody_replaces(lab):
@@ -177,7 +177,7 @@ def test_the_leaders_supervisor_removes_a_terminated_member_that_nobody_replaces
     rest = [node for node in nodes if node is not dead]
     lab.terminate(dead)
     wait_formed(lab, *rest)
-    removers = lambda: [node for node in rest if said(node, "reconcile: ", "is removed", dead.instance.id)]
+    removers = lambda: [node for node in rest if said(node, "reconcile: removed member", dead.instance.id)]
     assert len(lab.wait(removers, BOUND, "who removed it")) == 1
 
 
@@ -189,7 +189,7 @@ def test_no_cluster_is_shrunk_so_far_that_fresh_instances_could_outvote_it(lab):
     lab.terminate(first)
     lab.wait(lambda: len(member_ids(rest[0])) == 4, BOUND, "four members")
     lab.terminate(second)
-    lab.wait(lambda: any(said(node, "reconcile: ", "could be outvoted") for node in rest), BOUND, "the leader's reason")
+    lab.wait(lambda: any(said(node, "reconcile: ", "could outvote") for node in rest), BOUND, "the leader's reason")
     assert len(member_ids(rest[0])) == 4
     joiner = lab.add_node()
     start(joiner)
@@ -227,17 +227,18 @@ def test_nothing_is_reconciled_while_ec2_is_out_of_sight(lab):
         node.front.stop()
     lab.terminate(dead)
     before = member_ids(leader_of(lab, *rest))
-    lab.wait(lambda: any(said(node, "reconcile: ", "EC2 can't be asked") for node in rest), BOUND, "the leader's reason")
+    lab.wait(lambda: any(said(node, "reconcile: ", "EC2 can't be queried") for node in rest), BOUND, "the leader's reason")
     assert member_ids(rest[0]) == before and not any(said(node, "is removed: ") for node in rest)
 
 
 def test_off_means_off(lab):
-    """MUSTER_CLEAN=off: a replacement waits for an operator, and says so."""
-    nodes = form(lab, 3, size=3, MUSTER_CLEAN="off")
+    """MUSTER_REMOVE=off: a replacement waits for an operator, and says so."""
+    nodes = form(lab, 3, size=3, MUSTER_CLEAN="off")  # by its former name
+    assert said(nodes[0], "MUSTER_CLEAN is now MUSTER_REMOVE; the old name still works")
     dead = nodes.pop()
     lab.terminate(dead)
     joiner = lab.add_node()
     start(joiner)
-    wait_said(lab, joiner, "hold: spare", "MUSTER_CLEAN=off")
+    wait_said(lab, joiner, "hold: spare", "MUSTER_REMOVE=off")
     wait_looks(lab, joiner)
     assert not joiner.etcd_pids() and dead.peer_url in member_ids(nodes[0])

@@ -22,7 +22,7 @@ from fleet import (
     wait_formed,
     wait_said,
 )
-from lab.ec2_faults import hanging
+from muster_tools.lab.ec2_faults import hanging
 
 CONFIG = 78
 
@@ -115,8 +115,8 @@ def test_a_stop_is_heeded_in_every_phase_before_etcd_runs(lab):
     start(*(node for name, node in phases.items() if name != "others"))
     lab.wait(lambda: phases["metadata"].imds.requests, BOUND, "a question to the metadata service")
     lab.wait(lambda: phases["ec2"].front.calls["DescribeInstances"], BOUND, "a question to EC2")
-    wait_said(lab, phases["version"], "start new")
-    wait_said(lab, phases["locked"], "hold: another etcd-muster works with")
+    wait_said(lab, phases["version"], "hold: the etcd here does not report its release", "did not end within")
+    wait_said(lab, phases["locked"], "hold: another etcd-muster uses")
     for node in phases.values():
         assert_stops_clean(lab, node)
     assert not any(said(node, "etcd runs as process") for node in phases.values())
@@ -140,7 +140,7 @@ def test_a_stop_is_heeded_while_etcd_yields(lab):
     first, never = launch(lab, 2, size=2)
     replace_etcd(never, f"trap 'exit 0' TERM\n{WAITING}")
     start(first, never)
-    wait_said(lab, first, "etcd yields")
+    wait_said(lab, first, "stopping etcd to serve the agreed list")
     wait_stub(lab, never)
     assert_stops_clean(lab, first)
     assert_stops_clean(lab, never)
@@ -187,7 +187,7 @@ def test_a_hung_etcd_is_said_to_hang_and_nothing_else_happens(lab):
     before, pid = member_ids(nodes[0]), etcd_pid(hung)
     since = mark(hung)
     os.kill(pid, signal.SIGSTOP)
-    wait_said(lab, hung, "etcd runs, but does not answer", since=since)
+    wait_said(lab, hung, "etcd runs but does not answer", since=since)
     assert etcd_pid(hung) == pid and member_ids(nodes[0]) == before
     os.kill(pid, signal.SIGCONT)
     wait_said(lab, hung, "is healthy and votes", since=since)

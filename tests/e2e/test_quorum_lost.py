@@ -24,7 +24,7 @@ from fleet import (
     wait_formed,
     wait_said,
 )
-from lab.etcd import PEER_PORT
+from muster_tools.lab.etcd import PEER_PORT
 
 
 def health(lab, node, *arguments):
@@ -53,7 +53,7 @@ def test_who_is_left_says_who_is_missing_and_when_it_is_back(lab):
     wait_said(lab, left[0], "the quorum is lost: 1 of 5 voters answer", left[1].instance.id, since=since)
     since = mark(left[0])
     start(left[1], *dead)
-    wait_said(lab, left[0], "the quorum is back, after", since=since)
+    wait_said(lab, left[0], "the quorum is back after", since=since)
     start(silent)
     wait_formed(lab, *nodes)
     assert len([line for line in lines(left[0]) if "the quorum is back" in line]) == 1
@@ -84,7 +84,7 @@ def test_a_leader_that_changes_is_no_quorum_lost(lab):
 
 
 def test_health_of_a_cluster_without_a_quorum_has_a_line_a_member(lab):
-    """The operator asks just when the quorum is gone; `no member lists the cluster` helped nobody."""
+    """The operator asks just when the quorum is gone; `no member returns the member list` helped nobody."""
     nodes = form(lab, 3, size=3)
     for node in nodes[1:]:
         node.power_off()
@@ -102,6 +102,6 @@ def test_health_of_a_cluster_without_a_quorum_has_a_line_a_member(lab):
     wait_said(lab, nodes[0], "etcd was ended by signal 9")
     code, shown, trouble = health(lab, nodes[0])
     assert code == 1 and {line.partition(": ")[0] for line in shown} == urls
-    assert "that the supervisor here saw last" in trouble
+    assert "that this node's supervisor saw last" in trouble
     code, shown, trouble = health(lab, nodes[1])
-    assert code == 1 and "no member lists the cluster" in trouble, "neither etcd nor supervisor runs there"
+    assert code == 1 and "no member returns the member list" in trouble, "neither etcd nor supervisor runs there"

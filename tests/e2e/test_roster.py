@@ -1,4 +1,4 @@
-"""MUSTER_ROSTER: where there is no EC2, the hosts that an operator wrote down become one cluster, under the same rules.
+"""MUSTER_HOSTS: where there is no EC2, the hosts that an operator wrote down become one cluster, under the same rules.
 
 Each node is in a network namespace of its own, so that a host's addresses are its own. A hub is a whole process: each test runs as
 one, this file as a script with the test's name. Whatever would be AWS is a listener that nobody may call.
@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
 from fleet import BOUND, COMMAND_BOUND, QUICK, etcd_pid, mark, said, start, stop, wait_formed, wait_looks, wait_said
-from lab import netns
-from lab.netns import Hub
-from lab.node import Lab, Node
+from muster_tools.lab import netns
+from muster_tools.lab.netns import Hub
+from muster_tools.lab.node import Lab, Node
 
 HUB_BOUND = 240  # for one test as a process
 TRUNCATED = '[{"host": "db-1", "address": "10.77.0.11"}, {"ho'
@@ -83,7 +83,7 @@ def hosts(lab: Lab, *names: str, **env: str) -> list[Node]:
         node = lab.add_node(launch=False)
         node.name = name
         node.roster = node.directory / "roster.json"
-        node.env |= {"MUSTER_ROSTER": f"file:{node.roster}", **env}
+        node.env |= {"MUSTER_HOSTS": f"file:{node.roster}", **env}
         nodes.append(node)
     return nodes
 
@@ -129,15 +129,17 @@ def test_three_form_from_a_static_list_and_every_command_knows_it(lab):
     """A site without EC2: the hosts and addresses in one variable are all that is needed."""
     nodes = [lab.add_node(launch=False) for _ in range(3)]
     listed = ",".join(f"db-{place}={node.address}" for place, node in enumerate(nodes, 1))
-    for node in nodes:
-        node.env["MUSTER_ROSTER"] = f"static:{listed}"
+    # One of them by the former name: a fleet is updated node by node.
+    for node, name in zip(nodes, ("MUSTER_ROSTER", "MUSTER_HOSTS", "MUSTER_HOSTS")):
+        node.env[name] = f"static:{listed}"
     start(*nodes)
     wait_formed(lab, *nodes)
+    assert said(nodes[0], "MUSTER_ROSTER is now MUSTER_HOSTS")
     assert names(nodes[0]) == ["db-1", "db-2", "db-3"]
     nodes[0].etcd.put("key", "value")
     assert nodes[2].etcd.get("key") == "value"
     node = nodes[1]
-    assert f"3 instances with MUSTER_ROSTER=static:{listed}, 3 not terminated, 0 API calls" in run_on(lab, node, "discover")
+    assert f"3 instances with MUSTER_HOSTS=static:{listed}, 3 not terminated, 0 API calls" in run_on(lab, node, "discover")
     assert [shown["launched"] for shown in json.loads(run_on(lab, node, "discover", "--json"))] == [None] * 3
     assert "db-3" in (plan := run_on(lab, node, "plan")) and "run would now  resume" in plan
     members = json.loads(run_on(lab, node, "members", "--json"))
@@ -161,7 +163,7 @@ def test_a_host_is_replaced_when_the_file_says_that_it_is_terminated(lab):
     start(new)
     wait_said(lab, new, "hold: spare", "db-3 exists")
     write([entry(node) for node in [*survivors, new]], new)
-    wait_said(lab, new, "hold: spare", "no instance can be named for it")
+    wait_said(lab, new, "hold: spare", "its instance is unknown")
     wait_looks(lab, new)
     assert names(nodes[0]) == ["db-1", "db-2", "db-3"]
     write([*(entry(node) for node in [*survivors, new]), entry(dead, state="terminated")], new)
@@ -173,12 +175,12 @@ def test_a_host_is_replaced_when_the_file_says_that_it_is_terminated(lab):
 @in_a_hub
 def test_a_host_without_power_holds_up_its_successor_no_longer_than_one_that_is_up(lab):
     """Terminated by the list's word alone it is asked on, and each step of the join waited for that; the control refuses at once."""
-    nodes = form(lab, MUSTER_PROBE_TIMEOUT="3s", MUSTER_CLEAN_DWELL="5s")
+    nodes = form(lab, MUSTER_PROBE_TIMEOUT="3s", MUSTER_REMOVE_AFTER="5s")
     gone = []
 
     def replace_the_last(name: str) -> float:
         gone.append(entry(nodes.pop(), state="terminated"))
-        (new,) = hosts(lab, name, MUSTER_PROBE_TIMEOUT="3s", MUSTER_CLEAN_DWELL="5s")
+        (new,) = hosts(lab, name, MUSTER_PROBE_TIMEOUT="3s", MUSTER_REMOVE_AFTER="5s")
         write([*map(entry, [*nodes, new]), *gone], new)
         nodes.append(new)
         began = time.monotonic()
@@ -201,7 +203,7 @@ def test_a_host_without_power_holds_up_its_successor_no_longer_than_one_that_is_
 @in_a_hub
 def test_a_file_that_breaks_while_etcd_runs_changes_nothing(lab):
     """An editor's half-written file must neither stop an etcd nor have anybody removed."""
-    nodes = form(lab, MUSTER_RECONCILE="200ms")
+    nodes = form(lab, MUSTER_REMOVE_INTERVAL="200ms")
     pids = [etcd_pid(node) for node in nodes]
     nodes[2].power_off()
     watchers = nodes[:2]
@@ -209,12 +211,12 @@ def test_a_file_that_breaks_while_etcd_runs_changes_nothing(lab):
         since = {node: mark(node) for node in watchers}
         for node in watchers:
             node.roster.unlink() if text is None else node.roster.write_text(text)
-        words = ("reconcile: MUSTER_ROSTER=file:", why, "nobody is removed")
+        words = ("reconcile: MUSTER_HOSTS=file:", why, "no member is removed")
         lab.wait(lambda: any(said(node, *words, since=since[node]) for node in watchers), BOUND, f"a word on {text!r}")
     assert [etcd_pid(node) for node in watchers] == pids[:2]
     assert stop(nodes[0]) == 0
     start(nodes[0])  # by its data, and what it was by the last list
-    wait_said(lab, nodes[0], "going on as db-1")
+    wait_said(lab, nodes[0], "continuing as db-1")
     lab.wait(lambda: all(node.etcd.health() for node in watchers), BOUND, "two healthy members")
     assert names(nodes[1]) == ["db-1", "db-2", "db-3"]
     write([*(entry(node) for node in watchers), entry(nodes[2], state="terminated")], *watchers)
@@ -232,14 +234,14 @@ def test_a_fresh_host_with_a_broken_file_says_so_and_goes_on_when_it_is_mended(l
         (None, "No such file"),
         (TRUNCATED, "can't be read: EOF"),
         ("[]", "is empty"),
-        (json.dumps(whole[:2]), "no address there is this host's"),
-        (json.dumps([*whole, {**whole[1], "host": "db-4"}]), "is there twice"),
+        (json.dumps(whole[:2]), "no listed address is this host's"),
+        (json.dumps([*whole, {**whole[1], "host": "db-4"}]), "is listed twice"),
         (json.dumps([*whole[:2], {**whole[2], "state": "terminated"}]), "this host is db-3, which is terminated there"),
     ):
         if text is not None:
             broken.roster.write_text(text)
-        wait_said(lab, broken, f"hold: MUSTER_ROSTER=file:{broken.roster}: ", why)
-    wait_said(lab, nodes[0], "hold: db-3 did not answer", "MUSTER_FOUND_ABSENT=yes if not")
+        wait_said(lab, broken, f"hold: MUSTER_HOSTS=file:{broken.roster}: ", why)
+    wait_said(lab, nodes[0], "hold: db-3 did not answer", "MUSTER_BOOTSTRAP_WITHOUT_ABSENT=yes if none does")
     assert no_etcd_ran(*nodes)
     write(whole, broken)
     wait_formed(lab, *nodes)
@@ -256,7 +258,7 @@ def test_an_absent_host_is_waited_for_until_the_operator_vouches(lab):
     assert no_etcd_ran(*early)
     for node in early:
         assert stop(node) == 0
-        node.env["MUSTER_FOUND_ABSENT"] = "yes"
+        node.env["MUSTER_BOOTSTRAP_WITHOUT_ABSENT"] = "yes"
     start(*early)
     lab.wait(lambda: all(node.etcd.health() for node in early), BOUND, "two healthy members")
     start(nodes[2])
@@ -280,7 +282,7 @@ def test_hosts_that_are_written_as_young_found_without_the_absent(lab):
 @in_a_hub
 def test_hosts_with_lists_that_differ_never_found(lab):
     """One file was edited and not copied: even an operator who vouches for the absent vouches for one list only."""
-    nodes = hosts(lab, "db-1", "db-2", "db-3", MUSTER_FOUND_ABSENT="yes")
+    nodes = hosts(lab, "db-1", "db-2", "db-3", MUSTER_BOOTSTRAP_WITHOUT_ABSENT="yes")
     whole = [entry(node) for node in nodes]
     write(whole, *nodes[:2])
     for theirs, told in (([whole[2], *whole[:2]], ""), ([*whole, {"host": "db-9", "address": "10.77.0.99"}], "db-9")):
@@ -292,7 +294,7 @@ def test_hosts_with_lists_that_differ_never_found(lab):
             wait_said(lab, nodes[2], "hold: ")
             start(*nodes[:2])
         for node in nodes[:2]:
-            wait_said(lab, node, "hold: db-3 has a different founding configuration", told, "give all the same MUSTER_ROSTER", since=since[node])
+            wait_said(lab, node, "hold: db-3 has a different bootstrap configuration", told, "set the same MUSTER_HOSTS on all nodes", since=since[node])
         wait_looks(lab, *nodes)
         assert no_etcd_ran(*nodes)
     write(whole, nodes[2])
@@ -344,7 +346,7 @@ def test_a_host_with_an_empty_disk_takes_its_own_place_anew(lab):
     nodes[2].power_off()
     nodes[2].wipe()
     start(nodes[2])
-    wait_said(lab, nodes[2], "remove member", before["db-3"], "its disk holds nothing of it")
+    wait_said(lab, nodes[2], "remove member", before["db-3"], "its data is no longer on this disk")
     wait_formed(lab, *nodes)
     assert names(nodes[2]) == ["db-1", "db-2", "db-3"]
 
@@ -365,10 +367,10 @@ def test_a_spare_on_a_longer_list_waits_and_reads_the_list_again(lab):
 def test_what_needs_ec2_is_refused_beside_a_list(binary, tmp_path):
     roster = "static:db-1=10.0.0.1,db-2=10.0.0.2"
     for settings, *parts in (
-        ({"MUSTER_ROSTER": roster, "MUSTER_LEAVE": "on-terminate"}, "MUSTER_LEAVE=on-terminate: needs EC2", f"MUSTER_ROSTER={roster}"),
-        ({"MUSTER_ROSTER": roster, "MUSTER_LIFECYCLE_HOOK": "up"}, "MUSTER_LIFECYCLE_HOOK=up: needs EC2", "unset one of the two"),
-        ({"MUSTER_ROSTER": "static:db-1=10.0.0.1,db-1=10.0.0.2"}, "MUSTER_ROSTER=static:", "db-1 is there twice"),
-        ({"MUSTER_ROSTER": "file:roster.json"}, "MUSTER_ROSTER=file:roster.json: names no absolute path"),
+        ({"MUSTER_HOSTS": roster, "MUSTER_LEAVE": "on-terminate"}, "MUSTER_LEAVE=on-terminate: needs EC2", f"MUSTER_HOSTS={roster}"),
+        ({"MUSTER_HOSTS": roster, "MUSTER_LIFECYCLE_HOOK": "up"}, "MUSTER_LIFECYCLE_HOOK=up: needs EC2", "unset one of the two"),
+        ({"MUSTER_HOSTS": "static:db-1=10.0.0.1,db-1=10.0.0.2"}, "MUSTER_HOSTS=static:", "db-1 is listed twice"),
+        ({"MUSTER_HOSTS": "file:roster.json"}, "MUSTER_HOSTS=file:roster.json: is not an absolute path"),
     ):
         environment = {"PATH": os.environ["PATH"], "ED_DATA": str(tmp_path / "data"), **settings}
         done = subprocess.run([str(binary), "run"], env=environment, capture_output=True, text=True, timeout=COMMAND_BOUND)

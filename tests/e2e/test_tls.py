@@ -34,11 +34,11 @@ from fleet import (
     wait_formed,
     wait_said,
 )
-from lab import pki
-from lab.ec2 import NODE_ACTIONS
-from lab.etcd import NOT_YET, EtcdClient, EtcdError
-from lab.pki import CLIENT, SERVER, Ca
-from lab.security import AUTO, FILES, MINTED, MODES, PLAIN, SIDES, Security, own_ca, own_files
+from muster_tools.lab import pki
+from muster_tools.lab.ec2 import NODE_ACTIONS
+from muster_tools.lab.etcd import NOT_YET, EtcdClient, EtcdError
+from muster_tools.lab.pki import CLIENT, SERVER, Ca
+from muster_tools.lab.security import AUTO, FILES, MINTED, MODES, PLAIN, SIDES, Security, own_ca, own_files
 
 UNHEALTHY = 1
 STATUS_PORT = 2382
@@ -77,6 +77,7 @@ def test_three_nodes_form_a_cluster_in_every_mode(lab, client, peer):
     assert etcdctl(lab, nodes[1], "get", "key", "--print-value-only") == "value\n"
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("mode", ALIKE)
 def test_members_restart_die_and_are_replaced(lab, mode):
     """The everyday life of a cluster is the same under TLS."""
@@ -190,7 +191,7 @@ def expiry(node, side: str) -> float | None:
 def test_a_certificate_that_ends_soon_is_told_of_a_month_ahead(lab):
     """The most common outage of all is a date: it is in the log and in the metrics while there is time."""
     lab.security = Security(FILES, MINTED)
-    (node,) = launch(lab, 1, size=1, MUSTER_LEAF_LIFE=SOON)
+    (node,) = launch(lab, 1, size=1, MUSTER_CERT_VALIDITY=SOON)
     node.env["MUSTER_STATUS_LISTEN"] = f"{node.address}:{STATUS_PORT}"
     cert, key = own_files(node.directory, "client")
     soon = node.security.ca("client").issue(node.address, "127.0.0.1", end=timedelta(days=29, hours=12))
@@ -215,7 +216,7 @@ def test_a_certificate_that_ends_soon_is_told_of_a_month_ahead(lab):
 def test_a_replaced_ca_is_noticed_and_needs_a_rolling_restart(lab):
     """etcd reads its CAs once: who rotates one must know that half of the fleet still trusts the old one only."""
     lab.security = Security(FILES, MINTED)
-    (node,) = launch(lab, 1, size=1, MUSTER_LEAF_LIFE=SOON)
+    (node,) = launch(lab, 1, size=1, MUSTER_CERT_VALIDITY=SOON)
     start(node)
     wait_formed(lab, node)
     wait_said(lab, node, "is healthy and votes")
@@ -232,7 +233,7 @@ def test_a_replaced_ca_is_noticed_and_needs_a_rolling_restart(lab):
 def test_a_minted_certificate_is_for_this_node_and_its_key_for_nobody_else(lab):
     """A CA's user need not know any address beforehand; and what lies on the disk is a leaf's key only."""
     lab.security = Security(MINTED, MINTED)
-    (node,) = form(lab, 1, size=1, MUSTER_EXTRA_SANS="etcd.example.com, 10.9.8.7", MUSTER_LEAF_LIFE="12h")
+    (node,) = form(lab, 1, size=1, MUSTER_EXTRA_SANS="etcd.example.com, 10.9.8.7", MUSTER_CERT_VALIDITY="12h")
     leaf = loaded(node.data / LEAF)
     extra = {"etcd.example.com", "10.9.8.7"}
     assert pki.san(leaf) == {node.address, node.instance.private_dns, "localhost", "127.0.0.1", "::1", *extra}
@@ -250,7 +251,7 @@ def test_a_minted_certificate_is_for_this_node_and_its_key_for_nobody_else(lab):
 def test_a_minted_certificate_is_renewed_while_clients_go_on(lab):
     """Ninety days later, at night: nobody notices. etcd isn't restarted, and no client sees an error."""
     lab.security = Security(MINTED, MINTED)
-    nodes = form(lab, 3, size=3, MUSTER_LEAF_LIFE="12s")
+    nodes = form(lab, 3, size=3, MUSTER_CERT_VALIDITY="12s")
     pids = [etcd_pid(node) for node in nodes]
     first = [loaded(node.data / LEAF) for node in nodes]
     over, trouble, written = threading.Event(), [], 0
@@ -310,7 +311,7 @@ def test_a_restart_without_the_cas_key_goes_on_with_a_valid_leaf(lab, wanted):
 def test_no_leaf_of_a_new_ca_is_made_under_an_etcd_that_trusts_the_old_one(lab):
     """Somebody exchanges the CA's files: etcd has read the old one, and would be cut off by a leaf of the new."""
     lab.security = Security(MINTED, MINTED)
-    (node,) = form(lab, 1, size=1, MUSTER_LEAF_LIFE="20s")
+    (node,) = form(lab, 1, size=1, MUSTER_CERT_VALIDITY="20s")
     pid, issuer, new = etcd_pid(node), loaded(node.data / LEAF).issuer, Ca("new CA")
     pki.replace_file(node.directory / "ca.crt", new.cert_pem())
     pki.replace_file(node.directory / "ca.key", new.key_pem())

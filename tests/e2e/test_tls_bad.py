@@ -24,11 +24,11 @@ from fleet import (
     wait_looks,
     wait_said,
 )
-from lab import pki
-from lab.ec2_faults import impaired
-from lab.node import Lab, Node
-from lab.pki import CLIENT, SERVER, Ca
-from lab.security import AUTO, AUTOMATIC, FILES, MINTED, PLAIN, SCHEMA, SIDES, Security, own_ca, own_files
+from muster_tools.lab import pki
+from muster_tools.lab.ec2_faults import impaired
+from muster_tools.lab.node import Lab, Node
+from muster_tools.lab.pki import CLIENT, SERVER, Ca
+from muster_tools.lab.security import AUTO, AUTOMATIC, FILES, MINTED, PLAIN, SCHEMA, SIDES, Security, own_ca, own_files
 
 CONFIG = 78
 PAST = {"begin": timedelta(days=-3), "end": timedelta(days=-1)}
@@ -306,7 +306,7 @@ def test_of_three_that_do_not_speak_alike_none_founds(lab, what):
     unlike, alike = UNLIKE[what]
     lab.security = Security(alike, alike)
     # A busy machine must not make a silent one of who speaks otherwise.
-    odd, *others = launch(lab, 3, size=3, MUSTER_FOUND_GRACE="1s", MUSTER_PROBE_TIMEOUT="5s")
+    odd, *others = launch(lab, 3, size=3, MUSTER_BOOTSTRAP_GRACE="1s", MUSTER_PROBE_TIMEOUT="5s")
     rank(lab, odd, *others)
     odd.secure(Security(unlike, unlike))
     start(odd)
@@ -328,9 +328,9 @@ def test_who_cannot_speak_with_a_living_cluster_never_founds_beside_it(lab, what
     """The older of two may found alone when the other is down; one that it can't talk to isn't down."""
     unlike, alike = UNLIKE[what]
     lab.security = Security(alike, alike)
-    odd, living = launch(lab, 2, size=2, MUSTER_FOUND_GRACE="1s", MUSTER_PROBE_TIMEOUT="5s")
+    odd, living = launch(lab, 2, size=2, MUSTER_BOOTSTRAP_GRACE="1s", MUSTER_PROBE_TIMEOUT="5s")
     rank(lab, odd, living)
-    living.env["MUSTER_FOUND_ALONE"] = "yes"
+    living.env["MUSTER_BOOTSTRAP_ALONE"] = "yes"
     start(living)
     cluster = wait_formed(lab, living)
     before = member_ids(living)
@@ -338,7 +338,7 @@ def test_who_cannot_speak_with_a_living_cluster_never_founds_beside_it(lab, what
     start(odd)
     # Nor is it dead because EC2 is in doubt about it: that counts for the silent only.
     odd.front.add(impaired(living.instance.id))
-    assert "MUSTER_FOUND_ALONE" not in wait_mismatch(lab, odd, living)
+    assert "MUSTER_BOOTSTRAP_ALONE" not in wait_mismatch(lab, odd, living)
     wait_looks(lab, odd, more=4)  # beyond the grace time
     assert no_etcd_ran(odd) and member_ids(living) == before
     odd.power_off()

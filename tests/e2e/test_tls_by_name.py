@@ -13,17 +13,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
 from fleet import BOUND, start
-from lab import netns
-from lab.ec2 import Ec2
-from lab.etcd import NOT_YET, EtcdClient
-from lab.netns import Hub
-from lab.node import Lab, Node
-from lab.security import FILES, MINTED, Security
+from muster_tools.lab import netns
+from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.etcd import NOT_YET, EtcdClient
+from muster_tools.lab.netns import Hub
+from muster_tools.lab.node import Lab, Node
+from muster_tools.lab.security import FILES, MINTED, Security
 
 ENVIRONMENT = {
     "ETCD_MEMBER_TYPE": "host",
     "MUSTER_CLUSTER_SIZE": "3",
-    "MUSTER_PLAIN_LOOPBACK": "yes",
+    "MUSTER_LOOPBACK_HTTP": "yes",
     "MUSTER_PROBE_TIMEOUT": "1s",
     "BOOTSTRAP_WAIT": "500ms",
 }

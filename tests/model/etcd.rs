@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::common::{RELEASE, VERSION};
 use muster_core::quorum::quorum;
 use muster_core::types::{ClusterId, InitialList, Member, MemberId};
 use muster_core::view::{EtcdSeen, Quorum, View};
@@ -126,6 +127,8 @@ impl World {
                 false if c.wrote => Quorum::Unproven,
                 false => Quorum::NeverElected,
             },
+            version: Some(VERSION),
+            release: Some(RELEASE),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What may happen next; and a node's own part of it: one look, and the step that follows.
 
 use muster_core::decide::decide;
-use muster_core::paxos::{Call, Joined, LeftBehind};
+use muster_core::paxos::{Call, Joined, LeftBehind, WalVolume};
 use muster_core::step::{RemovalReason, Step};
 use muster_core::types::{InitialList, MemberId};
 use muster_core::view::{DataDir, PeerState, View};
@@ -59,14 +59,15 @@ fn go_on(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, Wo
     let node = &world.nodes[n];
     let name = NAMES[n];
     let mut after = world.clone();
+    let wal = WalVolume { holds_wal: node.data.is_some(), is_marked: node.marked };
     match &node.doing {
         // What a crash broke off comes first, as in `Daemon::deliberate` (decision_loop.rs).
         Doing::Deliberates if node.moving.is_some() => {
             finish_quarantine(&mut after, n);
             add(format!("{name} finishes its quarantine"), after);
         }
-        Doing::Deliberates if node.ledger.never_began(node.data.is_some(), node.marked).is_some() => {
-            let Some(start) = node.ledger.never_began(node.data.is_some(), node.marked) else { return };
+        Doing::Deliberates if node.ledger.never_began(wal).is_some() => {
+            let Some(start) = node.ledger.never_began(wal) else { return };
             for (how, after) in quarantine(world, n, Moving { why: LeftBehind::NeverBegan(start) }) {
                 add(format!("{name} forgets a start that never began{how}"), after);
             }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use muster_core::paxos::AcceptorContext;
+use muster_core::release::{DataRelease, Installed};
 use muster_core::types::{Instance, InstanceState, Known, MemberId, Roster};
 use muster_core::view::ClaimState;
 use muster_core::view::{DataDir, DataSeen, FreshSeen, Liveness, LocalMember, Peer, PeerState, Silence, Twin, View};
 
-use crate::common::{NOW, id, instance, listed};
+use crate::common::{NOW, RELEASE, id, instance, listed};
 use crate::world::{Data, Doing, LONG, LeftOut, Life, NAMES, Rules, Store, Waited, World, bits, index_of};
 
 /// A fleet that is a day old is stopped, and started a minute before EC2 is asked.
@@ -98,6 +99,7 @@ impl World {
                 chosen,
                 renounced,
                 listed: self.listed(to),
+                release: Some(RELEASE),
             }),
         }
     }
@@ -145,14 +147,17 @@ impl World {
             roster_unchanged_for: silent_for,
             own_tags: Known::Unknown("not asked".to_owned()),
             peers,
-            fates: BTreeMap::new(),
+            liveness: BTreeMap::new(),
             owner_gone: self.is_gone(rules, n),
             twin: node.data.map_or(Twin::Nobody, |data| self.twin(n, data)),
             log: None,
             unresolved: BTreeMap::new(),
             since_own_removal: None,
+            installed: Installed::Known(RELEASE),
+            data_release: Known::Known(DataRelease::default()),
+            downgrade: Known::Known(None),
         };
-        view.fates = self.fates(n, &view, silent_for);
+        view.liveness = self.liveness(n, &view, silent_for);
         view
     }
 
@@ -177,8 +182,8 @@ impl World {
         }
     }
 
-    pub fn fates(&self, n: usize, view: &View, silent_for: Duration) -> BTreeMap<MemberId, Liveness> {
-        let mut fates = BTreeMap::new();
+    pub fn liveness(&self, n: usize, view: &View, silent_for: Duration) -> BTreeMap<MemberId, Liveness> {
+        let mut liveness = BTreeMap::new();
         for etcd in view.living_clusters().values() {
             let cluster = self.clusters.iter().position(|c| Self::cluster_of_list(&c.list) == etcd.cluster);
             let Some(cluster) = cluster else { continue };
@@ -187,16 +192,16 @@ impl World {
                 let data = Some(Data { cluster: cluster as u8, member: *member });
                 let seen = self.same_side(n, usize::from(place.node));
                 if seen && holder.life == Life::Up && holder.runs() && holder.data == data {
-                    fates.insert(Self::member_id(cluster, *member), Liveness::Answers);
+                    liveness.insert(Self::member_id(cluster, *member), Liveness::Answers);
                     continue;
                 }
                 // EC2 asked by id tells the truth; only listings lag.
                 let gone = holder.life == Life::Dead;
                 let instance = Some(id(NAMES[usize::from(place.node)]));
                 let fate = Liveness::Silent(Silence { instance, gone: Known::Known(gone), silent_for });
-                fates.insert(Self::member_id(cluster, *member), fate);
+                liveness.insert(Self::member_id(cluster, *member), fate);
             }
         }
-        fates
+        liveness
     }
 }

@@ -21,14 +21,14 @@ impl Story {
             ("then", Question::Attend(running)) => attend_in_words(attend(running)),
             ("then", Question::Ended(life, output)) => verdict_in_words(life, output),
             ("then", Question::Call(call)) => {
-                let standing = self.look()?.standing(&self.policy()?);
+                let standing = self.look()?.acceptor_context(&self.policy()?);
                 let (answer, next) = answer(&self.view.ledger, &standing, call);
                 self.view.ledger = next.unwrap_or_else(|| self.view.ledger.clone());
                 self.answer_in_words(&answer)
             }
             ("then", Question::Look) => decide(&self.policy()?, &self.look()?).to_string(),
             ("peers are told", _) => {
-                let standing = self.look()?.standing(&self.policy()?);
+                let standing = self.look()?.acceptor_context(&self.policy()?);
                 let list = self.view.ledger.valid_choice(&standing);
                 list.map_or("of no chosen list".to_owned(), |list| format!("{} was chosen", self.list_in_words(list)))
             }
@@ -64,7 +64,7 @@ impl Story {
         let cluster_of = |list: &InitialList| self.lists.iter().find(|(_, l)| *l == list).map(|(cluster, _)| *cluster);
         view.accepted_cluster = view.ledger.accepted.as_ref().and_then(|a| cluster_of(&a.list));
         view.chosen_cluster = view.ledger.chosen.as_ref().and_then(cluster_of);
-        view.fates.clear();
+        view.liveness.clear();
         let living = view.living_clusters().into_values().next().cloned();
         // As the program: asked by a fresh node alone, and only while EC2 answers.
         if let Some(etcd) = living.filter(|_| view.data == DataDir::Fresh && view.roster.known().is_some()) {
@@ -80,10 +80,10 @@ impl Story {
         let mut seen = view.peers.values().filter(|p| p.listed.as_ref().is_some_and(is_it));
         let serves = |s: &PeerState| matches!(s, PeerState::Etcd(etcd) if etcd.cluster == cluster);
         if self.answering.contains(&member.id) || seen.any(|peer| serves(&peer.sighting)) {
-            view.fates.insert(member.id, Liveness::Answers);
+            view.liveness.insert(member.id, Liveness::Answers);
             return Ok(());
         }
-        let fate = match self.view.fates.get(&member.id) {
+        let fate = match self.view.liveness.get(&member.id) {
             Some(fate) => fate.clone(),
             None if is_it(&view.me.listed) => fate(NOBODY, Known::Known(false), Duration::ZERO),
             None => return Err(format!("nothing says what became of member {} {}", member.id, member.name)),
@@ -94,7 +94,7 @@ impl Story {
         if let Some(shown) = shown.filter(|shown| silence.gone != Known::Known(gone(shown.state))) {
             return Err(format!("EC2 shows {} {}, and its member's line says otherwise", shown.id, shown.state.name()));
         }
-        view.fates.insert(member.id, fate);
+        view.liveness.insert(member.id, fate);
         Ok(())
     }
 

@@ -108,7 +108,7 @@ impl Story {
 
     pub fn policy(&self) -> Parsed<Policy> {
         let problems = |all: Vec<config::Problem>| all.iter().map(ToString::to_string).collect();
-        config::read(&self.settings).map(|config| config.policy).map_err(problems)
+        config::read(&self.settings).map(|config| config.policy()).map_err(problems)
     }
 
     /// Another instance takes up the story: it remembers nothing and has heard nobody; EC2's answer stays.
@@ -251,7 +251,7 @@ impl Story {
     fn show(&mut self, value: &str, by: fn(Vec<Instance>, i64) -> Roster, unknown: &str) -> Parsed<()> {
         let written = self.policy()?.written;
         if written != unknown.is_empty() {
-            return Err("`EC2:` lists instances, or with MUSTER_ROSTER set `roster:`".to_owned());
+            return Err("`EC2:` lists instances, or with MUSTER_HOSTS set `roster:`".to_owned());
         }
         if let ("can't be asked", cause) = aside(value) {
             // In the observer's words.
@@ -321,7 +321,7 @@ impl Story {
         }
         self.view.roster_unchanged_for += time;
         self.view.since_own_removal = self.view.since_own_removal.map(|since| since + time);
-        self.view.fates.values_mut().for_each(|fate| {
+        self.view.liveness.values_mut().for_each(|fate| {
             if let Liveness::Silent(silence) = fate {
                 silence.silent_for += time;
             }
@@ -409,7 +409,7 @@ impl Story {
                 _ => return not_understood(part),
             }
         }
-        self.view.fates.insert(member, Liveness::Silent(silence));
+        self.view.liveness.insert(member, Liveness::Silent(silence));
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
-//! What a certificate says about itself (RFC 5280, section 4.1), for messages and for the decisions that webpki leaves to us.
+//! The contents of a certificate (RFC 5280, section 4.1), for messages and for the decisions that webpki leaves to us.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::der::{self, Reader};
 
-// Object identifiers, as they stand in DER (RFC 5280, section 4.2 and appendix A).
+// Object identifiers in DER (RFC 5280, section 4.2 and appendix A).
 pub(super) const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 pub(super) const ORGANIZATION: &[u8] = &[0x55, 4, 10];
 pub(super) const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 14];
@@ -23,7 +23,7 @@ pub(super) const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 pub(super) const DNS_NAME: u8 = der::primitive(2);
 pub(super) const IP_ADDRESS: u8 = der::primitive(7);
 
-/// keyUsage's bit for the signing of certificates (keyCertSign, bit 5), in the first octet.
+/// keyUsage's bit for signing certificates (keyCertSign, bit 5), in the first octet.
 const KEY_CERT_SIGN: u8 = 0x80 >> 5;
 
 /// The facts of one certificate, as it states them. Nothing here is verified.
@@ -35,24 +35,24 @@ pub struct Certificate {
     pub not_after: i64,
     /// In hex, as openssl prints it.
     pub serial: String,
-    /// The subject's common name; without one, its other parts; "serial 1f…" if it is empty. Fit for a line of the log.
+    /// The subject's common name; without one, its other parts; "serial 1f…" if it is empty. Safe for a line of the log.
     pub subject: String,
-    /// The subject's common name alone.
+    /// Only the subject's common name.
     pub common_name: Option<String>,
     /// The issuer's, likewise.
     pub issuer: String,
     /// The DNS names and addresses it is valid for, as written.
     pub names: Vec<String>,
     pub is_ca: bool,
-    /// Good for a server: no extended key usage at all, or serverAuth among them.
+    /// Valid for a server: no extended key usage at all, or serverAuth among them.
     pub server_auth: bool,
-    /// Good for a client, likewise.
+    /// Valid for a client, likewise.
     pub client_auth: bool,
     /// No key usage at all, or keyCertSign among them.
     pub may_sign: bool,
-    /// Go takes a certificate older than version 3 for a CA: those can't say.
+    /// Go treats a certificate older than version 3 as a CA, because such a certificate can't say.
     pub(super) is_old: bool,
-    /// The DER of its subject, byte for byte: an issuer is found by it.
+    /// The DER of its subject, byte for byte: an issuer is matched by it.
     pub(super) subject_der: Vec<u8>,
     pub(super) issuer_der: Vec<u8>,
     pub(super) spki: Vec<u8>,
@@ -60,7 +60,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a certificate's DER; `None`: it is no certificate.
+    /// Parses a certificate's DER; `None`: it is not a certificate.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let mut outside = Reader(bytes);
         let mut signed = outside.inside(der::SEQUENCE)?;
@@ -95,7 +95,7 @@ impl Certificate {
             spki: spki.whole.to_vec(),
             key_id: None,
         };
-        // issuerUniqueID and subjectUniqueID, which nobody uses.
+        // issuerUniqueID and subjectUniqueID, which are not used in practice.
         tbs.optional(der::primitive(1))?;
         tbs.optional(der::primitive(2))?;
         if let Some(extensions) = tbs.optional(der::constructed(3))? {
@@ -107,7 +107,7 @@ impl Certificate {
                 this.extend(id, Reader(extension.value(der::OCTET_STRING)?.content))?;
             }
         }
-        // What can't be read is not absent: there may be more to it.
+        // A field that can't be parsed is not absent: it may have more meaning.
         tbs.is_empty().then_some(this)
     }
 
@@ -128,7 +128,7 @@ impl Certificate {
                 let mut constraints = value.inside(der::SEQUENCE)?;
                 let ca = constraints.optional(der::BOOLEAN)?;
                 self.is_ca = ca.is_some_and(|ca| ca.content != [0]);
-                // pathLenConstraint, which webpki obeys.
+                // pathLenConstraint, which webpki enforces.
                 constraints.optional(der::INTEGER)?;
                 return constraints.is_empty().then_some(());
             }
@@ -157,7 +157,7 @@ impl Certificate {
         self.subject_der == self.issuer_der
     }
 
-    /// Go, and so etcd, lets it vouch for others.
+    /// Go, and so etcd, accepts it as an issuer.
     pub(super) fn is_issuer(&self) -> bool {
         self.is_ca || self.is_old
     }
@@ -183,7 +183,7 @@ fn common_name(name: &[u8]) -> Option<String> {
     parts(name)?.into_iter().find(|(id, _)| *id == COMMON_NAME).map(|(_, text)| text)
 }
 
-/// The attributes of a distinguished name, fit for a line of the log.
+/// The attributes of a distinguished name, safe for a line of the log.
 fn parts(name: &[u8]) -> Option<Vec<(&[u8], String)>> {
     let (mut parts, mut sets) = (Vec::new(), Reader(name));
     while let Some(mut set) = sets.inside(der::SET) {
@@ -202,7 +202,7 @@ fn parts(name: &[u8]) -> Option<Vec<(&[u8], String)>> {
     Some(parts)
 }
 
-/// On one line, whatever a stranger put into it.
+/// On one line, whatever text is in it.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

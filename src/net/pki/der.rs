@@ -1,6 +1,6 @@
-//! As much of DER (ITU-T X.690) as a certificate is made of: read for what we tell about it, written for what we mint.
+//! The part of DER (ITU-T X.690) that certificates need: reading for messages, writing for what we issue.
 //!
-//! Nothing is trusted on this reader's word: chains, names and usages are verified by webpki.
+//! Nothing is trusted because of this reader: webpki verifies chains, names and usages.
 
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
@@ -17,17 +17,17 @@ pub const BMP_STRING: u8 = 0x1e;
 pub const SEQUENCE: u8 = 0x30;
 pub const SET: u8 = 0x31;
 
-/// The tag `[number]` of a field that holds others.
+/// The tag `[number]` of a constructed field.
 pub const fn constructed(number: u8) -> u8 {
     0xa0 | number
 }
 
-/// The tag `[number]` of a field that holds a value.
+/// The tag `[number]` of a primitive field.
 pub const fn primitive(number: u8) -> u8 {
     0x80 | number
 }
 
-/// Values one after the other. `None` from any method: this is not what should be here.
+/// Values one after the other. `None` from any method: this is not what is expected here.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a>(pub &'a [u8]);
 
@@ -45,7 +45,7 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
-    /// The next value, whatever it is.
+    /// The next value, of any tag.
     pub fn any(&mut self) -> Option<Value<'a>> {
         let (&tag, after_tag) = self.0.split_first()?;
         let (&first, after_length) = after_tag.split_first()?;
@@ -64,17 +64,17 @@ impl<'a> Reader<'a> {
         Some(Value { tag, content, whole })
     }
 
-    /// The next value, which has that tag.
+    /// The next value, which must have that tag.
     pub fn value(&mut self, tag: u8) -> Option<Value<'a>> {
         self.any().filter(|value| value.tag == tag)
     }
 
-    /// What is inside the next value, which has that tag.
+    /// The content of the next value, which must have that tag.
     pub fn inside(&mut self, tag: u8) -> Option<Self> {
         Some(Self(self.value(tag)?.content))
     }
 
-    /// The next value, if it has that tag; else it stays, and there is none.
+    /// The next value if it has that tag; otherwise nothing is consumed.
     pub fn optional(&mut self, tag: u8) -> Option<Option<Value<'a>>> {
         if self.0.first() == Some(&tag) { self.any().map(Some) } else { Some(None) }
     }
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A value of that content.
+/// A value with that content.
 pub fn value(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     let length = content.len();
@@ -117,7 +117,7 @@ pub fn value(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A value that holds those.
+/// A value that contains those.
 pub fn holding(tag: u8, values: &[Vec<u8>]) -> Vec<u8> {
     value(tag, &values.concat())
 }
@@ -127,7 +127,7 @@ pub fn bit_string(octets: &[u8]) -> Vec<u8> {
     value(BIT_STRING, &[&[0], octets].concat())
 }
 
-/// A moment, as RFC 5280, section 4.1.2.5, wants it written; `None`: beyond the year 9999.
+/// A time in the form that RFC 5280, section 4.1.2.5, requires; `None`: beyond the year 9999.
 pub fn time(epoch_seconds: i64) -> Option<Vec<u8>> {
     let moment = OffsetDateTime::from_unix_timestamp(epoch_seconds).ok()?;
     let (year, month, day) = moment.to_calendar_date();

@@ -1,4 +1,4 @@
-//! What is wrong with a certificate or a key: one line each, with its place and a way out. None carries a key's bytes.
+//! What is wrong with a certificate or a key: one line each, with its place and the remedy. None shows a key's bytes.
 
 use std::path::Path;
 use std::{fmt, io};
@@ -6,27 +6,27 @@ use std::{fmt, io};
 use crate::util::clock::rfc3339;
 use crate::util::file;
 
-/// A flaw, and where it is.
+/// A fault, and where it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// A path, or what else a key was had from, as `ssm:/name`.
+    /// A path, or another source such as `ssm:/name`.
     pub place: String,
     pub flaw: Flaw,
 }
 
-/// What is wrong. Certificates are named by their subject; moments are seconds since the epoch.
+/// What is wrong. Certificates are named by their subject; times are seconds since the epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Flaw {
     Missing,
-    /// Why, and the way out.
+    /// The reason, and the remedy.
     Unreadable(String),
     Unwritable(String),
     Empty,
-    /// DER where PEM is wanted, of a certificate or else of a key.
+    /// DER instead of PEM, of a certificate or else of a key.
     Der {
         certificate: bool,
     },
-    /// PEM that breaks off, or whose base64 is broken. The cause quotes nothing.
+    /// PEM that ends early, or whose base64 is damaged. The cause quotes nothing.
     Garbled(&'static str),
     NoCertificate {
         holds_key: bool,
@@ -38,7 +38,7 @@ pub enum Flaw {
     BadCertificate(usize),
     Encrypted,
     BadKey,
-    /// The key is not the one of the certificate in that file.
+    /// The key does not belong to the certificate in that file.
     Mismatch {
         certificate: String,
         subject: String,
@@ -57,24 +57,24 @@ pub enum Flaw {
         from: i64,
         now: i64,
     },
-    /// A CA's certificate, where a leaf is wanted.
+    /// A CA's certificate, where a leaf is required.
     CaAsLeaf {
         subject: String,
     },
-    /// Nothing in the CA file issued it.
+    /// No certificate in the CA file issued it.
     UnknownIssuer {
         subject: String,
         issuer: String,
         ca: String,
         holds: Vec<String>,
     },
-    /// A CA of the right name, but another key.
+    /// A CA of the right name, but with another key.
     NotSigned {
         subject: String,
         issuer: String,
         ca: String,
     },
-    /// Whatever else webpki has against the chain.
+    /// webpki's other objections to the chain.
     Chain {
         ca: String,
         cause: String,
@@ -89,22 +89,22 @@ pub enum Flaw {
     NoClientAuth {
         subject: String,
     },
-    /// No certificate of this CA file can vouch for another.
+    /// No certificate of this CA file can be an issuer.
     NoCa {
         subject: String,
     },
-    /// A certificate that is to sign others is none of a CA.
+    /// A certificate that is to sign others is not a CA's.
     NotCa {
         subject: String,
     },
     NoCertSign {
         subject: String,
     },
-    /// A name that no certificate can be made for.
+    /// A name for which no certificate can be issued.
     BadName(String),
     /// The CA can't issue this leaf.
     Unmintable(String),
-    /// aws-lc gave up: no memory, no randomness.
+    /// aws-lc failed: no memory, no randomness.
     Crypto,
 }
 
@@ -139,26 +139,26 @@ impl fmt::Display for Fault {
         let place = &self.place;
         write!(f, "{place}: ")?;
         match &self.flaw {
-            Flaw::Missing => write!(f, "there is no such file; put it there"),
+            Flaw::Missing => write!(f, "the file does not exist; put it there"),
             Flaw::Unreadable(cause) => write!(f, "can't be read: {cause}"),
             Flaw::Unwritable(cause) => write!(f, "can't be written: {cause}"),
-            Flaw::Empty => write!(f, "is empty; write it anew"),
+            Flaw::Empty => write!(f, "is empty; write it again"),
             Flaw::Der { certificate } => {
                 let tool = if *certificate { "x509" } else { "pkey" };
                 write!(f, "is DER, not PEM; convert it: openssl {tool} -inform der -in {place} -out {place}.pem")
             }
-            Flaw::Garbled(cause) => write!(f, "its PEM is damaged: {cause}; copy it anew"),
+            Flaw::Garbled(cause) => write!(f, "its PEM is damaged: {cause}; copy it again"),
             Flaw::NoCertificate { holds_key: true } => {
                 write!(f, "holds a private key, no certificate; are the certificate's and the key's file swapped?")
             }
             Flaw::NoCertificate { holds_key: false } => {
-                write!(f, "holds no certificate; a PEM file with a line -----BEGIN CERTIFICATE----- is wanted")
+                write!(f, "holds no certificate; it must be PEM with a line -----BEGIN CERTIFICATE-----")
             }
             Flaw::NoKey { holds_certificate: true } => {
                 write!(f, "holds a certificate, no private key; are the certificate's and the key's file swapped?")
             }
             Flaw::NoKey { holds_certificate: false } => {
-                write!(f, "holds no private key; PEM with a line -----BEGIN PRIVATE KEY----- is wanted")
+                write!(f, "holds no private key; it must be PEM with a line -----BEGIN PRIVATE KEY-----")
             }
             Flaw::BadCertificate(nth) => {
                 write!(f, "certificate {nth} in it can't be parsed; openssl x509 -text -in {place} may tell more")
@@ -166,12 +166,13 @@ impl fmt::Display for Fault {
             Flaw::Encrypted => {
                 write!(
                     f,
-                    "the private key is encrypted, and nobody is here to type its passphrase; decrypt it: openssl pkey"
+                    "the private key is encrypted, and there is no one to enter its passphrase; decrypt it: openssl pkey"
                 )
             }
             Flaw::BadKey => write!(
                 f,
-                "the private key can't be used; RSA of 2048 bits or more, ECDSA P-256, P-384, P-521 or Ed25519 is wanted"
+                "the private key can't be used; it must be RSA of 2048 bits or more, ECDSA P-256, P-384, P-521, or \
+                 Ed25519"
             ),
             Flaw::Mismatch { certificate, subject } => {
                 write!(f, "is not the key of \"{subject}\" in {certificate}; put two there that belong together")

@@ -1,4 +1,4 @@
-//! A certificate with its key, and the CAs that vouch for it, as an operator puts them into files.
+//! A certificate with its key, and the CAs that verify it, from an operator's files.
 
 use std::fmt;
 use std::path::Path;
@@ -31,17 +31,17 @@ impl fmt::Debug for Pair {
     }
 }
 
-/// What a pair has to be good for.
+/// What a pair must be valid for.
 #[derive(Clone, Copy, Debug)]
 pub struct Want<'a> {
     /// Seconds since the epoch.
     pub now: i64,
-    /// Those that vouch for it; `None`: nobody is known to, so the chain isn't verified.
+    /// The CAs that verify it; `None`: none is known, so the chain is not verified.
     pub ca: Option<&'a Ca>,
-    /// The DNS names and addresses that this node is advertised at. The certificate must be valid for **each**: members and
+    /// The DNS names and addresses under which this node is advertised. The certificate must be valid for **each**: members and
     /// clients verify the one they dialled, and each may dial another.
     pub names: &'a [String],
-    /// Client certificates are demanded: etcd's gateway is a client of its own server, with this certificate.
+    /// Client certificates are required: etcd's gateway is a client of its own server, with this certificate.
     pub as_client: bool,
 }
 
@@ -49,13 +49,13 @@ impl Pair {
     /// Reads a PEM chain, and the PEM key (PKCS#8, SEC 1 or PKCS#1) of its first certificate.
     ///
     /// # Errors
-    /// What is wrong with the files. Whether they are valid now and here, [`check`](Self::check) tells.
+    /// What is wrong with the files. [`check`](Self::check) tells whether they are valid now and here.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, Fault> {
         let (place, key_place) = (certificate.display().to_string(), key.display().to_string());
         Self::parse((place, &pem::read_file(certificate)?), (key_place, &pem::read_file(key)?))
     }
 
-    /// The same from texts, each with the place it was had from.
+    /// The same from texts, each with its source.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -87,7 +87,7 @@ impl Pair {
 
     /// The first certificate.
     pub fn leaf(&self) -> &Certificate {
-        // Neither `read_certificates` nor the mint makes an empty chain.
+        // Neither `read_certificates` nor the issuer makes an empty chain.
         &self.chain[0]
     }
 
@@ -96,18 +96,18 @@ impl Pair {
         self.certified.clone()
     }
 
-    /// The SHA-256 of the chain, in hex: another one, another file.
+    /// The SHA-256 of the chain, in hex: it changes with the file.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Whether it serves: valid now, vouched for, for all those names and usages.
+    /// Whether it is valid now, verified by a CA, and valid for all those names and usages.
     ///
     /// # Errors
-    /// The first thing that would make a peer or client refuse it.
+    /// The first reason for which a peer or client would refuse it.
     pub fn check(&self, want: &Want<'_>) -> Result<(), Fault> {
         let fault = |flaw| Fault { place: self.place.clone(), flaw };
-        // Of the others webpki says which are needed.
+        // webpki decides which of the others are needed.
         in_time(self.leaf(), want.now).map_err(fault)?;
         let leaf = self.leaf();
         let subject = || leaf.subject.clone();
@@ -142,7 +142,7 @@ impl Pair {
         if self.leaf().is_ca {
             return Err(fault(Flaw::CaAsLeaf { subject: self.leaf().subject.clone() }));
         }
-        // The uppermost issuer of the chain that was sent: whom the CA file has to know.
+        // The uppermost issuer in the chain: the CA file must have its issuer.
         let top = self.chain.iter().rev().find(|c| !c.is_self_issued()).unwrap_or(self.leaf());
         let roots = ca.roots(want.now, leaf)?;
         if roots.is_empty() {
@@ -171,10 +171,10 @@ impl Pair {
     }
 }
 
-/// The certificates that vouch for others, from one PEM file.
+/// The issuing certificates from one PEM file.
 ///
-/// As in Go's pool, any certificate is an anchor; but no more than Go does, one that is out of date, or that says CA:FALSE and
-/// isn't itself the leaf, vouches for anything.
+/// As in Go's pool, any certificate is an anchor; but, as in Go, an expired one verifies nothing, and neither does one that
+/// says CA:FALSE, unless it is itself the leaf.
 #[derive(Clone, Debug)]
 pub struct Ca {
     place: String,
@@ -187,12 +187,13 @@ impl Ca {
     /// Reads a PEM file of one certificate or more.
     ///
     /// # Errors
-    /// What is wrong with the file; also that nothing in it is a CA's or signed by itself, as when a leaf lies in its place.
+    /// What is wrong with the file; also that no certificate in it is a CA's or self-signed, for example if a leaf is in its
+    /// place.
     pub fn load(path: &Path) -> Result<Self, Fault> {
         Self::parse(path.display().to_string(), &pem::read_file(path)?)
     }
 
-    /// The same from a text that was had from `place`.
+    /// The same from a text with its source.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -220,17 +221,17 @@ impl Ca {
         self.certificates.iter().map(|c| c.not_after).min().unwrap_or(i64::MIN)
     }
 
-    /// The SHA-256 of all of them, in hex: another one, another CA.
+    /// The SHA-256 of all of them, in hex: it changes with the CAs.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// What it holds, for rustls' root store.
+    /// Its contents, for rustls' root store.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.ders
     }
 
-    /// Those that vouch for others at that moment, or for this leaf because they are this leaf.
+    /// Those that verify others at that time, or this leaf because they are this leaf.
     fn roots(&self, now: i64, leaf: &CertificateDer<'static>) -> Result<RootCertStore, Fault> {
         let mut roots = RootCertStore::empty();
         for (der, facts) in self.ders.iter().zip(&self.certificates) {
@@ -241,7 +242,7 @@ impl Ca {
         Ok(roots)
     }
 
-    /// That the issuer of this certificate is here, but not valid now.
+    /// Whether the issuer of this certificate is here, but not valid now.
     fn out_of_time(&self, now: i64, of: &Certificate) -> Option<Fault> {
         let issuers = self.certificates.iter().filter(|c| c.subject_der == of.issuer_der);
         let flaw = issuers.map(|c| in_time(c, now)).find_map(Result::err)?;
@@ -276,7 +277,7 @@ impl Ca {
     }
 }
 
-/// What the first certificate in a PEM file says.
+/// The contents of the first certificate in a PEM file.
 ///
 /// # Errors
 /// What is wrong with the file.
@@ -286,7 +287,7 @@ pub fn leaf_in(path: &Path) -> Result<Certificate, Fault> {
     certificates.into_iter().next().ok_or(Fault { place, flaw: Flaw::NoCertificate { holds_key: false } })
 }
 
-/// A moment inside the validity, both ends included (RFC 5280, section 4.1.2.5).
+/// A time inside the validity, both ends included (RFC 5280, section 4.1.2.5).
 pub(super) fn in_time(certificate: &Certificate, now: i64) -> Result<(), Flaw> {
     let subject = || certificate.subject.clone();
     if now > certificate.not_after {

@@ -1,7 +1,7 @@
-//! Leaves, made by a CA whose key we were given; and one that no CA vouches for.
+//! Leaves, issued by a CA whose key we have; and one that no CA verifies.
 //!
-//! The DER is our own (`der.rs`): rcgen, as of 0.14, rebuilds the issuer's name, and loses all but the last of two like parts (`DC=example,
-//! DC=com`), so that no chain would verify; with x509-parser it also adds 240 KiB to the executable.
+//! The DER is our own (`der.rs`): rcgen, as of 0.14, rebuilds the issuer's name, and loses all but the last of two like parts
+//! (`DC=example, DC=com`), so that no chain would verify; with x509-parser it also adds 240 KiB to the executable.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,16 +25,17 @@ use crate::util::clock;
 
 /// A clock that is behind ours by up to this accepts a new leaf.
 const BACKDATED_SECONDS: i64 = 3600;
-/// At most this part of a leaf's life is behind it when it is made, however short it is.
+/// A leaf is backdated by at most this part of its validity, however short that is.
 const BACKDATED_PART: i64 = 10;
-/// For a certificate in memory that nobody verifies: longer than any process lives.
+/// For an unverified certificate in memory: longer than any process runs.
 const EPHEMERAL_SECONDS: i64 = 10 * 365 * 86400;
 
 /// A CA and its key, which stays in memory.
 pub struct Issuer {
     place: String,
     certificate: Certificate,
-    /// What has to follow a leaf in its file, so that those who trust only the root find the way.
+    /// The intermediate certificates that must follow a leaf in its file, so that a verifier with only the root can build the
+    /// chain.
     intermediates: Vec<CertificateDer<'static>>,
     ca: Ca,
     key: Arc<dyn SigningKey>,
@@ -46,25 +47,25 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// A certificate that was minted.
+/// An issued certificate.
 #[derive(Debug)]
 pub struct Leaf {
-    /// The leaf; behind it its issuers, unless a root issued it.
+    /// The leaf, followed by its issuers, unless a root issued it.
     pub pem: String,
     pub certificate: Certificate,
 }
 
 impl Issuer {
-    /// The CA in a PEM file (of several certificates the one that the key belongs to), and its key, as PEM that was had from
-    /// `key_place`. RSA from 2048 bits on, ECDSA P-256, P-384, P-521 and Ed25519, in PKCS#8, SEC 1 or PKCS#1.
+    /// The CA in a PEM file (of several certificates the one that the key belongs to), and its key, as PEM from `key_place`.
+    /// RSA from 2048 bits on, ECDSA P-256, P-384, P-521 and Ed25519, in PKCS#8, SEC 1 or PKCS#1.
     ///
     /// # Errors
-    /// Why it can't sign, at the moment `now` (seconds since the epoch).
+    /// Why it can't sign, at the time `now` (seconds since the epoch).
     pub fn load(certificate: &Path, key_pem: &str, key_place: &str, now: i64) -> Result<Self, Fault> {
         Self::parse((certificate.display().to_string(), &pem::read_file(certificate)?), (key_place, key_pem), now)
     }
 
-    /// The same from texts, each with the place it was had from.
+    /// The same from texts, each with its source.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -97,7 +98,7 @@ impl Issuer {
         Ok(Self { place, certificate, intermediates, ca, key })
     }
 
-    /// The CA that signs: what a leaf of it is verified against.
+    /// The CA that signs: a leaf is verified against it.
     pub fn ca(&self) -> &Ca {
         &self.ca
     }
@@ -106,7 +107,7 @@ impl Issuer {
     /// but never for longer than the CA.
     ///
     /// # Errors
-    /// A name that is none; a CA that is out of date, or whose own limits (name constraints) forbid such a leaf.
+    /// A name is invalid; the CA has expired, or its own limits (name constraints) forbid such a leaf.
     pub fn mint(
         &self,
         key: Arc<dyn SigningKey>,
@@ -129,7 +130,7 @@ impl Issuer {
         let der = body.signed(&*key, &*self.key).ok_or_else(|| fault(Flaw::Crypto))?;
         let certificate = Certificate::read(&der).ok_or_else(|| fault(Flaw::Crypto))?;
         let chain = [std::slice::from_ref(&der), &self.intermediates].concat();
-        // What a peer would refuse is refused here: the CA may have limits that only show in what it issues.
+        // A leaf that a peer would refuse is refused here: the CA may have limits that only show in what it issues.
         let named: Vec<String> = body.names.iter().filter(|name| !name.starts_with("*.")).cloned().collect();
         let want = Want { now, ca: Some(&self.ca), names: &named, as_client: true };
         let pair = Pair::of(self.place.clone(), vec![der], vec![certificate.clone()], key);
@@ -141,10 +142,10 @@ impl Issuer {
     }
 }
 
-/// A certificate that nobody vouches for, and its key, in memory only: encrypts, proves nothing.
+/// A certificate that no CA verifies, and its key, in memory only: it encrypts, but proves nothing.
 ///
 /// # Errors
-/// The cryptographic library's.
+/// The cryptographic library fails.
 pub fn ephemeral(now: i64) -> Result<CertifiedKey, Fault> {
     let (_, key) = new_key()?;
     let (name, validity) = ("etcd-muster", (now - BACKDATED_SECONDS, now.saturating_add(EPHEMERAL_SECONDS)));
@@ -165,7 +166,7 @@ fn crypto() -> Fault {
     Fault { place: "a new key".to_owned(), flaw: Flaw::Crypto }
 }
 
-/// Names as they go into a certificate, each once: lower case, no dot at the end, addresses in their shortest form.
+/// Names in the form for a certificate, each once: lower case, no dot at the end, addresses in their shortest form.
 pub(super) fn normal(names: &[String]) -> Result<BTreeSet<String>, Flaw> {
     let normal = |name: &String| match name.parse::<IpAddr>() {
         Ok(address) => Ok(address.to_string()),
@@ -187,7 +188,7 @@ struct Body<'a> {
     issuer_key_id: Option<&'a [u8]>,
     organization: &'a str,
     names: &'a [String],
-    /// From, and to, in seconds since the epoch.
+    /// From and to, in seconds since the epoch.
     validity: (i64, i64),
 }
 
@@ -231,11 +232,11 @@ impl Body<'_> {
         let oid = |id: &[u8]| der::value(der::OID, id);
         // CA:FALSE is the default, and so an empty sequence. digitalSignature is bit 0; 7 bits of the octet are unused.
         let mut extensions = vec![
-            extension(certificate::BASIC_CONSTRAINTS, true, &der::value(der::SEQUENCE, &[])),
-            extension(certificate::KEY_USAGE, true, &der::value(der::BIT_STRING, &[7, 0x80])),
+            extension(certificate::BASIC_CONSTRAINTS, Criticality::Critical, &der::value(der::SEQUENCE, &[])),
+            extension(certificate::KEY_USAGE, Criticality::Critical, &der::value(der::BIT_STRING, &[7, 0x80])),
             extension(
                 certificate::EXTENDED_KEY_USAGE,
-                false,
+                Criticality::MayBeIgnored,
                 &der::holding(der::SEQUENCE, &[oid(certificate::SERVER_AUTH), oid(certificate::CLIENT_AUTH)]),
             ),
         ];
@@ -246,22 +247,35 @@ impl Body<'_> {
                 Err(_) => der::value(certificate::DNS_NAME, name.as_bytes()),
             };
             let names: Vec<_> = self.names.iter().map(name).collect();
-            extensions.push(extension(certificate::ALT_NAME, false, &der::holding(der::SEQUENCE, &names)));
+            extensions.push(extension(
+                certificate::ALT_NAME,
+                Criticality::MayBeIgnored,
+                &der::holding(der::SEQUENCE, &names),
+            ));
         }
         if let Some(id) = self.issuer_key_id {
             let id = der::value(der::SEQUENCE, &der::value(der::primitive(0), id));
-            extensions.push(extension(certificate::AUTHORITY_KEY_ID, false, &id));
+            extensions.push(extension(certificate::AUTHORITY_KEY_ID, Criticality::MayBeIgnored, &id));
         }
         der::holding(der::SEQUENCE, &extensions)
     }
 }
 
-fn extension(id: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
-    let critical = if critical { der::value(der::BOOLEAN, &[0xff]) } else { Vec::new() };
+/// Whether who doesn't know an extension must refuse the certificate (RFC 5280, section 4.2). Not critical is the default, and so left out.
+enum Criticality {
+    Critical,
+    MayBeIgnored,
+}
+
+fn extension(id: &[u8], criticality: Criticality, value: &[u8]) -> Vec<u8> {
+    let critical = match criticality {
+        Criticality::Critical => der::value(der::BOOLEAN, &[0xff]),
+        Criticality::MayBeIgnored => Vec::new(),
+    };
     der::holding(der::SEQUENCE, &[der::value(der::OID, id), critical, der::value(der::OCTET_STRING, value)])
 }
 
-/// A name without a common name: with authentication on, etcd's gateway takes no call under a certificate that has one
+/// A name without a common name: with authentication enabled, etcd's gateway accepts no call with a certificate that has one
 /// (embed/serve.go: it can't pass the name on as a user).
 fn distinguished(organization: &str) -> Vec<u8> {
     let value = der::value(der::UTF8_STRING, organization.as_bytes());
@@ -269,7 +283,7 @@ fn distinguished(organization: &str) -> Vec<u8> {
     der::value(der::SEQUENCE, &der::value(der::SET, &attribute))
 }
 
-/// 16 octets by chance, positive and without a leading zero (RFC 5280, section 4.1.2.2).
+/// 16 random octets, positive and without a leading zero (RFC 5280, section 4.1.2.2).
 fn serial() -> [u8; 16] {
     let mut serial = [clock::random().to_be_bytes(), clock::random().to_be_bytes()].concat();
     serial[0] = serial[0] & 0x7f | 0x40;

@@ -1,8 +1,8 @@
-//! A minted leaf and its key on disk, so that a restart that can't reach the CA's key goes on with them.
+//! An issued leaf and its key on disk, so that a restart works with them even if the CA's key can't be reached.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,29 +13,31 @@ use super::fault::{Fault, Flaw};
 use super::files::{Ca, Pair, Want, read_key};
 use super::issuer::{Leaf, new_key, normal};
 use super::pem;
+use crate::util::durable::{self, Readers};
 
 const CERTIFICATE: &str = "leaf.crt";
 const KEY: &str = "leaf.key";
 
-/// The directory of a minted leaf.
+/// The directory of an issued leaf.
 #[derive(Clone, Debug)]
 pub struct Minted {
     dir: PathBuf,
 }
 
-/// Whether what lies there can be served.
+/// Whether the stored leaf can be served.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeafStatus {
-    /// To be renewed at that moment, in seconds since the epoch.
+    /// To be renewed at that time, in seconds since the epoch.
     Good { renew_at: i64 },
-    /// It can, but a new one should be made now: two thirds of its life are over, or its names are not those that are wanted.
+    /// It can, but a new one should be issued now: two thirds of its validity are over, or its names differ from the required
+    /// ones.
     Due,
-    /// It can't, or nothing is there.
+    /// It can't, or there is none.
     Unfit(Fault),
 }
 
 impl Minted {
-    /// That directory; nothing is read or made yet.
+    /// That directory; nothing is read or created yet.
     pub fn at(dir: PathBuf) -> Self {
         Self { dir }
     }
@@ -50,7 +52,7 @@ impl Minted {
         self.dir.join(KEY)
     }
 
-    /// What lies there.
+    /// Reads the stored leaf.
     ///
     /// # Errors
     /// As [`Pair::load`].
@@ -58,8 +60,8 @@ impl Minted {
         Pair::load(&self.certificate(), &self.key_file())
     }
 
-    /// Whether what lies there is of this CA and valid at `now` (seconds since the epoch), and for exactly these names.
-    pub fn standing(&self, ca: &Ca, names: &[String], now: i64) -> LeafStatus {
+    /// Whether the stored leaf is from this CA and valid at `now` (seconds since the epoch), and for exactly these names.
+    pub fn status(&self, ca: &Ca, names: &[String], now: i64) -> LeafStatus {
         match self.judge(ca, names, now) {
             Ok((leaf, same_names)) => match renew_at(&leaf, ca) {
                 renew_at if now < renew_at && same_names => LeafStatus::Good { renew_at },
@@ -74,22 +76,22 @@ impl Minted {
         let pair = self.pair()?;
         let wanted = normal(names).map_err(|flaw| Fault { place: place(), flaw })?;
         let has = pair.leaf().names.iter().cloned().collect();
-        // One that lacks a name serves those that it has: whether that will do is for whoever advertises them to say.
+        // A leaf that lacks a name still serves the others: the advertised URLs decide whether that is enough.
         pair.check(&Want { now, ca: Some(ca), names: &[], as_client: true })?;
         Ok((pair.leaf().clone(), wanted == has))
     }
 
-    /// The key to mint for: the one that lies there, so that a renewal replaces one file only and no mismatched pair is ever
-    /// read; a new one, durably, if there is none that can be used.
+    /// The key for the next leaf: the stored one, so that a renewal replaces only one file and no mismatched pair is ever read;
+    /// or a new one, durably, if there is no usable one.
     ///
     /// # Errors
-    /// A key that can't be read or written.
+    /// The key can't be read or written.
     pub fn key(&self) -> Result<Arc<dyn SigningKey>, Fault> {
         let path = self.key_file();
         let there = pem::read_file(&path).and_then(|text| read_key(&path.display().to_string(), &text));
         match there {
             Err(Fault { flaw: Flaw::Unreadable(_), .. }) | Ok(_) => there,
-            // Missing, or damaged: it is ours, and nothing depends on it.
+            // Missing or damaged: the file is ours, and nothing depends on it.
             Err(_) => {
                 let (pkcs8, key) = new_key()?;
                 self.replace(KEY, &pem::write("PRIVATE KEY", pkcs8.secret_pkcs8_der()))?;
@@ -98,34 +100,27 @@ impl Minted {
         }
     }
 
-    /// Puts a leaf there, for the key that lies there, durably and at once.
+    /// Stores a leaf for the stored key, durably and atomically.
     ///
     /// # Errors
-    /// A directory that can't be written; the certificate that was there stands.
+    /// The directory can't be written; the old certificate stays.
     pub fn keep(&self, leaf: &Leaf) -> Result<(), Fault> {
         self.replace(CERTIFICATE, &leaf.pem)
     }
 
-    /// The file is either the old or the new one, whenever the power goes, and nobody else's to read from the first byte on.
     fn replace(&self, name: &str, text: &str) -> Result<(), Fault> {
-        let (path, draft) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        let path = self.dir.join(name);
         let write = || -> io::Result<()> {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
             fs::set_permissions(&self.dir, Permissions::from_mode(0o700))?;
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            // A draft that a crash left may have another mode.
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(&self.dir)?.sync_all()
+            durable::replace(&path, text.as_bytes(), Readers::Owner)
         };
         write().map_err(|cause| Fault::unwritable(&path, &cause))
     }
 }
 
-/// When a leaf of that CA is to be renewed: after two thirds of its life. One that ends with its CA can't be improved on by that
-/// CA: at its end. In seconds since the epoch.
+/// When a leaf of that CA is to be renewed, in seconds since the epoch: after two thirds of its validity; or, if it ends with
+/// its CA, at its end, because that CA can't issue a longer one.
 pub fn renew_at(leaf: &Certificate, ca: &Ca) -> i64 {
     if ca.bounds(leaf) {
         return leaf.not_after;

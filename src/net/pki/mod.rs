@@ -1,7 +1,7 @@
-//! Certificates and keys: what is wrong with those in files, and how they are minted.
+//! Certificates and keys: what is wrong with those in files, and how they are issued.
 //!
-//! What is verified (chains, names, usages) webpki verifies, the same code that verifies a peer. Where etcd's own verifier, Go's
-//! crypto/x509, is stricter, its rule is checked here, so that what passes here works there, too.
+//! webpki verifies chains, names and usages: the same code that verifies a peer. Where etcd's own verifier, Go's crypto/x509,
+//! is stricter, its rule is checked here, so that what passes here works there, too.
 
 pub mod certificate;
 mod der;

@@ -1,4 +1,4 @@
-//! PEM (RFC 7468): certificates, keys and revocation lists out of a file, and back. The one reader of them, whoever they are for.
+//! PEM (RFC 7468): reads certificates, keys and revocation lists from a file, and writes them. The only reader of PEM.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use super::certificate::Certificate;
 use super::fault::{Fault, Flaw};
 use crate::util::file;
 
-/// What a PEM text holds, other sections left out. Of keys the first counts, as in Go.
+/// The contents of a PEM text, without other sections. Of several keys the first counts, as in Go.
 pub(crate) struct Contents {
     pub certificates: Vec<CertificateDer<'static>>,
     pub revocations: Vec<CertificateRevocationListDer<'static>>,
@@ -24,16 +24,16 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
     file::read(path).map_err(|error| Fault::unreadable(path, &error))
 }
 
-/// What is in a file, read beside the main thread.
+/// The contents of a file, read on another thread.
 ///
 /// # Errors
-/// A file that can't be read, in time; or that is no PEM.
+/// The file can't be read in time, or is not PEM.
 pub(crate) async fn fetch(path: &Path) -> Result<Contents, Fault> {
     let text = file::fetch(path).await.map_err(|error| Fault::unreadable(path, &error))?;
     sections(&path.display().to_string(), &text)
 }
 
-/// The sections of a text that was had from `place`.
+/// The sections of a text from `place`.
 pub(super) fn sections(place: &str, text: &[u8]) -> Result<Contents, Fault> {
     let fault = |flaw| Fault { place: place.to_owned(), flaw };
     if text.trim_ascii().is_empty() {
@@ -50,7 +50,7 @@ pub(super) fn sections(place: &str, text: &[u8]) -> Result<Contents, Fault> {
     let mut contents = Contents { certificates: Vec::new(), revocations: Vec::new(), key: None, encrypted };
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
         let (kind, der) = match section {
-            // The headers of OpenSSL's older encryption aren't base64.
+            // The headers of OpenSSL's older encryption are not base64.
             Err(_) if encrypted => break,
             other => other.map_err(|e| fault(Flaw::Garbled(damage(&e))))?,
         };
@@ -63,7 +63,7 @@ pub(super) fn sections(place: &str, text: &[u8]) -> Result<Contents, Fault> {
     Ok(contents)
 }
 
-/// In words of ours: the library quotes lines, and a key whose line breaks were lost is one line.
+/// Our own text: the library quotes lines, and a key that lost its line breaks is one line.
 fn damage(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } | pem::Error::IllegalSectionStart { .. } => {
@@ -75,7 +75,7 @@ fn damage(error: &pem::Error) -> &'static str {
 }
 
 impl Contents {
-    /// The certificates, of which there must be one.
+    /// The certificates; at least one is required.
     pub fn certificates(self, place: &str) -> Result<Vec<CertificateDer<'static>>, Fault> {
         if self.certificates.is_empty() {
             let holds_key = self.key.is_some() || self.encrypted;

@@ -216,7 +216,7 @@ fn files_that_hold_something_else() {
     let uid = nix::unistd::geteuid();
     loads_as(
         |scene| fs::remove_file(scene.dir.0.join("client.crt")).unwrap(),
-        "client.crt: there is no such file; put it there",
+        "client.crt: the file does not exist; put it there",
     );
     loads_as(
         |scene| {
@@ -231,8 +231,8 @@ fn files_that_hold_something_else() {
         |scene| drop(scene.dir.write("client.crt", vec![b'x'; (1 << 20) + 1])),
         &format!("client.crt: can't be read: it is larger than 1 MiB; make it a file that uid {uid} may read"),
     );
-    loads_as(|scene| drop(scene.dir.write("client.crt", "\n")), "client.crt: is empty; write it anew");
-    loads_as(|scene| drop(scene.dir.write("client.key", "")), "client.key: is empty; write it anew");
+    loads_as(|scene| drop(scene.dir.write("client.crt", "\n")), "client.crt: is empty; write it again");
+    loads_as(|scene| drop(scene.dir.write("client.key", "")), "client.key: is empty; write it again");
     // A path is shown as it is in the command: only its first mention is shortened here.
     let scene = Scene::new(leaf_params("node"));
     scene.dir.write("client.crt", der_of(&scene.leaf.pem));
@@ -246,17 +246,17 @@ fn files_that_hold_something_else() {
     );
     loads_as(
         |scene| drop(scene.dir.write("client.crt", "-----BEGIN CERTIFICATE-----\n$\n-----END CERTIFICATE-----\n")),
-        "client.crt: its PEM is damaged: what is between BEGIN and END is not base64; copy it anew",
+        "client.crt: its PEM is damaged: what is between BEGIN and END is not base64; copy it again",
     );
     loads_as(
         |scene| drop(scene.dir.write("client.crt", &scene.leaf.pem[..200])),
-        "client.crt: its PEM is damaged: a BEGIN or END line is missing, or isn't on a line of its own; copy it anew",
+        "client.crt: its PEM is damaged: a BEGIN or END line is missing, or isn't on a line of its own; copy it again",
     );
     // Pasted without its line breaks, as happens to parameters: the library would quote all of it.
     for gap in ["", " "] {
         loads_as(
             |scene| drop(scene.dir.write("client.key", scene.leaf.key.replace('\n', gap))),
-            "client.key: its PEM is damaged: a BEGIN or END line is missing, or isn't on a line of its own; copy it anew",
+            "client.key: its PEM is damaged: a BEGIN or END line is missing, or isn't on a line of its own; copy it again",
         );
     }
     loads_as(
@@ -269,7 +269,7 @@ fn files_that_hold_something_else() {
     );
     loads_as(
         |scene| drop(scene.dir.write("client.crt", "a note")),
-        "client.crt: holds no certificate; a PEM file with a line -----BEGIN CERTIFICATE----- is wanted",
+        "client.crt: holds no certificate; it must be PEM with a line -----BEGIN CERTIFICATE-----",
     );
     loads_as(
         |scene| drop(scene.dir.write("client.key", &scene.leaf.pem)),
@@ -277,18 +277,17 @@ fn files_that_hold_something_else() {
     );
     loads_as(
         |scene| drop(scene.dir.write("client.key", "a note")),
-        "client.key: holds no private key; PEM with a line -----BEGIN PRIVATE KEY----- is wanted",
+        "client.key: holds no private key; it must be PEM with a line -----BEGIN PRIVATE KEY-----",
     );
     loads_as(
         |scene| drop(scene.dir.write("client.key", pem::write("PRIVATE KEY", b"\x30\x03abc"))),
-        "client.key: the private key can't be used; RSA of 2048 bits or more, ECDSA P-256, P-384, P-521 or Ed25519 is wanted",
+        "client.key: the private key can't be used; it must be RSA of 2048 bits or more, ECDSA P-256, P-384, P-521, or Ed25519",
     );
 }
 
 #[test]
 fn encrypted_keys_are_called_so() {
-    let line =
-        "client.key: the private key is encrypted, and nobody is here to type its passphrase; decrypt it: openssl pkey";
+    let line = "client.key: the private key is encrypted, and there is no one to enter its passphrase; decrypt it: openssl pkey";
     loads_as(|scene| drop(scene.dir.write("client.key", pem::write("ENCRYPTED PRIVATE KEY", b"\x30\x03abc"))), line);
     let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
                -----END RSA PRIVATE KEY-----\n";
@@ -493,13 +492,13 @@ fn issuers_that_cannot_sign() {
     );
     assert_eq!(
         with(&pem::write("PRIVATE KEY", b"\x30\x03abc")),
-        "ssm:/lab/ca: the private key can't be used; RSA of 2048 bits or more, ECDSA P-256, P-384, P-521 or Ed25519 is wanted"
+        "ssm:/lab/ca: the private key can't be used; it must be RSA of 2048 bits or more, ECDSA P-256, P-384, P-521, or Ed25519"
     );
     assert_eq!(
         with(&pem::write("ENCRYPTED PRIVATE KEY", b"\x30\x03abc")),
-        "ssm:/lab/ca: the private key is encrypted, and nobody is here to type its passphrase; decrypt it: openssl pkey"
+        "ssm:/lab/ca: the private key is encrypted, and there is no one to enter its passphrase; decrypt it: openssl pkey"
     );
-    assert_eq!(with(" "), "ssm:/lab/ca: is empty; write it anew");
+    assert_eq!(with(" "), "ssm:/lab/ca: is empty; write it again");
     assert_eq!(
         with(&ca.pem),
         "ssm:/lab/ca: holds a certificate, no private key; are the certificate's and the key's file swapped?"
@@ -516,8 +515,11 @@ fn mint(issuer: &Issuer, wanted: &[&str], now: i64, life: i64) -> Result<Leaf, F
 fn extensions_that_cannot_be_read_are_not_absent() {
     let mut der = der_of(&made(ca_params("lab CA"), p256(), None).pem);
     assert!(Certificate::read(&der).unwrap().is_ca);
-    // `[3]`, its length and the SEQUENCE in it.
-    let at = der.windows(3).rposition(|part| part[0] == der::constructed(3) && part[2] == der::SEQUENCE).unwrap();
+    // `[3]`, its length, and the SEQUENCE that fills it: keys and signatures are random bytes, and two of them may look alike.
+    let is_extensions = |part: &[u8]| {
+        part[0] == der::constructed(3) && part[2] == der::SEQUENCE && part[3].checked_add(2) == Some(part[1])
+    };
+    let at = der.windows(4).rposition(is_extensions).unwrap();
     der[at + 1] = 0x7f;
     assert_eq!(Certificate::read(&der), None);
 }
@@ -668,7 +670,7 @@ fn an_intermediate_follows_its_leaf() {
     minted.keep(&leaf).unwrap();
     // Good for those who trust the root alone.
     let ca = Ca::load(&dir.write("root.crt", &root.pem)).unwrap();
-    assert!(matches!(minted.standing(&ca, &names(&["localhost"]), NOW), LeafStatus::Good { .. }));
+    assert!(matches!(minted.status(&ca, &names(&["localhost"]), NOW), LeafStatus::Good { .. }));
 }
 
 #[test]
@@ -679,11 +681,11 @@ fn a_minted_leaf_on_disk() {
     let issuer = issuer(&dir, &made(ca_params("lab CA"), p256(), None)).unwrap();
     let minted = Minted::at(dir.0.join("muster/tls"));
     let own = names(&["10.0.0.1", "FD00::1", "localhost"]);
-    let standing = |own: &[String], now: i64| match minted.standing(issuer.ca(), own, now) {
+    let standing = |own: &[String], now: i64| match minted.status(issuer.ca(), own, now) {
         LeafStatus::Unfit(fault) => dir.line(&fault),
         other => format!("{other:?}"),
     };
-    assert_eq!(standing(&own, NOW), "muster/tls/leaf.crt: there is no such file; put it there");
+    assert_eq!(standing(&own, NOW), "muster/tls/leaf.crt: the file does not exist; put it there");
     // A draft that a crash left, for all to read.
     fs::create_dir_all(dir.0.join("muster/tls")).unwrap();
     dir.write("muster/tls/leaf.key.new", "half");
@@ -702,7 +704,7 @@ fn a_minted_leaf_on_disk() {
     // Nor does it take the CA's key to start with one that lacks a name.
     assert_eq!(standing(&names(&["10.0.0.2", "*.etcd.lab"]), NOW), "Due");
     let new_ca = Ca::load(&dir.write("new.crt", made(ca_params("new CA"), p256(), None).pem)).unwrap();
-    assert!(matches!(minted.standing(&new_ca, &own, NOW), LeafStatus::Unfit(_)));
+    assert!(matches!(minted.status(&new_ca, &own, NOW), LeafStatus::Unfit(_)));
 
     // A renewal leaves the key's file alone, so that the pair matches at every moment.
     let (old_key, old) = (fs::read(minted.key_file()).unwrap(), minted.pair().unwrap());

@@ -51,6 +51,18 @@ run "ecr_without_internet" {
   }
 }
 
+run "snapshots_with_a_key_in_parameter_store" {
+  command = plan
+  variables {
+    session_manager = false
+    snapshots       = { place = "s3://backups/etcd", key = "ssm:/etcd/snapshot-key" }
+  }
+  assert {
+    condition     = local.endpoints == toset(["ec2", "ssm"]) && output.snapshots_place == "s3://backups/etcd"
+    error_message = "the key is read through an endpoint of its own"
+  }
+}
+
 run "a_network_that_is_there" {
   command = plan
   variables {

@@ -54,6 +54,47 @@ locals {
       Action   = ["s3:ListBucket"]
       Resource = ["arn:${local.partition}:s3:::${bucket}"]
     }],
+    # The same rights stand in docs/snapshots.md, and a test compares them.
+    [for place in local.snapshot_places : {
+      Sid    = "Snapshots"
+      Effect = "Allow"
+      Action = concat(
+        ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
+        var.snapshots.delete ? ["s3:DeleteObject"] : [],
+      )
+      Resource = ["arn:${local.partition}:s3:::${place}/*"]
+    }],
+    # S3 asks for it, too, before it says that an object is absent; the object's key is then the prefix (as ceph/ceph#68577 found AWS to do).
+    [for place in local.snapshot_places : {
+      Sid       = "SnapshotsList"
+      Effect    = "Allow"
+      Action    = ["s3:ListBucket"]
+      Resource  = ["arn:${local.partition}:s3:::${split("/", place)[0]}"]
+      Condition = { StringLike = { "s3:prefix" = ["${join("/", slice(split("/", place), 1, length(split("/", place))))}/*"] } }
+    }],
+    # With a bucket key S3 encrypts under the bucket's name, without one under the object's.
+    [for key in local.snapshot_kms_keys : {
+      Sid      = "SnapshotsEncrypt"
+      Effect   = "Allow"
+      Action   = ["kms:GenerateDataKey", "kms:Decrypt"]
+      Resource = [key]
+      Condition = { StringLike = { "kms:EncryptionContext:aws:s3:arn" = [
+        for place in local.snapshot_places : ["arn:${local.partition}:s3:::${split("/", place)[0]}", "arn:${local.partition}:s3:::${place}/*"]
+      ][0] } }
+    }],
+    [for parameter in local.snapshot_parameters : {
+      Sid      = "SnapshotsKey"
+      Effect   = "Allow"
+      Action   = ["ssm:GetParameter"]
+      Resource = [parameter]
+    }],
+    [for key in compact([try(var.snapshots.key_kms_key_arn, null)]) : {
+      Sid       = "SnapshotsKeyDecrypt"
+      Effect    = "Allow"
+      Action    = ["kms:Decrypt"]
+      Resource  = [key]
+      Condition = { StringEquals = { "kms:EncryptionContext:PARAMETER_ARN" = local.snapshot_parameters[0] } }
+    }],
     [for parameter in local.reads_the_key ? [local.ca_parameter] : [] : {
       Sid      = "CaKey"
       Effect   = "Allow"
@@ -105,6 +146,15 @@ resource "aws_iam_role_policy" "member" {
   name   = "member"
   role   = aws_iam_role.member.id
   policy = jsonencode({ Version = "2012-10-17", Statement = local.statements })
+
+  # The first snapshot may come as soon as there are rights: before that the bucket is as it is to be.
+  depends_on = [
+    aws_s3_bucket_public_access_block.snapshots,
+    aws_s3_bucket_policy.snapshots,
+    aws_s3_bucket_server_side_encryption_configuration.snapshots,
+    aws_s3_bucket_object_lock_configuration.snapshots,
+    aws_s3_bucket_lifecycle_configuration.snapshots,
+  ]
 }
 
 resource "aws_iam_instance_profile" "member" {

@@ -39,6 +39,7 @@ module "host" {
   lifecycle_hooks   = local.is_fixed ? [] : [local.launch_hook, local.terminate_hook]
   filter_tags       = var.filter_tags
   claim             = var.claim
+  snapshots         = var.snapshots == null ? null : merge(var.snapshots, { place = local.snapshots_place })
   environment       = var.environment
   tls = {
     mode       = var.tls.mode

@@ -38,6 +38,11 @@ output "role_name" {
   value       = aws_iam_role.member.name
 }
 
+output "snapshots_place" {
+  description = "Where snapshots are stored, s3://bucket/prefix; null without them."
+  value       = local.snapshots_place
+}
+
 output "data_volume_ids" {
   description = "The data volumes by node, in shape fixed."
   value       = local.volumes

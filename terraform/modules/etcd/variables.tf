@@ -64,7 +64,7 @@ variable "filter_tags" {
 }
 
 variable "claim" {
-  description = "s3://bucket/prefix of the object that settles who founds (MUSTER_CLAIM); null: the members settle it among themselves."
+  description = "s3://bucket/prefix of the object that decides the first members (MUSTER_CLAIM); null: the members agree among themselves."
   type        = string
   default     = null
   validation {
@@ -73,8 +73,77 @@ variable "claim" {
   }
 }
 
+variable "snapshots" {
+  description = <<-EOT
+    Snapshots of etcd, stored in S3 (docs/snapshots.md); null: none. `{}` is enough.
+    place is s3://bucket/prefix of a bucket that is there; null: one is made, versioned, encrypted, by https only, not to be destroyed;
+    every, keep, verify, sse are MUSTER_SNAPSHOT_EVERY and so on; null: the program's own default;
+    kms_key_arn is the key by which S3 encrypts in the bucket, if it is one of yours (sse = "aws:kms:ARN" names it as well);
+    key is MUSTER_SNAPSHOT_KEY: ssm:/name of a SecureString in Parameter Store, or a file on the machines; key_kms_key_arn is the key by which that parameter is encrypted, if it isn't the account's own;
+    delete = false leaves out the right to delete: then nothing goes, whatever keep says.
+    Of the bucket that is made: noncurrent_days is how long a snapshot stays after it was deleted, object_lock = { mode = "GOVERNANCE" or "COMPLIANCE", days = … } how long no one can delete it for good.
+  EOT
+  type = object({
+    place           = optional(string)
+    every           = optional(string)
+    keep            = optional(string)
+    verify          = optional(string)
+    sse             = optional(string)
+    kms_key_arn     = optional(string)
+    key             = optional(string)
+    key_kms_key_arn = optional(string)
+    delete          = optional(bool, true)
+    noncurrent_days = optional(number, 30)
+    object_lock = optional(object({
+      mode = optional(string, "GOVERNANCE")
+      days = number
+    }))
+  })
+  default = null
+  validation {
+    condition     = try(var.snapshots.place, null) == null || can(regex("^s3://[a-z0-9][a-z0-9.-]+/[A-Za-z0-9._/-]*[A-Za-z0-9._-]$", var.snapshots.place))
+    error_message = "snapshots.place is s3://bucket/prefix, without a slash at the end, as s3://my-bucket/etcd/prod; null: a bucket is made."
+  }
+  validation {
+    condition     = try(var.snapshots.every, null) == null || can(regex("^[0-9]+(ms|s|m|h|d)?$", var.snapshots.every))
+    error_message = "snapshots.every is a duration, as 1h; 0: none but by hand."
+  }
+  validation {
+    condition     = try(var.snapshots.keep, null) == null || can(regex("^[0-9]+[hdw](,[0-9]+[hdw]){0,2}$", var.snapshots.keep))
+    error_message = "snapshots.keep is 24h,7d,4w: of how many hours, days and weeks the newest one is kept."
+  }
+  validation {
+    condition     = try(var.snapshots.verify, null) == null || contains(["digest", "restore"], coalesce(try(var.snapshots.verify, null), "digest"))
+    error_message = "snapshots.verify is digest or restore."
+  }
+  validation {
+    condition     = try(var.snapshots.sse, null) == null || can(regex("^(aws:kms|aws:kms:arn:[a-z0-9-]+:kms:[A-Za-z0-9:/-]+|/.+)$", var.snapshots.sse))
+    error_message = "snapshots.sse is aws:kms, aws:kms:ARN (rights are given by ARN), or a file on the machines with a customer key."
+  }
+  validation {
+    condition     = try(var.snapshots.kms_key_arn, null) == null || try(contains(["aws:kms", "aws:kms:${var.snapshots.kms_key_arn}"], coalesce(var.snapshots.sse, "aws:kms")), false)
+    error_message = "snapshots.sse and snapshots.kms_key_arn name two keys: give one of them."
+  }
+  validation {
+    condition     = try(var.snapshots.key, null) == null || can(regex("^(ssm:)?/[A-Za-z0-9_./-]+$", var.snapshots.key))
+    error_message = "snapshots.key is ssm:/name, a parameter's name with a slash in front, or the path of a file on the machines."
+  }
+  validation {
+    condition     = try(var.snapshots.key_kms_key_arn, null) == null || can(regex("^ssm:", var.snapshots.key))
+    error_message = "snapshots.key_kms_key_arn is for a key in Parameter Store: snapshots.key = \"ssm:/name\"."
+  }
+  validation {
+    condition     = try(var.snapshots.object_lock, null) == null || try(var.snapshots.place == null && contains(["GOVERNANCE", "COMPLIANCE"], var.snapshots.object_lock.mode) && var.snapshots.object_lock.days >= 1, false)
+    error_message = "snapshots.object_lock is of the bucket that is made, so it goes without place; mode is GOVERNANCE or COMPLIANCE, days 1 or more."
+  }
+  validation {
+    condition     = try(var.snapshots.noncurrent_days, 1) >= 1
+    error_message = "snapshots.noncurrent_days is 1 or more."
+  }
+}
+
 variable "environment" {
-  description = "More variables of etcd-muster or etcd, as { MUSTER_RECONCILE = \"5m\" }. They win over those that are set here. They land in the machines' user data and in Terraform's state, where whoever may read those reads them: no secrets."
+  description = "More variables of etcd-muster or etcd, as { MUSTER_REMOVE_INTERVAL = \"5m\" }. They win over those that are set here. They land in the machines' user data and in Terraform's state, where whoever may read those reads them: no secrets."
   type        = map(string)
   default     = {}
   nullable    = false

@@ -41,6 +41,14 @@ locals {
     # The program's own default is etcd=1.
     var.filter_tags == tomap({ etcd = "1" }) ? {} : { MUSTER_TAGS = join(",", [for k, v in var.filter_tags : "${k}=${v}"]) },
     var.claim == null ? {} : { MUSTER_CLAIM = var.claim },
+    var.snapshots == null ? {} : { for name, value in {
+      MUSTER_SNAPSHOTS       = var.snapshots.place
+      MUSTER_SNAPSHOT_EVERY  = var.snapshots.every
+      MUSTER_SNAPSHOT_KEEP   = var.snapshots.keep
+      MUSTER_SNAPSHOT_VERIFY = var.snapshots.verify
+      MUSTER_SNAPSHOT_KEY    = var.snapshots.key
+      MUSTER_SNAPSHOT_SSE    = var.snapshots.sse
+    } : name => value if value != null },
     local.tls[var.tls.mode],
     length(var.lifecycle_hooks) == 0 ? {} : { MUSTER_LEAVE = "on-terminate", MUSTER_LIFECYCLE_HOOK = join(",", var.lifecycle_hooks) },
     # In a bridged container the instance's address is nobody's; the ports are published there.

@@ -92,9 +92,22 @@ variable "filter_tags" {
 }
 
 variable "claim" {
-  description = "s3://bucket/prefix of the object that settles who founds; null: none."
+  description = "s3://bucket/prefix of the object that decides the first members; null: none."
   type        = string
   default     = null
+}
+
+variable "snapshots" {
+  description = "Snapshots: `place` is s3://bucket/prefix, the others are MUSTER_SNAPSHOT_EVERY and so on; null: the program's own default."
+  type = object({
+    place  = string
+    every  = optional(string)
+    keep   = optional(string)
+    verify = optional(string)
+    key    = optional(string)
+    sse    = optional(string)
+  })
+  default = null
 }
 
 variable "environment" {

@@ -12,15 +12,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
 from archives import ETCD, SOURCE, Archive, run_script  # needs the path above
-from image_parts import project
-from lab import install
+from muster_tools.image import project
+from muster_tools.lab import install
 
 
 @pytest.fixture(scope="session")
 def etcd() -> Path:
     directory = install.etcd_binaries(ETCD)
     if not directory.is_dir():
-        pytest.skip(f"etcd {ETCD} is not installed: scripts/lab/install.py")
+        pytest.skip(f"etcd {ETCD} is not installed: scripts/install-lab")
     return directory
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from engine import Engine, docker
-from lab.ec2 import Ec2
-from lab.ec2_front import Ec2Front
-from lab.etcd import PEER_PORT, EtcdClient
-from lab.imds import Imds
-from lab.instance import Instance
-from lab.node import FIRST_HOST, LOG_TAIL_LINES, Lab
+from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.ec2_front import Ec2Front
+from muster_tools.lab.etcd import PEER_PORT, EtcdClient
+from muster_tools.lab.imds import Imds
+from muster_tools.lab.instance import Instance
+from muster_tools.lab.node import FIRST_HOST, LOG_TAIL_LINES, Lab
 
 # As docs/deploy-ec2.md has it: nothing that etcd or its supervisor would need is taken away.
 WITHOUT_RIGHTS = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")

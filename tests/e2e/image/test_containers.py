@@ -19,11 +19,11 @@ import pytest
 from archives import ETCD, REPOSITORY, SOURCE, Archive, run_script
 from engine import Engine, docker
 from fleet import BOUND, keep, leader_of, member_ids, said, wait_formed
-from lab import install
-from lab.ec2 import Ec2
-from lab.moments import covered
-from lab.node import claim_network
 from machines import Machine, Machines
+from muster_tools.lab import install
+from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.moments import covered
+from muster_tools.lab.node import claim_network
 
 REASON = engine.missing()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"nothing is run in containers: {REASON}")
@@ -32,7 +32,7 @@ USER = 2379
 QUICK = {
     "MUSTER_CLUSTER_SIZE": "3",
     "MUSTER_LOG": "debug",
-    "MUSTER_CLEAN_DWELL": "1s",
+    "MUSTER_REMOVE_AFTER": "1s",
     "MUSTER_PROBE_TIMEOUT": "1s",
     "BOOTSTRAP_WAIT": "500ms",
 }
@@ -211,7 +211,7 @@ def older(docker_engine: Engine, loaded: str) -> str:
     """The image with Debian's etcd 3.4.23, which needs its loader and libraries."""
     binaries = install.etcd_binaries(install.DEBIAN_ETCD)
     if not binaries.is_dir():
-        pytest.skip(f"etcd {install.DEBIAN_ETCD} is not installed: scripts/lab/install.py --with-etcd-3.4")
+        pytest.skip(f"etcd {install.DEBIAN_ETCD} is not installed: scripts/install-lab --with-etcd-3.4")
     needed = subprocess.run(["ldd", str(binaries / "etcd")], check=True, capture_output=True, text=True).stdout
     files = {path: Path(path) for path in re.findall(r"(/\S+) \(0x", needed)}
     files |= {f"/etcd/bin/{name}": binaries / name for name in ("etcd", "etcdctl")}
@@ -224,6 +224,21 @@ def older(docker_engine: Engine, loaded: str) -> str:
         header.size = len(text)
         archive.addfile(header, io.BytesIO(text))
     return docker_engine.build("-", stdin=context.getvalue())
+
+
+@pytest.fixture
+def images(docker_engine: Engine, binary: Path, tmp_path: Path) -> dict[str, str]:
+    """The image as the script writes it, with each of the current releases."""
+    made = {}
+    for release in (install.newest("3.5.", install.DEFAULT_CACHE), "3.6.16", "3.7.3"):
+        directory = install.etcd_binaries(release)
+        if not directory.is_dir():
+            pytest.skip(f"etcd {release} is not installed: scripts/install-lab --with-etcd {release}")
+        output = tmp_path / f"{release}.tar"
+        done = run_script("image", "--etcd", directory, "--binary", binary, "--source", SOURCE, "--output", output)
+        assert done.returncode == 0, done.stderr
+        made[release] = docker_engine.load(Archive(output))
+    return made
 
 
 def test_etcd_is_upgraded_one_member_at_a_time(lab, older):
@@ -239,6 +254,33 @@ def test_etcd_is_upgraded_one_member_at_a_time(lab, older):
     lab.wait(lambda: {node.etcd.peer_version()["etcdcluster"] for node in nodes} == {"3.5.0"}, BOUND, "a cluster of 3.5")
     assert [node.etcd.get(f"without {turn}") for turn in range(3) for node in nodes] == ["kept"] * 9
     assert member_ids(nodes[0]) == before and wait_formed(lab, *nodes) == cluster
+
+
+def test_a_volume_goes_from_image_to_image(lab, images):
+    """A container of the next release takes over a member's volumes; one of a release too far waits, and touches nothing."""
+    first, middle, last = images
+    node = lab.add(MUSTER_CLUSTER_SIZE="1")
+
+    def may_go_to(release: str) -> bool:
+        done = subprocess.run(["docker", "exec", node.container, "etcd-muster", "upgrade", "--check", release], capture_output=True)
+        return done.returncode == 0
+
+    node.run(images[first])
+    wait_formed(lab, node)
+    node.etcd.put("key", "kept")
+    cluster = node.etcd.cluster_id()
+    node.remove()
+    node.run(images[last])
+    lab.wait(lambda: said(node, f"hold: the etcd here is {last}", "run 3.6 on every member first"), BOUND, "a hold")
+    assert node.state()["Running"] and "etcd runs as process" not in node.log_text()
+    node.remove()
+    for release in (middle, last):
+        node.run(images[release])
+        assert wait_formed(lab, node) == cluster and node.etcd.status()["version"] == release
+        assert node.etcd.get("key") == "kept"
+        if release != last:
+            lab.wait(lambda: may_go_to(last), 3 * BOUND, f"a member ready for {last}")
+            node.remove()
 
 
 # How long a start takes.

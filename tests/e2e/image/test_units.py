@@ -19,11 +19,11 @@ import engine
 import pytest
 import systemd
 from archives import REPOSITORY
-from lab.ec2 import Ec2
-from lab.ec2_front import Ec2Front
-from lab.etcd import NOT_YET, EtcdClient
-from lab.imds import Imds
-from lab.node import POLL_SECONDS, claim_network
+from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.ec2_front import Ec2Front
+from muster_tools.lab.etcd import NOT_YET, EtcdClient
+from muster_tools.lab.imds import Imds
+from muster_tools.lab.node import POLL_SECONDS, claim_network
 
 UNITS = REPOSITORY / "scripts" / "units"
 BARE = "etcd-muster.service"

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
-from lab.ec2 import Ec2  # needs the path above
+from muster_tools.lab.ec2 import Ec2  # needs the path above
 
 
 @pytest.fixture(scope="session")

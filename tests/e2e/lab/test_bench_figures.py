@@ -3,10 +3,10 @@
 import xml.dom.minidom
 
 import pytest
-from bench_parts import figures, plot, regression, report, size
-from bench_parts.figures import Bound, Curve, Figures, Row
-from bench_parts.measure import MIB
-from bench_parts.peers import Options
+from muster_tools.bench import figures, plot, regression, report, size
+from muster_tools.bench.figures import Bound, Curve, Figures, Row
+from muster_tools.bench.measure import MIB
+from muster_tools.bench.peers import Options
 
 
 def row(key="family/row", ours=(2.0, 4.0, 3.0), others=(1.0, 1.0, 3.0), **more):
@@ -29,6 +29,24 @@ def test_the_interval_is_the_sign_tests(number, left_out):
 def test_a_bound_inside_the_interval_is_undecided(most, told):
     ratios = [2.0] * 6 + [4.0] * 4
     assert report.verdict(row(ours=ratios, others=[1.0] * 10, bound=Bound(ratio=most))) == told
+
+
+@pytest.mark.parametrize(("excess", "told"), [(0.0, "**missed**"), (2.0, "reached, undecided"), (9.0, "reached")])
+def test_a_bound_on_how_much_more_is_undecided_inside_the_interval(excess, told):
+    """Also where the other is zero, and there is no ratio."""
+    more = [1.0] * 6 + [4.0] * 4
+    assert report.verdict(row(ours=more, others=[0.0] * 10, bound=Bound(excess=excess))) == told
+
+
+def test_a_count_may_be_zero(tmp_path):
+    """Of one side, or in some of the pairs: then there is no ratio of the best."""
+    rows = [row("a/some", ours=[0.0, 3.0, 0.0], others=[1.0, 0.0, 2.0], bound=Bound(excess=0.0), headline=True)]
+    figures = Figures(tmp_path / "figures.json")
+    figures.replace([], rows)
+    figures.write()
+    (kept,) = Figures(figures.path).in_order(("a",))
+    assert (kept.steady(), kept.ratio(), kept.reached()) == (None, 0.0, True)
+    assert "a row" in plot.svg([kept], [])
 
 
 def test_what_is_within_so_much_more_is_told_with_how_much_more():

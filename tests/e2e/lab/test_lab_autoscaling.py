@@ -6,8 +6,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from lab.autoscaling import AutoScaling, throttled
-from lab.instance import REGION, Credentials
+from muster_tools.lab.autoscaling import AutoScaling, throttled
+from muster_tools.lab.instance import REGION, Credentials
 
 SESSION = Credentials("ASIAEXAMPLE", "secret", "token", datetime.now(timezone.utc) + timedelta(hours=6))
 INSTANCE = "i-0123456789abcdef0"

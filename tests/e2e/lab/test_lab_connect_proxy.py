@@ -6,9 +6,9 @@ import ssl
 
 import pytest
 from botocore.exceptions import ClientError
-from lab.connect_proxy import ConnectProxy
-from lab.http_server import HttpServer, Reply
-from lab.pki import Ca
+from muster_tools.lab.connect_proxy import ConnectProxy
+from muster_tools.lab.http_server import HttpServer, Reply
+from muster_tools.lab.pki import Ca
 
 NAME = "ec2.example"
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 from botocore.exceptions import ClientError
-from lab import moto_server
-from lab.ec2 import Ec2
-from lab.instance import Credentials
 from moto.s3.models import S3Backend
+from muster_tools.lab import moto_server
+from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.instance import Credentials
 from werkzeug.test import Client
 
 

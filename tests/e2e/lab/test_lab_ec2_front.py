@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 from botocore.parsers import ResponseParserError
-from lab import ec2_faults as faults
-from lab.ec2_front import Ec2Front
+from muster_tools.lab import ec2_faults as faults
+from muster_tools.lab.ec2_front import Ec2Front
 
 ETCD = [{"Name": "tag:front", "Values": ["1"]}]
 

@@ -9,9 +9,9 @@ from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from lab.imds import Imds
-from lab.instance import Credentials, Instance
-from lab.moments import covered
+from muster_tools.lab.imds import Imds
+from muster_tools.lab.instance import Credentials, Instance
+from muster_tools.lab.moments import covered
 
 ADDRESS = "127.0.2.11"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"

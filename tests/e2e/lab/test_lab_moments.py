@@ -1,6 +1,6 @@
 """Spans and gaps, as the figures of stops, replacements and rolling changes are made of them."""
 
-from lab.moments import covered, longest_gap
+from muster_tools.lab.moments import covered, longest_gap
 
 
 def test_what_lasts_at_the_same_time_counts_once():

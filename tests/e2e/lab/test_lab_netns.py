@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
 import pytest
-from lab import netns
-from lab.delay_proxy import DelayProxy
-from lab.netns import Hub
+from muster_tools.lab import netns
+from muster_tools.lab.delay_proxy import DelayProxy
+from muster_tools.lab.netns import Hub
 
 PORT = 2380
 PATIENCE = 0.3  # seconds for what is never to come; on this network an answer takes well below one ms

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import install
-from lab.node import Lab, static_list_arguments
+from muster_tools.lab import install
+from muster_tools.lab.node import Lab, static_list_arguments
+from muster_tools.repository import SCRIPTS
 
 
 def alive(pid: int) -> bool:
@@ -112,9 +113,9 @@ def test_orphans_of_a_killed_supervisor_end_with_the_lab(script):
 def test_a_run_that_is_told_to_stop_leaves_nothing(script):
     body = f"""
 import sys, time
-sys.path.insert(0, {str(Path(install.__file__).parents[1])!r})
+sys.path.insert(0, {str(SCRIPTS)!r})
 from pathlib import Path
-from lab.node import Lab
+from muster_tools.lab.node import Lab
 with Lab(muster=Path({str(script("exec sleep 1000"))!r})) as lab:
     node = lab.add_node(launch=False)
     node.start()
@@ -217,6 +218,6 @@ def test_labs_side_by_side_have_networks_of_their_own():
 def test_installing_again_changes_nothing():
     if Path(sys.prefix) != install.DEFAULT_CACHE / "venv":
         pytest.skip("run by another python than the lab's")
-    done = subprocess.run([sys.executable, install.__file__], capture_output=True, text=True, timeout=5)
+    done = subprocess.run([sys.executable, str(SCRIPTS / "install-lab")], capture_output=True, text=True, timeout=5)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == str(install.python())

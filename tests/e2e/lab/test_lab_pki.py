@@ -10,9 +10,9 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from lab import pki
-from lab.pki import CLIENT, KEYS, SERVER, Ca, Pair
-from lab.security import blind_context, trusting_context
+from muster_tools.lab import pki
+from muster_tools.lab.pki import CLIENT, KEYS, SERVER, Ca, Pair
+from muster_tools.lab.security import blind_context, trusting_context
 
 ADDRESS = "127.0.3.11"
 NAMES = (ADDRESS, "db.internal")

@@ -3,7 +3,7 @@
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from lab.replay import Replay, instance_id, private_ip
+from muster_tools.lab.replay import Replay, instance_id, private_ip
 
 
 def test_all_pages_in_turn():

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from lab.node import Lab, static_list_arguments
-from rounds_parts import evidence, plan
+from muster_tools.lab.node import Lab, static_list_arguments
+from muster_tools.rounds import evidence, plan
 
 
 def test_a_seed_gives_its_plan_again_and_another_seed_another():
@@ -44,7 +44,7 @@ def test_who_was_missing_at_the_founding_is_read_from_the_proposers_view():
         nodes = [lab.add_node(launch=False) for _ in range(5)]
         first, later = nodes[3], nodes[0]
         said = "2026-01-01T00:00:0{}.000Z {} etcd-muster: {}\n"
-        view = "view: i-01 fresh; i-02 fresh, knows the chosen list; i-03 silent: no answer; i-04 connection refused"
+        view = "view: i-01 fresh; i-02 fresh, knows the chosen list; i-03 unreachable: no answer; i-04 connection refused"
         first.log.write_text(said.format(1, "DEBUG", view) + said.format(2, "INFO", "chosen: a=b (token c)"))
         everyone = "view: i-01 fresh; i-02 fresh; i-03 fresh; i-04 fresh"
         later.log.write_text(said.format(3, "DEBUG", everyone) + said.format(4, "INFO", "chosen: a=b (token c)"))

@@ -6,7 +6,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from lab.s3_store import STORES, S3Store
+from muster_tools.lab.s3_store import STORES, S3Store
 
 CONFIG = Config(retries={"total_max_attempts": 1}, proxies={}, s3={"addressing_style": "path"})
 WRONG = "0" * 32
@@ -23,6 +23,7 @@ MEASURED = {
     "nanio": (200, 200, 200, 200, 200, 200),
     "pys3local": (200, 200, 200, 200, 200, 200),
     "localbucket": (412, 200, 200, 200, 200, 200),
+    "s3s-fs": (412, 200, 412, 200, 200, 412),
     "refuses all": (412, 412, 412, 412, 412, 412),
     "keeps nothing": (200, 200, 404, 404, 404, 404),
 }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from lab.etcd import NOT_YET, EtcdClient
-from lab.node import Lab, static_list_arguments
-from lab.security import AUTO, FILES, MINTED, PLAIN, SIDES, Security
+from muster_tools.lab.etcd import NOT_YET, EtcdClient
+from muster_tools.lab.node import Lab, static_list_arguments
+from muster_tools.lab.security import AUTO, FILES, MINTED, PLAIN, SIDES, Security
 
 CA_FILES = (("CERT", "crt"), ("KEY", "key"))
 

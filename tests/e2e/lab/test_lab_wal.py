@@ -1,8 +1,8 @@
 """The WAL tells the cluster id that etcd itself tells, also when etcd can't be asked any more."""
 
 import pytest
-from lab import install, wal
-from lab.node import Lab, static_list_arguments
+from muster_tools.lab import install, wal
+from muster_tools.lab.node import Lab, static_list_arguments
 
 
 @pytest.mark.parametrize("version", install.releases())

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from lab.linearizable import Operation, violation
+from muster_tools.lab.linearizable import Operation, violation
 
 
 def write(value, called, answered=None):

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import yaml
-from lab.ec2 import Ec2
-from lab.ec2_front import Call, Ec2Front, Next
-from lab.http_server import Reply
-from lab.imds import Imds
-from lab.instance import Credentials
-from lab.node import Lab, Node
-from lab.security import MINTED, SIDES, Security
+from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.ec2_front import Call, Ec2Front, Next
+from muster_tools.lab.http_server import Reply
+from muster_tools.lab.imds import Imds
+from muster_tools.lab.instance import Credentials
+from muster_tools.lab.node import Lab, Node
+from muster_tools.lab.security import MINTED, SIDES, Security
 
 STATUS_PORT = 2381
 PROBE_SECONDS = 2
@@ -67,12 +67,30 @@ def a_session(_: Call, proceed: Next) -> Reply | None:
     return Reply(200, json.dumps(given).encode(), content_type="application/x-amz-json-1.1")
 
 
-def front(ec2: Ec2) -> Ec2Front:
+class Refreshes:
+    """moto can't refresh a group. This takes the order, as AWS does; what AWS then does is the test's."""
+
+    def __init__(self) -> None:
+        self.ordered: list[dict[str, str]] = []  # the parameters of each
+
+    def take(self, call: Call, _: Next) -> Reply | None:
+        self.ordered.append({name: value for name, value in call.parameters.items() if name not in ("Action", "Version")})
+        number = f"00000000-0000-4000-8000-{len(self.ordered):012}"
+        body = (
+            '<StartInstanceRefreshResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><StartInstanceRefreshResult>'
+            f"<InstanceRefreshId>{number}</InstanceRefreshId></StartInstanceRefreshResult>"
+            f"<ResponseMetadata><RequestId>{number}</RequestId></ResponseMetadata></StartInstanceRefreshResponse>"
+        )
+        return Reply(200, body.encode(), content_type="text/xml")
+
+
+def front(ec2: Ec2, refreshes: Refreshes) -> Ec2Front:
     """The way to those services of which moto tells too little."""
     made = Ec2Front(ec2.url)
     made.add(asks_the_targets(ec2), action="DescribeTargetHealth")
     made.add(active_at_once, action="DescribeLoadBalancers")
     made.add(a_session, action="StartSession")
+    made.add(refreshes.take, action="StartInstanceRefresh")
     return made
 
 

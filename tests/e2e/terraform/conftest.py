@@ -12,8 +12,9 @@ from user import Account
 HERE = Path(__file__).parent
 LONGEST = (
     "test_kept_volumes_give_a_destroyed_cluster_back",
-    "test_the_readmes_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_nothing",
-    "test_a_group_forms_replaces_and_goes",
+    "test_the_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_nothing",
+    "test_a_group_forms_is_refreshed_and_goes",
+    "test_a_member_stores_snapshots_with_the_rights_of_the_page_in_a_guarded_bucket_that_stays",
     "test_an_apply_that_is_interrupted_is_taken_away",
 )
 

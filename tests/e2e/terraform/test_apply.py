@@ -9,11 +9,13 @@ import signal
 import subprocess
 
 import cloud as around
+import pytest
 import tools
 from fleet import wait_formed, wait_said
-from lab.autoscaling import AutoScaling
-from lab.node import Lab
-from lab.security import AUTO, FILES, SIDES
+from muster_tools.lab import install
+from muster_tools.lab.autoscaling import AutoScaling
+from muster_tools.lab.node import Lab
+from muster_tools.lab.security import AUTO, FILES, SIDES
 
 NAME = "etcd-dev"
 LAUNCH, TERMINATE = "etcd-launch", "etcd-terminate"
@@ -122,10 +124,14 @@ def put_certificates(lab: Lab, addresses: dict[str, str]) -> None:
                 s3.put_object(Bucket="etcd-tls", Key=f"prod/{name}/{file}", Body=content)
 
 
-def test_a_group_forms_replaces_and_goes(lab, account):
-    """The group's members complete their launch hooks as voters; one that is to end leaves, and the new one takes its place."""
+def test_a_group_forms_is_refreshed_and_goes(lab, account):
+    """The group's members complete their launch hooks as voters. Another release of etcd in the archive means a refresh: one after
+    another is to end and leaves, and a new one takes its place, until all run that release."""
+    first_release, next_release = install.newest("3.5.", install.DEFAULT_CACHE), "3.6.16"
+    if not all(install.etcd_binaries(release).is_dir() for release in (first_release, next_release)):
+        pytest.skip(f"etcd {first_release} or {next_release} is not installed: scripts/install-lab")
     user = account(shape="group", tls="automatic")
-    user.pack()
+    user.pack(first_release)
     user.deployment.look_into_credentials()
     lab.security = around.Fetched(client=AUTO, peer=AUTO)
     script = user.begin("scripts/run.sh --yes")
@@ -138,45 +144,71 @@ def test_a_group_forms_replaces_and_goes(lab, account):
     assert {name: hook["DefaultResult"] for name, hook in hooks.items()} == {LAUNCH: "ABANDON", TERMINATE: "CONTINUE"}
     assert [process["ProcessName"] for process in group["SuspendedProcesses"]] == ["AZRebalance"]
 
-    template = group["LaunchTemplate"] if "LaunchTemplate" in group else group["Instances"][0]["LaunchTemplate"]
-    (version,) = api.describe_launch_template_versions(LaunchTemplateId=template["LaunchTemplateId"], Versions=["$Latest"])["LaunchTemplateVersions"]
-    data = version["LaunchTemplateData"]
-    assert data["MetadataOptions"]["HttpTokens"] == "required"
-    user_data = base64.b64decode(data["UserData"])
+    def latest() -> bytes:
+        """The user data of the template's newest version, which the group launches from."""
+        (made,) = api.describe_launch_templates()["LaunchTemplates"]
+        (version,) = api.describe_launch_template_versions(LaunchTemplateId=made["LaunchTemplateId"], Versions=["$Latest"])["LaunchTemplateVersions"]
+        data = version["LaunchTemplateData"]
+        assert data["MetadataOptions"]["HttpTokens"] == "required"
+        return base64.b64decode(data["UserData"])
+
+    def instances() -> set[str]:
+        (now,) = scaling.describe_auto_scaling_groups()["AutoScalingGroups"]
+        return {instance["InstanceId"] for instance in now["Instances"]}
+
     with AutoScaling(lab.ec2.sessions, NAME) as hooked:
         at = {"AWS_ENDPOINT_URL_AUTO_SCALING": hooked.url}
 
-        def boot(instance_id: str) -> around.Machine:
+        def boot(instance_id: str, user_data: bytes) -> around.Machine:
             hooked.wait_for(LAUNCH, instance_id)
             machine = around.Machine(lab, instance_id, user_data, at)
             machine.start()
             return machine
 
-        first = {i["InstanceId"]: boot(i["InstanceId"]) for i in group["Instances"]}
-        nodes = [machine.node for machine in first.values()]
+        first = [boot(instance, latest()) for instance in sorted(instances())]
+        nodes = [machine.node for machine in first]
         cluster = wait_formed(lab, *nodes)
         lab.wait(lambda: not hooked.waiting, 60, "launch hooks completed")
         assert script.wait(tools.BOUND) == 0, user.said()[-3000:]
-        around.session_manager(user.tools, list(first.values()))
+        around.session_manager(user.tools, first)
         assert "is healthy" in user.finish(page_commands()[-1])
+        nodes[0].etcd.put("key", "kept")
 
-        # An instance refresh ends one; its hook holds it until it has left.
-        old = nodes[0]
-        hooked.wait_for(TERMINATE, old.instance.id)
-        old.imds.meta_data["autoscaling/target-lifecycle-state"] = "Terminated"
-        wait_said(lab, old, "hold: this instance has left the cluster")
-        lab.wait(lambda: (TERMINATE, old.instance.id) in hooked.completed, 60, "terminate hook completed")
-        wait_formed(lab, *nodes[1:])
-        old.kill(signal.SIGTERM)
-        old.wait_exit(60)
-        scaling.terminate_instance_in_auto_scaling_group(InstanceId=old.instance.id, ShouldDecrementDesiredCapacity=False)
-        (group,) = scaling.describe_auto_scaling_groups()["AutoScalingGroups"]
-        (new,) = {i["InstanceId"] for i in group["Instances"]} - set(first)
-        replacement = boot(new).node
-        assert wait_formed(lab, *nodes[1:], replacement) == cluster
-        lab.wait(lambda: not hooked.waiting, 60, "the new launch hook completed")
+        # The next release of etcd in the archive is a refresh, and nothing that Terraform does to an instance itself.
+        before, user_data = instances(), latest()
+        assert not user.refreshes.ordered
+        user.pack(next_release)
+        assert "3 of 3 members are healthy" in user.finish("scripts/run.sh --yes")
+        (order,) = user.refreshes.ordered
+        assert (order["AutoScalingGroupName"], order["Strategy"]) == (NAME, "Rolling")
+        bounds = {name.removeprefix("Preferences."): value for name, value in order.items() if name.startswith("Preferences.")}
+        assert (bounds["MinHealthyPercentage"], bounds["MaxHealthyPercentage"]) == ("66", "100")
+        assert instances() == before and latest() != user_data
+
+        for old in list(nodes):
+            # It ends one; the hook holds that until it has left.
+            known = instances()
+            hooked.wait_for(TERMINATE, old.instance.id)
+            old.imds.meta_data["autoscaling/target-lifecycle-state"] = "Terminated"
+            wait_said(lab, old, "hold: this instance has left the cluster")
+            lab.wait(lambda: (TERMINATE, old.instance.id) in hooked.completed, 60, "terminate hook completed")
+            nodes.remove(old)
+            wait_formed(lab, *nodes)
+            old.kill(signal.SIGTERM)
+            old.wait_exit(60)
+            old.power_off()
+            old.detach()  # its address is free for the new one
+            scaling.terminate_instance_in_auto_scaling_group(InstanceId=old.instance.id, ShouldDecrementDesiredCapacity=False)
+            (new,) = instances() - known
+            nodes.append(boot(new, latest()).node)
+            assert wait_formed(lab, *nodes) == cluster
+            lab.wait(lambda: not hooked.waiting, 60, "the new launch hook completed")
         assert not hooked.refusals
-        for node in (*nodes[1:], replacement):
+        stepped = lambda: {node.etcd.peer_version()["etcdcluster"] for node in nodes} == {"3.6.0"}
+        lab.wait(stepped, 60, "a cluster of 3.6")
+        assert {node.etcd.status()["version"] for node in nodes} == {next_release}
+        assert [node.etcd.get("key") for node in nodes] == ["kept"] * 3
+        for node in nodes:
             node.power_off()
 
     user.finish("scripts/run.sh --destroy --yes")

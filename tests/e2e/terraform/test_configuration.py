@@ -68,4 +68,4 @@ def test_the_entry_plans_and_refuses(lab, tmp_path):
     entry.look_into_credentials()
     tools.init(entry.folder)
     said = entry.run("test", "-no-color")
-    assert re.search(r"Success! 8 passed, 0 failed\.", said), said
+    assert re.search(r"Success! 9 passed, 0 failed\.", said), said

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import tools
-from lab.http_server import HttpServer, Reply, Request
-from lab.node import Node
+from muster_tools.lab.http_server import HttpServer, Reply, Request
+from muster_tools.lab.node import Node
 
 FILES = tools.SOURCES / "modules" / "host" / "files"
 PREFIX = "nvme-Amazon_Elastic_Block_Store_vol"

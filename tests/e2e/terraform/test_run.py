@@ -48,7 +48,7 @@ def test_what_is_missing_or_wrong_is_named_before_anything_is_made(user):
     assert "AWS doesn't know you in eu-west-1: " in line and "aws sso login" in line
     # As it is where the name of a region has no address.
     line = refusal(user, "scripts/run.sh --yes -parallelism=4 -var region=eu-nowhere-1", AWS_ENDPOINT_URL_STS="http://127.0.0.1:9")
-    assert "AWS doesn't know you in eu-nowhere-1: " in line and "Could not connect" in line and "mend the variable region" in line
+    assert "AWS doesn't know you in eu-nowhere-1: " in line and "Could not connect" in line and "correct the variable region" in line
 
     line = refusal(user, "scripts/run.sh --destroy --yes")
     assert "nothing to destroy" in line and "terraform/init/terraform.tfstate" in line

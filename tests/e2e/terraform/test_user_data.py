@@ -197,6 +197,15 @@ def test_the_program_knows_every_variable(hosts, binary):
                 assert any(name in line and value in line for line in done.stdout.splitlines()), f"{name}={value}: {done.stdout}"
 
 
+def test_a_machine_is_told_of_snapshots_only_where_they_are_wanted(hosts):
+    """What isn't given is the program's default, and isn't told."""
+    for host in hosts:
+        told = {name: value for name, value in host.environment.items() if name.startswith("MUSTER_SNAPSHOT")}
+        asked = {"EVERY": "30m", "KEEP": "48h,14d", "VERIFY": "restore", "KEY": "ssm:/etcd/snapshot-key", "SSE": "aws:kms"}
+        wanted = {"MUSTER_SNAPSHOTS": "s3://backups/etcd/blue", **{f"MUSTER_SNAPSHOT_{name}": value for name, value in asked.items()}}
+        assert told == (wanted if host.kind[3] == "minted" else {}), host.name
+
+
 def test_machines_do_not_reboot_by_themselves(hosts):
     """Three that update in one night would take the quorum with them."""
     for host in hosts:

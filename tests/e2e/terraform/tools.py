@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Mapping
 
-from lab import install
+from muster_tools.lab import install
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SOURCES = REPOSITORY / "terraform"
@@ -92,6 +92,7 @@ class Deployment:
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ENDPOINT_URL": url,
+            "AWS_ENDPOINT_URL_AUTO_SCALING": front,
             "AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2": front,
             "AWS_ENDPOINT_URL_SSM": front,
         }

@@ -11,7 +11,8 @@ from pathlib import Path
 import cloud as around
 import tools
 from fleet import wait_formed
-from lab.node import Lab, Node
+from muster_tools.lab import install
+from muster_tools.lab.node import Lab, Node
 
 
 class Account:
@@ -22,7 +23,8 @@ class Account:
         self.binary = binary
         ec2 = lab.ec2
         key = ec2.client("iam").create_access_key(UserName="lab")["AccessKey"]
-        self.front = around.front(ec2).start()
+        self.refreshes = around.Refreshes()
+        self.front = around.front(ec2, self.refreshes).start()
         self.deployment = tools.Deployment(folder, ec2.url, self.front.url, key["AccessKeyId"], key["SecretAccessKey"])
         self.tools = folder / "bin"
         self.tools.mkdir()
@@ -51,12 +53,13 @@ class Account:
         self.variables |= variables
         self.deployment.set(**self.variables)
 
-    def pack(self) -> None:
-        """What the members run; the documented way to it takes longer, and is taken once."""
+    def pack(self, release: str | None = None) -> None:
+        """What the members run, with that etcd or the lab's; the documented way to it takes longer, and is taken once."""
+        programs = self.lab.etcd_binary.parent if release is None else install.etcd_binaries(release)
         with tarfile.open(self.deployment.private / "etcd.tar.gz", "w:gz", compresslevel=1) as archive:
             archive.add(self.binary, "etcd-muster")
             for program in ("etcd", "etcdctl"):
-                archive.add(self.lab.etcd_binary.parent / program, f"etcd-release/{program}")
+                archive.add(programs / program, f"etcd-release/{program}")
 
     def begin(self, command: str, answer: str = "") -> subprocess.Popen[bytes]:
         """A line in the user's shell, at the top of the repository, its output in `log`."""

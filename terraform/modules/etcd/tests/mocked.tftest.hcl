@@ -34,6 +34,10 @@ run "the_least_rights" {
     ]
     error_message = "a cluster without extras may list instances and fetch its one archive, and nothing else"
   }
+  assert {
+    condition     = length(aws_s3_bucket.snapshots) == 0 && output.snapshots_place == null && alltrue([for host in module.host : length([for name in keys(host.environment) : name if startswith(name, "MUSTER_SNAPSHOT")]) == 0])
+    error_message = "no snapshots, no bucket, nothing of them on the machines"
+  }
 }
 
 run "closed_by_default" {
@@ -170,6 +174,136 @@ run "a_group_with_everything" {
   }
 }
 
+run "snapshots_in_a_bucket_of_their_own" {
+  command = plan
+  variables {
+    snapshots = {}
+  }
+  override_resource {
+    target          = aws_s3_bucket.snapshots
+    override_during = plan
+    values          = { id = "etcd-snapshots-1", bucket = "etcd-snapshots-1", arn = "arn:aws:s3:::etcd-snapshots-1" }
+  }
+  assert {
+    condition = slice(jsondecode(aws_iam_role_policy.member.policy).Statement, 2, 4) == [
+      { Sid = "Snapshots", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"], Resource = ["arn:aws:s3:::etcd-snapshots-1/etcd/*"] },
+      { Sid = "SnapshotsList", Effect = "Allow", Action = ["s3:ListBucket"], Resource = ["arn:aws:s3:::etcd-snapshots-1"], Condition = { StringLike = { "s3:prefix" = ["etcd/*"] } } },
+    ] && length(jsondecode(aws_iam_role_policy.member.policy).Statement) == 4
+    error_message = "the rights on snapshots, below the prefix, and no others"
+  }
+  assert {
+    condition     = alltrue([for host in module.host : { for name, value in host.environment : name => value if startswith(name, "MUSTER_SNAPSHOT") } == { MUSTER_SNAPSHOTS = "s3://etcd-snapshots-1/etcd" }])
+    error_message = "the machines are told the place, and for the rest the program has its defaults"
+  }
+  assert {
+    condition     = aws_s3_bucket.snapshots[0].force_destroy == false && aws_s3_bucket.snapshots[0].bucket_prefix == "etcd-snapshots-"
+    error_message = "a bucket that isn't emptied for its removal"
+  }
+  assert {
+    condition     = aws_s3_bucket_versioning.snapshots[0].versioning_configuration[0].status == "Enabled"
+    error_message = "what is overwritten or deleted by mistake can be had back"
+  }
+  assert {
+    condition     = [for rule in aws_s3_bucket_server_side_encryption_configuration.snapshots[0].rule : "${rule.apply_server_side_encryption_by_default[0].sse_algorithm} ${rule.bucket_key_enabled}"] == ["AES256 false"]
+    error_message = "S3's own encryption"
+  }
+  assert {
+    condition     = length(aws_s3_bucket_object_lock_configuration.snapshots) == 0
+    error_message = "no Object Lock unless asked for"
+  }
+  assert {
+    condition = [for rule in aws_s3_bucket_lifecycle_configuration.snapshots[0].rule : [
+      rule.id, rule.status, rule.filter[0].prefix, join(",", rule.abort_incomplete_multipart_upload[*].days_after_initiation), join(",", rule.noncurrent_version_expiration[*].noncurrent_days),
+      join(",", rule.expiration[*].expired_object_delete_marker),
+      ]] == [
+      ["unfinished-uploads", "Enabled", "etcd/", "1", "", ""],
+      ["deleted-snapshots", "Enabled", "etcd/", "", "30", "true"],
+    ]
+    error_message = "below the prefix: uploads end after a day, deleted versions after thirty, and nothing that is there"
+  }
+  assert {
+    condition = jsondecode(aws_s3_bucket_policy.snapshots[0].policy).Statement == [{
+      Sid       = "TlsOnly", Effect = "Deny", Principal = "*", Action = "s3:*", Resource = ["arn:aws:s3:::etcd-snapshots-1", "arn:aws:s3:::etcd-snapshots-1/*"],
+      Condition = { Bool = { "aws:SecureTransport" = "false" } }
+    }]
+    error_message = "plain http is refused"
+  }
+}
+
+run "snapshots_with_everything" {
+  command = plan
+  variables {
+    name = "blue"
+    snapshots = {
+      every           = "30m"
+      keep            = "48h,14d"
+      verify          = "restore"
+      kms_key_arn     = "arn:aws:kms:eu-west-1:123456789012:key/s3"
+      key             = "ssm:/etcd/snapshot-key"
+      key_kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/ssm"
+      delete          = false
+      noncurrent_days = 7
+      object_lock     = { days = 14 }
+    }
+  }
+  override_resource {
+    target          = aws_s3_bucket.snapshots
+    override_during = plan
+    values          = { id = "blue-snapshots-1", bucket = "blue-snapshots-1", arn = "arn:aws:s3:::blue-snapshots-1" }
+  }
+  assert {
+    condition = slice(jsondecode(aws_iam_role_policy.member.policy).Statement, 2, 7) == [
+      { Sid = "Snapshots", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"], Resource = ["arn:aws:s3:::blue-snapshots-1/blue/*"] },
+      { Sid = "SnapshotsList", Effect = "Allow", Action = ["s3:ListBucket"], Resource = ["arn:aws:s3:::blue-snapshots-1"], Condition = { StringLike = { "s3:prefix" = ["blue/*"] } } },
+      { Sid = "SnapshotsEncrypt", Effect = "Allow", Action = ["kms:GenerateDataKey", "kms:Decrypt"], Resource = ["arn:aws:kms:eu-west-1:123456789012:key/s3"], Condition = { StringLike = { "kms:EncryptionContext:aws:s3:arn" = ["arn:aws:s3:::blue-snapshots-1", "arn:aws:s3:::blue-snapshots-1/blue/*"] } } },
+      { Sid = "SnapshotsKey", Effect = "Allow", Action = ["ssm:GetParameter"], Resource = ["arn:aws:ssm:eu-west-1:123456789012:parameter/etcd/snapshot-key"] },
+      { Sid = "SnapshotsKeyDecrypt", Effect = "Allow", Action = ["kms:Decrypt"], Resource = ["arn:aws:kms:eu-west-1:123456789012:key/ssm"], Condition = { StringEquals = { "kms:EncryptionContext:PARAMETER_ARN" = "arn:aws:ssm:eu-west-1:123456789012:parameter/etcd/snapshot-key" } } },
+    ] && length(jsondecode(aws_iam_role_policy.member.policy).Statement) == 7
+    error_message = "each setting brings its right, and without delete there is none to delete"
+  }
+  assert {
+    condition = alltrue([for host in module.host : { for name, value in host.environment : name => value if startswith(name, "MUSTER_SNAPSHOT") } == {
+      MUSTER_SNAPSHOTS       = "s3://blue-snapshots-1/blue"
+      MUSTER_SNAPSHOT_EVERY  = "30m"
+      MUSTER_SNAPSHOT_KEEP   = "48h,14d"
+      MUSTER_SNAPSHOT_VERIFY = "restore"
+      MUSTER_SNAPSHOT_KEY    = "ssm:/etcd/snapshot-key"
+    }])
+    error_message = "the machines are told what was given"
+  }
+  assert {
+    condition     = [for rule in aws_s3_bucket_server_side_encryption_configuration.snapshots[0].rule : "${rule.apply_server_side_encryption_by_default[0].sse_algorithm} ${rule.apply_server_side_encryption_by_default[0].kms_master_key_id} ${rule.bucket_key_enabled}"] == ["aws:kms arn:aws:kms:eu-west-1:123456789012:key/s3 true"]
+    error_message = "by the key that was given"
+  }
+  assert {
+    condition     = [for lock in aws_s3_bucket_object_lock_configuration.snapshots[0].rule[*].default_retention[0] : "${lock.mode} ${lock.days}"] == ["GOVERNANCE 14"]
+    error_message = "locked for as long as was asked for"
+  }
+  assert {
+    condition     = flatten(aws_s3_bucket_lifecycle_configuration.snapshots[0].rule[*].noncurrent_version_expiration[*].noncurrent_days) == [7]
+    error_message = "deleted versions go when that was asked for"
+  }
+}
+
+run "snapshots_in_a_bucket_that_is_there" {
+  command = plan
+  variables {
+    snapshots = { place = "s3://backups/etcd/blue", sse = "aws:kms:arn:aws:kms:eu-west-1:123456789012:key/k", key = "/etc/etcd-muster/ssl/snapshot.key" }
+  }
+  assert {
+    condition     = length(aws_s3_bucket.snapshots) + length(aws_s3_bucket_policy.snapshots) + length(aws_s3_bucket_lifecycle_configuration.snapshots) + length(aws_s3_bucket_versioning.snapshots) + length(aws_s3_bucket_public_access_block.snapshots) == 0
+    error_message = "nothing of it is changed"
+  }
+  assert {
+    condition = [for s in slice(jsondecode(aws_iam_role_policy.member.policy).Statement, 2, 5) : "${s.Sid} ${join(",", s.Action)} ${join(",", s.Resource)} ${jsonencode(try(s.Condition, null))}"] == [
+      "Snapshots s3:GetObject,s3:PutObject,s3:AbortMultipartUpload,s3:DeleteObject arn:aws:s3:::backups/etcd/blue/* null",
+      "SnapshotsList s3:ListBucket arn:aws:s3:::backups ${jsonencode({ StringLike = { "s3:prefix" = ["etcd/blue/*"] } })}",
+      "SnapshotsEncrypt kms:GenerateDataKey,kms:Decrypt arn:aws:kms:eu-west-1:123456789012:key/k ${jsonencode({ StringLike = { "kms:EncryptionContext:aws:s3:arn" = ["arn:aws:s3:::backups", "arn:aws:s3:::backups/etcd/blue/*"] } })}",
+    ] && length(jsondecode(aws_iam_role_policy.member.policy).Statement) == 5
+    error_message = "rights below its prefix, and by the key that sse names"
+  }
+}
+
 run "ssh_to_a_block" {
   command = plan
   variables {
@@ -256,6 +390,30 @@ run "minted_without_the_cas_key" {
     tls = { mode = "minted", ca_cert = "-----BEGIN CERTIFICATE-----\n" }
   }
   expect_failures = [var.tls]
+}
+
+run "a_place_that_is_none" {
+  command = plan
+  variables {
+    snapshots = { place = "s3://backups" }
+  }
+  expect_failures = [var.snapshots]
+}
+
+run "two_keys_for_one_bucket" {
+  command = plan
+  variables {
+    snapshots = { sse = "aws:kms:arn:aws:kms:eu-west-1:123456789012:key/a", kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/b" }
+  }
+  expect_failures = [var.snapshots]
+}
+
+run "a_lock_on_a_bucket_of_others" {
+  command = plan
+  variables {
+    snapshots = { place = "s3://backups/etcd", object_lock = { days = 14 } }
+  }
+  expect_failures = [var.snapshots]
 }
 
 run "files_from_nowhere" {

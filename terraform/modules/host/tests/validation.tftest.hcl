@@ -29,10 +29,10 @@ run "tags_of_ones_own" {
 run "an_empty_variable_takes_a_default_away" {
   command = plan
   variables {
-    environment = { ETCD_MEMBER_TYPE = "", MUSTER_RECONCILE = "5m" }
+    environment = { ETCD_MEMBER_TYPE = "", MUSTER_REMOVE_INTERVAL = "5m" }
   }
   assert {
-    condition     = !contains(keys(output.environment), "ETCD_MEMBER_TYPE") && output.environment["MUSTER_RECONCILE"] == "5m"
+    condition     = !contains(keys(output.environment), "ETCD_MEMBER_TYPE") && output.environment["MUSTER_REMOVE_INTERVAL"] == "5m"
     error_message = "variables of one's own win"
   }
 }
@@ -114,7 +114,7 @@ run "a_value_that_systemd_and_docker_read_differently" {
 run "a_value_of_two_lines" {
   command = plan
   variables {
-    environment = { ETCD_OPTS = "a\nMUSTER_FOUND_ABSENT=yes" }
+    environment = { ETCD_OPTS = "a\nMUSTER_BOOTSTRAP_WITHOUT_ABSENT=yes" }
   }
   expect_failures = [var.environment]
 }

@@ -29,6 +29,11 @@ locals {
     inline    = { mode = "minted", ca_cert = var.ca_cert, extra_sans = ["etcd.example.com"] }
   }
 
+  # With one of the kinds of TLS, so that there are machines with and without.
+  snapshots = {
+    minted = { place = "s3://backups/etcd/blue", every = "30m", keep = "48h,14d", verify = "restore", key = "ssm:/etcd/snapshot-key", sse = "aws:kms" }
+  }
+
   combinations = { for c in setproduct(keys(local.shapes), ["ubuntu", "flatcar", "fcos"], keys(local.runs), keys(local.tls)) : join(" ", c) => c }
 }
 
@@ -43,6 +48,7 @@ module "host" {
   binaries          = [local.archive]
   image             = local.runs[each.value[2]].image
   container_network = local.runs[each.value[2]].network
+  snapshots         = lookup(local.snapshots, each.value[3], null)
   tls               = local.tls[each.value[3]]
   inline_secrets    = each.value[3] == "inline" ? { "ca.key" = var.ca_key } : {}
 }

@@ -1,0 +1,121 @@
+"""The checks, checked: breaks one guard at a time in a copy of the source and shows which check fails.
+
+    scripts/mutate [NAME ... | --part N/M]
+
+A mutation that no check notices is a bug in the checks: it is printed as SURVIVED, and the exit code is 1.
+Some are judged at the same time, each in a copy and a target directory of its own: a build of one crate after another keeps one core busy.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from muster_tools.mutate.mutations import MUTATIONS, Mutation
+from muster_tools.repository import ROOT, target
+
+# A mutation is done with as soon as one check fails: those first that are nearest to what is broken, the long ones last.
+CORE = [f"--package muster-core {check}" for check in ("--test decide", "--test upgrade", "--test paxos", "--lib", "--test retention")] + ["--test scenarios"]
+EDGES = ["--lib", "--test tls"]
+WHOLE = [f"--package muster-core {check}" for check in ("--test model", "--test exhaustive")]
+CHECK_BOUND_SECONDS = 900
+MOST_LANES = 4
+OWN_CRATES = ("etcd-muster-", "muster-core-")  # as their fingerprints begin; a copy of the source builds these anew
+
+
+class Lane:
+    """A copy of the source, with what is built of it: one mutation at a time."""
+
+    def __init__(self, place: Path):
+        self.place = place
+        shutil.rmtree(place, ignore_errors=True)
+        # Files as they are now, so that an unfinished change is what gets checked.
+        shutil.copytree(ROOT, place, symlinks=True, ignore=shutil.ignore_patterns("target", ".git"))
+        take_what_is_built(target() / "debug", place / "target" / "debug")
+
+    def first_failing_check(self, mutation: Mutation) -> str | None:
+        path = self.place / "src" / mutation.file
+        source = path.read_text()
+        path.write_text(source.replace(mutation.old, mutation.new))
+        try:
+            near = [*CORE, *EDGES] if mutation.file.startswith("core/") else [*EDGES, *CORE]
+            return next((failed for check in [*near, *WHOLE] if (failed := self._failed(check))), None)
+        finally:
+            path.write_text(source)
+
+    def _failed(self, check: str) -> str | None:
+        command = ["cargo", "test", "--quiet", "--locked", "--target-dir", str(self.place / "target"), *check.split()]
+        outcome = subprocess.run(
+            command, cwd=self.place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=CHECK_BOUND_SECONDS
+        )
+        if outcome.returncode == 0:
+            return None
+        if "could not compile" in outcome.stdout:
+            raise SystemExit(f"mutate: the mutation doesn't compile:\n{outcome.stdout[-3000:]}")
+        failed = [line.split()[0] for line in outcome.stdout.splitlines() if line.startswith("    ") and len(line.split()) == 1]
+        return f"{check.split()[-1].removeprefix('--')}: {failed[-1] if failed else 'failed'}"
+
+
+def take_what_is_built(built: Path, lane: Path) -> None:
+    """The crates of others, with their times, so that cargo finds them fresh; what isn't there, it builds."""
+    if not (built / ".fingerprint").is_dir():
+        return
+    foreign = [entry.name for entry in (built / ".fingerprint").iterdir() if not entry.name.startswith(OWN_CRATES)]
+    hashes = {name.rpartition("-")[2] for name in foreign}
+    for name in foreign:
+        shutil.copytree(built / ".fingerprint" / name, lane / ".fingerprint" / name)
+        if (built / "build" / name).is_dir():
+            shutil.copytree(built / "build" / name, lane / "build" / name)
+    (lane / "deps").mkdir(parents=True)
+    for file in (built / "deps").iterdir():
+        if file.stem.rpartition("-")[2] in hashes:
+            shutil.copy2(file, lane / "deps")
+
+
+def choose(words: list[str]) -> list[Mutation]:
+    """All; those named; or one part of them all, `--part 2/3`, every third from the second on."""
+    if words[:1] == ["--part"]:
+        part, parts = (int(number) for number in words[1].split("/"))
+        return MUTATIONS[part - 1 :: parts]
+    return [m for m in MUTATIONS if not words or m.name in words]
+
+
+def main() -> int:
+    chosen = choose(sys.argv[1:])
+    if not chosen:
+        raise SystemExit(f"mutate: none of {', '.join(m.name for m in MUTATIONS)}")
+    for mutation in chosen:
+        times = (ROOT / "src" / mutation.file).read_text().count(mutation.old)
+        if times != 1:
+            raise SystemExit(f"mutate: {mutation.name}: {mutation.file} holds its text {times} times, not once")
+    places = [ROOT / "target" / "mutate" / str(number) for number in range(min(os.cpu_count() or 1, MOST_LANES, len(chosen)))]
+    free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+    survivors = 0
+    for crates in ([], ["--package", "muster-core"]):  # with their features, so that no lane builds the crates of others
+        subprocess.run(["cargo", "test", "--quiet", "--locked", "--no-run", "--lib", *crates], cwd=ROOT, check=True)
+    try:
+        for place in places:
+            free.put(Lane(place))
+
+        def judge(mutation: Mutation) -> tuple[Mutation, str | None, float]:
+            lane, began = free.get(), time.monotonic()
+            try:
+                return mutation, lane.first_failing_check(mutation), time.monotonic() - began
+            finally:
+                free.put(lane)
+
+        with ThreadPoolExecutor(len(places)) as pool:
+            for mutation, failing, took in pool.map(judge, chosen):
+                survivors += failing is None
+                print(f"{mutation.name:<40} {failing or 'SURVIVED':<60} {took:4.0f} s", flush=True)
+    finally:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+    print(f"{len(chosen)} mutations, {survivors} survived")
+    return 1 if survivors else 0

@@ -1,0 +1,1 @@
+"""What `scripts/stores` is made of."""

@@ -1,0 +1,81 @@
+//! What a place has: all of its objects, and what the manifests among them say.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::place::{Error, Place};
+use crate::core::snapshot::manifest::Manifest;
+use crate::core::snapshot::name::{Kind, Name};
+use crate::core::snapshot::retention::Object;
+use crate::core::types::ClusterId;
+
+/// Manifests that are read at once.
+const AT_ONCE: usize = 16;
+
+/// Parses a manifest.
+///
+/// # Errors
+/// It is not understood, and why: it is to be kept, and relied on for nothing.
+pub fn parse(bytes: &[u8], name: &Name) -> Result<Manifest, String> {
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    manifest.fault(name).map_or(Ok(manifest), Err)
+}
+
+/// A manifest as it is stored.
+pub fn written(manifest: &Manifest) -> Vec<u8> {
+    // A struct of numbers and text can't fail to be written.
+    let mut bytes = serde_json::to_vec_pretty(manifest).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// All objects below `below` (empty: of the place), with the manifests of that cluster; `None`: of all clusters. One that can't be read is as good as one that
+/// is not understood.
+///
+/// # Errors
+/// The list is not whole.
+pub async fn read(place: &Arc<Place>, below: &str, cluster: Option<ClusterId>) -> Result<Vec<Object>, Error> {
+    let listing = place.list(below).await?;
+    let mut objects: Vec<Object> =
+        listing.entries.into_iter().map(|entry| Object { key: entry.key, size: entry.size, manifest: None }).collect();
+    let wanted = |object: &Object| {
+        let name = Name::of_key(&object.key).filter(|(_, kind)| *kind == Kind::Manifest)?.0;
+        cluster.is_none_or(|cluster| cluster == name.cluster).then_some(name)
+    };
+    let wanted: Vec<_> = objects.iter().enumerate().filter_map(|(at, object)| Some((at, wanted(object)?))).collect();
+    let found = manifests(place, wanted.into_iter()).await;
+    for (at, manifest) in found {
+        objects[at].manifest = Some(manifest);
+    }
+    Ok(objects)
+}
+
+/// What these manifests say, each under its key. One that can't be read is as good as one that is not understood.
+pub async fn manifests<K: Send + 'static>(
+    place: &Arc<Place>,
+    mut wanted: impl Iterator<Item = (K, Name)>,
+) -> Vec<(K, Result<Manifest, String>)> {
+    let (mut reading, mut found) = (JoinSet::new(), Vec::new());
+    loop {
+        while reading.len() < AT_ONCE
+            && let Some((key, name)) = wanted.next()
+        {
+            let place = place.clone();
+            reading.spawn(async move { (key, read_one(&place, &name).await) });
+        }
+        match reading.join_next().await {
+            Some(Ok(read)) => found.push(read),
+            Some(Err(_)) => {}
+            None => return found,
+        }
+    }
+}
+
+async fn read_one(place: &Place, name: &Name) -> Result<Manifest, String> {
+    match place.read(&name.manifest_key()).await {
+        Ok(Some(stored)) => parse(&stored.body, name),
+        Ok(None) => Err("it is listed, and it does not exist".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
