@@ -179,8 +179,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_says_that_he_is_it_is_heard_beside_those_who_are_silent() {
-        let (mute, him) = ([silent(1).await, silent(1).await, silent(1).await], FakeEtcd::start(1).await);
-        let lists: Vec<_> = mute.iter().chain([&him]).map(|etcd| vec![listed(etcd)]).collect();
+        // The last by its address, because in that order they are asked.
+        let mut etcds = [silent(1).await, silent(1).await, silent(1).await, silent(1).await];
+        etcds.sort_by(|one, other| one.server.url.cmp(&other.server.url));
+        let him = &etcds[3];
+        him.now(|says| says.instead.clear());
+        let lists: Vec<_> = etcds.iter().map(|etcd| vec![listed(etcd)]).collect();
         let lists: Vec<_> = lists.iter().map(Vec::as_slice).collect();
         let began = clock::now();
         assert_eq!(twin(&peers(&lists)).await, Twin::Runs { at: him.server.url.clone(), name: "m1".to_owned() });
