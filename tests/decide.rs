@@ -37,7 +37,7 @@ fn absence(step: &Step) -> &AbsenceReason {
 }
 
 fn list(names: &str) -> InitialList {
-    InitialList { members: names.chars().map(listed).collect(), token: "t-1".to_owned() }
+    InitialList::empty(names.chars().map(listed).collect(), "t-1".to_owned())
 }
 
 // ---- founding

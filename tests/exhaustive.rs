@@ -24,7 +24,7 @@ const ME: char = 'b';
 const PEERS: [char; 3] = ['a', 'c', 'd'];
 
 fn list(names: &str) -> InitialList {
-    InitialList { members: names.chars().map(listed).collect(), token: "t-1".to_owned() }
+    InitialList::empty(names.chars().map(listed).collect(), "t-1".to_owned())
 }
 
 /// One thing a peer may say, and for how long it has been silent.

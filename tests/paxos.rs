@@ -90,7 +90,7 @@ impl World {
                 let call = Call::Prepare { charter: self.charter.clone(), ballot: ballot.clone() };
                 let answers = self.ask(reach, &call);
                 let members = self.charter.first.iter().map(|(i, _)| listed(i.0.chars().last().unwrap())).collect();
-                let own = InitialList { members, token: format!("{}-{n}", ballot.round) };
+                let own = InitialList::empty(members, format!("{}-{n}", ballot.round));
                 match tally_promises(&self.charter, &self.standing(n), &answers) {
                     Tally::Free => drop(self.rounds.insert(n, Round { ballot, list: own })),
                     Tally::Adopt(list) => drop(self.rounds.insert(n, Round { ballot, list })),
@@ -151,7 +151,7 @@ fn the_highest_accepted_ballot_is_adopted() {
     let world = World::new(5);
     let accepted = |round, token: &str| {
         let ballot = Ballot { round, proposer: id('a'), nonce: 1 };
-        let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: token.to_owned() };
+        let list = InitialList::empty(vec![listed('a'), listed('b'), listed('c')], token.to_owned());
         Answer::Promised { accepted: Some(Accepted { ballot, list }) }
     };
     for (first, second) in [((1, "low"), (2, "high")), ((2, "high"), (1, "low"))] {
@@ -182,7 +182,7 @@ fn a_call_over_another_roster_changes_nothing() {
 fn the_list_is_told_beside_data_only_while_it_never_elected() {
     let world = World::new(3);
     let standing = AcceptorContext { has_data: true, ..world.standing(1) };
-    let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: "t".to_owned() };
+    let list = InitialList::empty(vec![listed('a'), listed('b'), listed('c')], "t".to_owned());
     let elected = Ledger { chosen: Some(list.clone()), founded: true, ..world.ledgers[1].clone() };
     assert_eq!(elected.valid_choice(&standing), None);
     let never_elected = Ledger { never_elected: true, ..elected };
@@ -204,7 +204,7 @@ const EMPTY: WalVolume = WalVolume { holds_wal: false, is_marked: true };
 /// A missing WAL proves that none was made only before etcd was seen to serve, and on the volume it would have been made on.
 #[test]
 fn a_first_start_never_began_only_by_all_proofs() {
-    let list = InitialList { members: vec![listed('a')], token: "t".to_owned() };
+    let list = InitialList::empty(vec![listed('a')], "t".to_owned());
     let mut ledger = Ledger::default();
     assert_eq!(ledger.never_began(EMPTY), None, "nothing was started");
     ledger.start_founding(&list);
@@ -220,7 +220,7 @@ fn a_first_start_never_began_only_by_all_proofs() {
 /// What is forgotten is the start that never began, and no earlier one; however often the move is resumed.
 #[test]
 fn only_the_start_that_never_began_is_forgotten() {
-    let list = InitialList { members: vec![listed('a')], token: "t".to_owned() };
+    let list = InitialList::empty(vec![listed('a')], "t".to_owned());
     let spawned = |ledger: &Ledger| ledger.joined.is_some_and(|j: Joined| j.spawned);
     let mut ledger = Ledger::default();
     ledger.start_founding(&list);
@@ -245,7 +245,7 @@ fn only_the_start_that_never_began_is_forgotten() {
 #[test]
 fn a_list_without_us_is_never_recorded() {
     let world = World::new(3);
-    let list = InitialList { members: vec![listed('a'), listed('b')], token: "t".to_owned() };
+    let list = InitialList::empty(vec![listed('a'), listed('b')], "t".to_owned());
     let (said, next) = learn(&world.ledgers[2], &world.standing(2), &list);
     assert!(matches!(said, Answer::Unfit { .. }) && next.is_none());
     let (said, next) = learn(&world.ledgers[1], &world.standing(1), &list);
@@ -256,7 +256,7 @@ fn a_list_without_us_is_never_recorded() {
 #[test]
 fn whoever_promises_past_a_void_choice_never_starts_by_it() {
     let world = World::new(3);
-    let list = InitialList { members: vec![listed('a'), listed('b'), listed('c')], token: "t-void".to_owned() };
+    let list = InitialList::empty(vec![listed('a'), listed('b'), listed('c')], "t-void".to_owned());
     let ledger = Ledger { chosen: Some(list.clone()), ..world.ledgers[1].clone() };
     let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
     let call = Call::Prepare { charter: world.charter.clone(), ballot };
@@ -269,7 +269,7 @@ fn whoever_promises_past_a_void_choice_never_starts_by_it() {
 
 #[test]
 fn void_data_that_is_moved_aside_takes_its_list_with_it() {
-    let list = InitialList { members: vec![listed('a'), listed('b')], token: "t-void".to_owned() };
+    let list = InitialList::empty(vec![listed('a'), listed('b')], "t-void".to_owned());
     let mut ledger = Ledger::default();
     ledger.start_founding(&list);
     ledger.left_behind(LeftBehind::Void);

@@ -80,7 +80,7 @@ impl World {
             let other = peer.listed.iter_mut().flat_map(|listed| &mut listed.peer_urls);
             other.for_each(|url| *url = "http://10.0.0.2:2380".to_owned());
         }
-        desk.set_known_peers(&view);
+        desk.set_known_peers(&policy, &view);
         Self { dir, desk, standing: view.acceptor_context(&policy) }
     }
 
@@ -169,6 +169,8 @@ fn policy() -> Policy {
         join_newer: false,
         token_prefix: "t".to_owned(),
         claim: None,
+        seed: None,
+        snapshots: Vec::new(),
         written: false,
         filter: "etcd=1".to_owned(),
     }

@@ -93,7 +93,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A client of one region's Parameter Store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ssm {
     caller: Arc<SigningClient>,
     endpoint: String,

@@ -6,6 +6,7 @@ mod etcdctl_env;
 mod health;
 mod members;
 mod plan;
+mod restore;
 mod snapshot;
 mod status;
 mod terminal;
@@ -50,6 +51,7 @@ enum Command {
     Health(health::Health),
     Upgrade(upgrade::Upgrade),
     Snapshot(snapshot::Snapshot),
+    Restore(restore::Restore),
     Env(env::Env),
     EtcdctlEnv(etcdctl_env::EtcdctlEnv),
 }
@@ -81,7 +83,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, upgrade, snapshot, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, health, upgrade, snapshot, restore, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -133,6 +135,7 @@ fn work(
         (Command::Health(health), _) => Box::pin(async move { health.run(&config.etcd).await }),
         (Command::Upgrade(upgrade), _) => Box::pin(async move { upgrade.run(&config).await }),
         (Command::Snapshot(snapshot), _) => Box::pin(async move { snapshot.run(&config).await }),
+        (Command::Restore(restore), _) => Box::pin(async move { restore.run(config).await }),
         (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config.etcd)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),
     }

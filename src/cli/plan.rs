@@ -14,12 +14,13 @@ use crate::core::release::Installed;
 use crate::core::types::Known;
 use crate::core::view::Claim;
 use crate::core::view::ClaimState;
-use crate::core::view::{DataDir, Liveness, View};
+use crate::core::view::{DataDir, Liveness, PeerState, Policy, View};
 use crate::daemon::observer::{Announce, LocalState, Observer};
+use crate::daemon::probe::Probe;
 use crate::daemon::services::Services;
 use crate::discovery::addresses;
 use crate::peer::clients::PeerClients;
-use crate::state::store::{self, Belonging, Store};
+use crate::state::store::{self, Belonging, Identity, Store};
 use crate::util::exit::{Code, Failure};
 
 /// Show what this node observes, and the step that `run` would take now, with its reason. Changes nothing.
@@ -33,8 +34,33 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) async fn run(&self, config: Config) -> Result<i32, Failure> {
-        let (own, imds) = find_self(&config).await?;
-        let Services { discovery, claim, notices, .. } = Services::new(&config, imds, own.region.as_deref());
+        let mut looker = Looker::new(&config).await?;
+        let view = looker.look().await;
+        let step = decide(looker.policy(), &view).to_string();
+        match self.json {
+            true => print_json(&view, &step),
+            false => print_text(&view, &step),
+        }
+        Ok(0)
+    }
+}
+
+/// Observes as `run` would, and changes nothing.
+pub(super) struct Looker {
+    observer: Observer,
+    looking: LocalState,
+    own: Identity,
+}
+
+impl Looker {
+    /// Reads what this host knows about itself.
+    ///
+    /// # Errors
+    /// Its own files can't be read, or the metadata service does not answer.
+    pub(super) async fn new(config: &Config) -> Result<Self, Failure> {
+        let (own, imds) = find_self(config).await?;
+        let Services { discovery, claim, notices, earlier_snapshots, .. } =
+            Services::new(config, imds, own.region.as_deref());
         let paths = addresses::settings(&config.etcd, &own).paths;
         let data = paths.inspect().map_err(|e| Failure::new(Code::DataDirUnwritable, e))?;
         let unreadable = |e| Failure::new(Code::StateUnreadable, e);
@@ -59,14 +85,33 @@ impl Plan {
             data_release: Known::Unknown("not asked".to_owned()),
         };
         let clients = PeerClients::new(&config.etcd, Some(&own));
-        let mut observer = Observer::new(&config, clients, discovery, claim, Announce::No);
-        let view = observer.observe(&looking, |_| {}).await;
-        let step = decide(observer.policy(), &view).to_string();
-        match self.json {
-            true => print_json(&view, &step),
-            false => print_text(&view, &step),
-        }
-        Ok(0)
+        Ok(Self {
+            observer: Observer::new(config, clients, discovery, claim, earlier_snapshots, Announce::No),
+            looking,
+            own,
+        })
+    }
+
+    /// One observation.
+    pub(super) async fn look(&mut self) -> View {
+        self.observer.observe(&self.looking, |_| {}).await
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        self.observer.policy()
+    }
+
+    /// This node as a peer would see it.
+    pub(super) async fn own_state(&self, config: &Config) -> PeerState {
+        let settings = addresses::settings(&config.etcd, &self.own);
+        let probe = Probe {
+            clients: PeerClients::new(&config.etcd, Some(&self.own)),
+            peer_url: addresses::own_peer_url(&settings),
+            client_url: addresses::own_client_url(&settings),
+            from: None,
+            timeout: config.observation.probe_timeout,
+        };
+        probe.observe().await
     }
 }
 
@@ -92,6 +137,28 @@ fn claim_in_words(claim: &ClaimState) -> String {
 fn print_text(view: &View, step: &str) {
     line(format_args!("this instance  {} listed as {}", view.me.instance, view.me.listed.peer_urls.join(",")));
     line(format_args!("data           {}", data_in_words(&view.data)));
+    fleet(view);
+    match &view.claim {
+        ClaimState::NotAsked => {}
+        claim => line(format_args!("claim          {}", claim_in_words(claim))),
+    }
+    let silent = view.liveness.iter().filter_map(|(member, fate)| match fate {
+        Liveness::Silent(silence) => Some((member, silence)),
+        Liveness::Answers | Liveness::Unknown => None,
+    });
+    for (member, fate) in silent {
+        let gone = match &fate.gone {
+            Known::Known(true) => "its instance is gone".to_owned(),
+            Known::Known(false) => "its instance exists".to_owned(),
+            Known::Unknown(cause) => format!("the state of its instance is unknown: {cause}"),
+        };
+        line(format_args!("member {member} does not answer; {gone}"));
+    }
+    line(format_args!("run would now  {step}"));
+}
+
+/// The instances, and what each of them says.
+pub(super) fn fleet(view: &View) {
     match &view.roster {
         Known::Unknown(cause) => line(format_args!("roster         unknown: {cause}")),
         Known::Known(roster) => {
@@ -116,23 +183,6 @@ fn print_text(view: &View, step: &str) {
             terminal::table(&["INSTANCE", "STATE", "ADDRESS", "SEEN"], &rows);
         }
     }
-    match &view.claim {
-        ClaimState::NotAsked => {}
-        claim => line(format_args!("claim          {}", claim_in_words(claim))),
-    }
-    let silent = view.liveness.iter().filter_map(|(member, fate)| match fate {
-        Liveness::Silent(silence) => Some((member, silence)),
-        Liveness::Answers | Liveness::Unknown => None,
-    });
-    for (member, fate) in silent {
-        let gone = match &fate.gone {
-            Known::Known(true) => "its instance is gone".to_owned(),
-            Known::Known(false) => "its instance exists".to_owned(),
-            Known::Unknown(cause) => format!("the state of its instance is unknown: {cause}"),
-        };
-        line(format_args!("member {member} does not answer; {gone}"));
-    }
-    line(format_args!("run would now  {step}"));
 }
 
 fn print_json(view: &View, step: &str) {

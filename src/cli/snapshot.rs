@@ -216,7 +216,9 @@ impl Save {
         key: Option<&OperatorKey>,
     ) -> Result<Manifest, String> {
         let progress = Progress::begin("storing", taken.spooled.size);
-        let manifest = taken.manifest(Reason::ByHand, None);
+        let ledger = Store::peek(&scene.config.etcd.data).ok().flatten();
+        let parent = ledger.and_then(|ledger| snapshot_places::parent(&ledger, taken.name.cluster));
+        let manifest = taken.manifest(Reason::ByHand, parent);
         let stored =
             store(place, taken, manifest, &|done| progress.at(done)).await.map_err(|error| error.to_string())?;
         drop(progress);

@@ -31,7 +31,7 @@ pub use instances::Instances;
 use reader::Reader;
 pub use reader::{Problem, parse_duration};
 pub use security::{CaKey, Files, Minting, Origin, Security, shown};
-pub use snapshots::{Location, Snapshots, Sse, location};
+pub use snapshots::{Location, SOURCE_FORMS, Snapshots, Source, Sse, location, source};
 pub use variables::{Alias, VARIABLES, Variable, named_by};
 use variables::{RETIRED, Resolved};
 
@@ -182,6 +182,8 @@ impl Config {
             join_newer: self.upgrade.join_newer,
             token_prefix: token_prefix.clone(),
             claim: claim.as_ref().map(Object::to_string),
+            seed: self.snapshots.seed.as_ref().map(ToString::to_string),
+            snapshots: self.snapshots.places.iter().map(ToString::to_string).collect(),
             filter: self.instances.to_string(),
             written: self.instances.written().is_some(),
         }

@@ -8,8 +8,11 @@ use super::aws::keeps_secrets;
 use super::reader::Reader;
 use super::security::{CaKey, is_secret};
 use super::variables;
+use crate::core::seed::Which;
 use crate::core::snapshot::manifest::Level;
+use crate::core::snapshot::name::{Name, parse_cluster};
 use crate::core::snapshot::retention::Keep;
+use crate::core::types::ClusterId;
 
 /// More often than this is no snapshot but a load on etcd and its store.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +34,33 @@ pub struct Snapshots {
     pub key: Option<CaKey>,
     /// `MUSTER_SNAPSHOT_SSE`: how the store is asked to encrypt them.
     pub sse: Option<Sse>,
+    /// `MUSTER_SEED`: what a cluster that is founded begins with.
+    pub seed: Option<Source>,
+}
+
+impl Snapshots {
+    /// Where snapshots of an earlier cluster may be: the places, and the one to restore from.
+    pub fn sources(&self) -> Vec<Location> {
+        let seed = self.seed.iter().map(|source| &source.location).filter(|location| !self.places.contains(location));
+        self.places.iter().chain(seed).cloned().collect()
+    }
+}
+
+/// What is to be restored: a place, and which snapshot there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    pub location: Location,
+    pub which: Which,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.which {
+            Which::Newest => write!(f, "{}", self.location),
+            Which::Of(cluster) => write!(f, "{}/{:016x}", self.location, cluster.0),
+            Which::Named(name) => write!(f, "{}/{name}", self.location),
+        }
+    }
 }
 
 /// A place as the operator wrote it.
@@ -76,7 +106,18 @@ impl Reader {
             verify: self.choice(&variables::SNAPSHOT_VERIFY, &[("digest", Level::Digest), ("restore", Level::Restore)]),
             key: self.snapshot_key(),
             sse: self.sse(store),
+            seed: self.seed(),
         }
+    }
+
+    fn seed(&mut self) -> Option<Source> {
+        const NAME: &str = variables::SEED.name;
+        let value = self.text(NAME)?.to_owned();
+        let parsed = source(&value);
+        if parsed.is_none() {
+            self.wrong(NAME, format!("is nothing to restore from; write {SOURCE_FORMS}"));
+        }
+        parsed
     }
 
     fn places(&mut self) -> Vec<Location> {
@@ -158,6 +199,23 @@ pub fn location(word: &str) -> Option<Location> {
     (is_bucket && is_prefix).then(|| Location::Bucket { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
+/// How a source is written.
+pub const SOURCE_FORMS: &str = "s3://bucket/prefix or file:/dir, perhaps with /CLUSTER or /CLUSTER/REVISION-INDEX-INSTANCE, as snapshot list shows it";
+
+/// Parses a place, perhaps with a cluster's id or a snapshot's name behind it; `None`: it is none.
+pub fn source(word: &str) -> Option<Source> {
+    let (rest, last) = word.trim_end_matches('/').rsplit_once('/')?;
+    if let Some((place, cluster)) = rest.rsplit_once('/')
+        && let Some(name) = Name::parse(&format!("{cluster}/{last}"))
+    {
+        return Some(Source { location: location(place)?, which: Which::Named(name) });
+    }
+    match parse_cluster(last) {
+        Some(cluster) => Some(Source { location: location(rest)?, which: Which::Of(ClusterId(cluster)) }),
+        None => Some(Source { location: location(word)?, which: Which::Newest }),
+    }
+}
+
 /// `24h,7d,4w`: each unit at most once, at least one of them.
 fn keep(value: &str) -> Result<Keep, String> {
     let mut keep = Keep::default();
@@ -179,4 +237,28 @@ fn keep(value: &str) -> Result<Keep, String> {
         seen.push(unit);
     }
     Ok(keep)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_place_a_cluster_in_it_or_one_snapshot() {
+        let (cluster, name) = ("cdf8181e32770ff2", "00000000000000000042-00000000000000000077-i-0abc");
+        for place in ["s3://bucket", "s3://bucket/etcd/prod", "file:/mnt/backups"] {
+            let of = |text: String| {
+                let source = source(&text).unwrap();
+                assert_eq!((source.location.to_string(), source.to_string()), (place.to_owned(), text));
+                source.which
+            };
+            assert_eq!(of(place.to_owned()), Which::Newest);
+            assert_eq!(of(format!("{place}/{cluster}")), Which::Of(ClusterId(0xcdf8_181e_3277_0ff2)));
+            assert!(matches!(of(format!("{place}/{cluster}/{name}")), Which::Named(found) if found.revision == 42));
+        }
+        assert_eq!(source("s3://bucket/etcd/").unwrap().to_string(), "s3://bucket/etcd");
+        for odd in ["", "latest", "s3:/bucket", "backups/prod", "file:backups"] {
+            assert_eq!(source(odd), None, "{odd}");
+        }
+    }
 }

@@ -209,6 +209,9 @@ variables! {
         "the key with which they are encrypted before they are stored: a file, or ssm:/name for a parameter in Systems Manager";
     SNAPSHOT_SSE: "MUSTER_SNAPSHOT_SSE" = "",
         "how S3 encrypts them: aws:kms, aws:kms:KEY, or the file of a customer key (32 bytes as base64)";
+    SEED: "MUSTER_SEED" = "",
+        "what a cluster that is founded begins with: a place with snapshots (its newest verified one), PLACE/CLUSTER, or PLACE/CLUSTER/NAME; \
+         the same on all nodes";
     S3_ENDPOINT: "MUSTER_S3_ENDPOINT" = "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS's own",
         "the store for snapshots and the claim, if it is not AWS's: http://host:port";
     S3_REGION: "MUSTER_S3_REGION" = "the region", "that store's region";

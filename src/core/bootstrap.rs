@@ -4,6 +4,7 @@
 use super::evidence::signs_of_a_cluster;
 use super::paxos::{Accepted, Ballot, Charter};
 use super::quorum::quorum;
+use super::seed::{Seed, Snapshots};
 use super::step::{AbsenceReason, AloneReason, Hold, Proposal, Step};
 use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster};
 use super::view::{Peer, PeerState, Policy, View};
@@ -54,7 +55,7 @@ fn may_propose(policy: &Policy, view: &View) -> Result<Step, Hold> {
         }
         forgive_absence(policy, view, roster, &charter, &absent)?;
     }
-    propose(view, charter)
+    propose(policy, view, charter)
 }
 
 /// R3: after the grace time a young fleet in which nothing was terminated may bootstrap without the instances that do not
@@ -167,12 +168,13 @@ fn alone(policy: &Policy, view: &View, roster: &Roster, why: AloneReason) -> Res
     }
     let charter = policy.charter(roster);
     let ballot = next_ballot(view)?;
-    let list = InitialList { members: vec![view.me.listed.clone()], token: token(&charter, &ballot) };
+    let members = vec![view.me.listed.clone()];
+    let list = InitialList { members, token: token(&charter, &ballot), seed: seed(policy, view)? };
     Ok(Step::FoundAlone { accepted: Accepted { ballot, list }, why })
 }
 
 /// R1: a round above any that was seen.
-fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
+fn propose(policy: &Policy, view: &View, charter: Charter) -> Result<Step, Hold> {
     let members = charter.first.iter().map(|(id, _)| listed(view, id)).collect::<Result<Vec<_>, _>>()?;
     // An etcd that can't resolve a member's name never reaches that member, and a chosen list can't be changed.
     let unresolved = charter.first.iter().find_map(|(id, _)| view.unresolved.get_key_value(id));
@@ -187,8 +189,37 @@ fn propose(view: &View, charter: Charter) -> Result<Step, Hold> {
         }
     }
     let ballot = next_ballot(view)?;
-    let list = InitialList { members, token: token(&charter, &ballot) };
+    let list = InitialList { members, token: token(&charter, &ballot), seed: seed(policy, view)? };
     Ok(Step::Propose(Proposal { ballot, charter, list }))
+}
+
+/// What the cluster begins with. Snapshots are evidence that one was: beside them none is founded empty.
+fn seed(policy: &Policy, view: &View) -> Result<Option<Box<Seed>>, Hold> {
+    match &view.seed.wanted {
+        Some(Known::Known(seed)) => return Ok(Some(Box::new(seed.clone()))),
+        Some(Known::Unknown(cause)) => return Err(Hold::SeedUnknown { cause: cause.clone() }),
+        None if policy.seed.is_some() => return Err(Hold::SeedUnknown { cause: "it was not asked for".to_owned() }),
+        None => {}
+    }
+    // Accepted already, by an order that is no longer there.
+    let accepted = view.ledger.accepted.as_ref().filter(|accepted| !view.losses().voids(&accepted.list));
+    if let Some(seed) = accepted.and_then(|accepted| accepted.list.seed.clone()) {
+        return Ok(Some(seed));
+    }
+    match &view.snapshots {
+        Snapshots::Absent => Ok(None),
+        Snapshots::NotAsked if policy.snapshots.is_empty() => Ok(None),
+        Snapshots::NotAsked => {
+            let (place, cause) = (policy.snapshots.join(","), "it was not asked".to_owned());
+            Err(Hold::SnapshotsUnknown { place, cause })
+        }
+        Snapshots::Unknown { place, cause } => {
+            Err(Hold::SnapshotsUnknown { place: place.clone(), cause: cause.clone() })
+        }
+        Snapshots::Seen { place, count, newest } => {
+            Err(Hold::SnapshotsSeen { place: place.clone(), count: *count, newest: newest.clone() })
+        }
+    }
 }
 
 /// How an instance is to be listed: as it reports itself, if it answered.

@@ -83,6 +83,27 @@ pub const HOLDS: &[Explained] = &[
         "A quorum of that cluster answers; this node then joins. If the cluster is lost for good, delete the object.",
     ),
     hold(
+        "snapshots_seen",
+        "No cluster is seen, and a place for snapshots holds some: a cluster was, so none is founded empty.",
+        "Restore one (`etcd-muster restore`), or set `MUSTER_SEED` on all nodes; or name another prefix in `MUSTER_SNAPSHOTS` for a cluster \
+         that is to begin empty.",
+    ),
+    hold(
+        "snapshots_unknown",
+        "A place for snapshots can't be read, so a cluster may have been.",
+        "The place can be read; or take it out of `MUSTER_SNAPSHOTS` if no cluster was.",
+    ),
+    hold(
+        "seed_unknown",
+        "Which snapshot is to be restored can't be determined.",
+        "The place can be read, and `MUSTER_SEED` means exactly one snapshot.",
+    ),
+    hold(
+        "restoring",
+        "The snapshot with which the cluster begins is not restored here yet, or can't be.",
+        "It is restored; or a quorum of the others runs: this node then gets the data from them. The line names the cause and the remedy.",
+    ),
+    hold(
         "cluster_without_quorum",
         "An instance runs etcd, but its cluster has no proven quorum.",
         "Enough members of that cluster run and elect a leader. If they are lost for good, restore a snapshot.",

@@ -35,6 +35,9 @@ impl InitialList {
         if let Some(why) = token_fault(&self.token) {
             return Some(format!("the token {:?} {why}", self.token));
         }
+        if let Some(why) = self.seed.as_ref().and_then(|seed| seed.fault()) {
+            return Some(why);
+        }
         let (mut instances, mut names, mut urls) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         self.members.iter().find_map(|member| {
             let twice = |what: &str| Some(format!("{what} of {} occurs twice", member.instance));
@@ -186,7 +189,7 @@ mod tests {
             name: name.to_owned(),
             peer_urls: vec![format!("http://{url}:2380")],
         };
-        let fault = |members: &[ListedMember]| InitialList { members: members.to_vec(), token: "t".to_owned() }.fault();
+        let fault = |members: &[ListedMember]| InitialList::empty(members.to_vec(), "t".to_owned()).fault();
         let a = member("i-a", "a", "a");
         assert_eq!(fault(&[a.clone(), member("i-b", "b", "b")]), None);
         for twin in [member("i-a", "b", "b"), member("i-b", "a", "b"), member("i-b", "b", "a")] {

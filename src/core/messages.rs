@@ -37,7 +37,10 @@ impl fmt::Display for Step {
                 ours.name,
                 ours.peer_urls.join(",")
             ),
-            Self::StartNew(list) => write!(f, "start new: {} (token {})", list.initial_cluster(), list.token),
+            Self::StartNew(list) => {
+                write!(f, "start new: {} (token {})", list.initial_cluster(), list.token)?;
+                list.seed.as_ref().map_or(Ok(()), |seed| write!(f, ", restored from {}/{}", seed.place, seed.snapshot))
+            }
             Self::RemoveMember { id, why } => write!(f, "remove member {id}: {why}"),
             Self::AddSelf => f.write_str("add self: a cluster with quorum answers; this node joins it as a learner"),
             Self::UpdateSelf { id } => {
@@ -206,6 +209,17 @@ impl fmt::Display for Hold {
                 list.members.iter().map(|m| m.instance.0.as_str()).collect::<Vec<_>>().join(", ")
             ),
             Self::NotListed => f.write_str("the others agreed on first members without this instance; it joins when they have a quorum"),
+            Self::SeedUnknown { cause } => write!(f, "what is to be restored can't be determined: {cause}"),
+            Self::SnapshotsUnknown { place, cause } => write!(
+                f,
+                "whether a cluster was is unknown, because {place} can't be read: {cause}; make it readable, or take it out of \
+                 MUSTER_SNAPSHOTS if no cluster was"
+            ),
+            Self::SnapshotsSeen { place, count, newest } => write!(
+                f,
+                "{place} has {count} snapshot(s), the last {newest}, so a cluster was, and none is founded empty; restore it (etcd-muster \
+                 restore), or set MUSTER_SEED={place} on all nodes; for an empty cluster name another prefix in MUSTER_SNAPSHOTS"
+            ),
             Self::ClusterWithoutQuorum { instance, cluster } => write!(
                 f,
                 "{instance} runs etcd of cluster {cluster}, which has no proven quorum; start enough of its members for an election, or \
@@ -386,8 +400,15 @@ impl fmt::Display for Obstacle {
             Self::Older { installed, than, of: Subject::Cluster } => {
                 write!(f, "the etcd here is {installed}, but the cluster is at {than}; install {than} here")
             }
+            Self::Older { installed, than, of: Subject::Snapshot } => {
+                write!(
+                    f,
+                    "the etcd here is {installed}, but the snapshot was taken of etcd {than}; install {than} here"
+                )
+            }
             Self::Skips { installed, from, of } => {
                 let whose = match of {
+                    Subject::Snapshot => "the snapshot is",
                     Subject::Data => "the data here is",
                     Subject::Cluster => "the cluster is",
                 };

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::quorum::quorum;
+use super::seed::MaySeed;
 use super::types::{ClusterId, InitialList, InstanceId, LaunchTime, ListedMember, MemberId};
 
 /// Orders proposals. The nonce is created with the ledger, so that a node whose disk was wiped can't use a ballot again.
@@ -282,6 +283,8 @@ pub struct AcceptorContext {
     pub listings: BTreeMap<InstanceId, BTreeSet<ListedMember>>,
     /// The instances that will never start under a list, by the list's token.
     pub renounced: BTreeSet<(InstanceId, String)>,
+    /// Which seeds a list may have, by our own settings and what we saw ourselves: no caller is believed about that.
+    pub may_seed: MaySeed,
 }
 
 impl AcceptorContext {
@@ -310,6 +313,9 @@ impl AcceptorContext {
         }
         if ledger.accepted.as_ref().is_some_and(|accepted| accepted.list == *list) {
             return None;
+        }
+        if let Some(why) = self.may_seed.misfit(list.seed.as_deref()) {
+            return Some(why);
         }
         let (have, need) = (list.members.len(), quorum(charter.size));
         if have < need {

@@ -231,6 +231,21 @@ pub enum Hold {
         cluster: ClusterId,
         claim: String,
     },
+    /// What is to be restored can't be determined.
+    SeedUnknown {
+        cause: String,
+    },
+    /// Whether there are snapshots of an earlier cluster can't be determined.
+    SnapshotsUnknown {
+        place: String,
+        cause: String,
+    },
+    /// There are snapshots: a cluster was, and nobody said what is to become of its data.
+    SnapshotsSeen {
+        place: String,
+        count: usize,
+        newest: String,
+    },
     ClusterWithoutQuorum {
         instance: InstanceId,
         cluster: ClusterId,
@@ -354,4 +369,5 @@ pub enum Obstacle {
 pub enum Subject {
     Data,
     Cluster,
+    Snapshot,
 }

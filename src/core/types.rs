@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::seed::Seed;
+
 /// An EC2 instance id, `i-…`; with a static host list, the host's name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct InstanceId(pub String);
@@ -173,12 +175,63 @@ pub struct ListedMember {
 
 /// The agreed initial cluster, with the token that makes its ids unique.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "WrittenList", into = "WrittenList")]
 pub struct InitialList {
     pub members: Vec<ListedMember>,
     pub token: String,
+    /// The snapshot that all of them restore first; `None`: the cluster begins empty.
+    pub seed: Option<Box<Seed>>,
+}
+
+/// A list as it is stored and sent. One with a seed has another shape: a program that knows no seeds would otherwise read it as a list
+/// without one, and found an empty cluster under it.
+#[derive(Serialize, Deserialize)]
+struct WrittenList {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    members: Option<Vec<ListedMember>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seeded: Option<Seeded>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seeded {
+    members: Vec<ListedMember>,
+    token: String,
+    seed: Box<Seed>,
+}
+
+impl From<InitialList> for WrittenList {
+    fn from(InitialList { members, token, seed }: InitialList) -> Self {
+        match seed {
+            Some(seed) => Self { members: None, token: None, seeded: Some(Seeded { members, token, seed }) },
+            None => Self { members: Some(members), token: Some(token), seeded: None },
+        }
+    }
+}
+
+impl TryFrom<WrittenList> for InitialList {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenList) -> Result<Self, Self::Error> {
+        match written {
+            WrittenList { members: Some(members), token: Some(token), seeded: None } => Ok(Self::empty(members, token)),
+            WrittenList { members: None, token: None, seeded: Some(Seeded { members, token, seed }) } => {
+                Ok(Self { members, token, seed: Some(seed) })
+            }
+            _ => Err("a list has members and a token, or is seeded"),
+        }
+    }
 }
 
 impl InitialList {
+    /// A list whose cluster begins empty.
+    pub const fn empty(members: Vec<ListedMember>, token: String) -> Self {
+        Self { members, token, seed: None }
+    }
+
     /// Whether the list names that instance.
     pub fn holds(&self, id: &InstanceId) -> bool {
         self.entry(id).is_some()

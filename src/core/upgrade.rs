@@ -83,7 +83,7 @@ pub fn may_start(installed: Release, data: &DataRelease, max_learners: usize) ->
     Ok(())
 }
 
-fn one_minor(installed: Release, minor: Minor, of: Subject) -> Result<(), Obstacle> {
+pub(super) fn one_minor(installed: Release, minor: Minor, of: Subject) -> Result<(), Obstacle> {
     match installed.minor() {
         ours if ours < minor => Err(Obstacle::Older { installed, than: minor, of }),
         ours if ours > minor.next() => Err(Obstacle::Skips { installed, from: minor, of }),

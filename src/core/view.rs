@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::paxos::{AcceptorContext, Ballot, Charter, Ledger};
 use super::release::{DataRelease, Installed, Minor, Release};
+use super::seed::{MaySeed, SeedSeen, Snapshots};
 use super::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, Member, MemberId, Roster};
 
 /// The operator's settings.
@@ -38,6 +39,10 @@ pub struct Policy {
     pub token_prefix: String,
     /// `MUSTER_CLAIM`: the claim object, if one is used.
     pub claim: Option<String>,
+    /// `MUSTER_SEED`: where a cluster that is founded gets its data from; `None`: it begins empty, or as an operator orders.
+    pub seed: Option<String>,
+    /// `MUSTER_SNAPSHOTS`: the places where snapshots of an earlier cluster may be.
+    pub snapshots: Vec<String>,
     /// The tag filter, or the static host list, as text for reasons that name it.
     pub filter: String,
     /// `MUSTER_HOSTS`: the instances come from a static host list.
@@ -134,6 +139,8 @@ pub struct FreshSeen {
     pub listed: ListedMember,
     /// The etcd that it would start, if it reported one.
     pub release: Option<Release>,
+    /// What it restores, and how far it is. For people.
+    pub restoring: Option<String>,
 }
 
 /// What the supervisor of a node with data answered.
@@ -173,6 +180,7 @@ impl fmt::Display for PeerState {
                 let quorum = if etcd.has_quorum() { "quorum" } else { "no proven quorum" };
                 write!(f, "etcd of cluster {}, {} members, {quorum}", etcd.cluster, etcd.members.len())
             }
+            Self::Fresh(FreshSeen { restoring: Some(progress), .. }) => write!(f, "fresh, {progress}"),
             Self::Fresh(fresh) if fresh.chosen.is_some() => f.write_str("fresh, knows the chosen list"),
             Self::Fresh(_) => f.write_str("fresh"),
             Self::HasData(DataSeen { cluster: Some(id), .. }) => {
@@ -370,6 +378,10 @@ pub struct View {
     /// The cluster id that follows from the chosen list.
     pub chosen_cluster: Option<ClusterId>,
     pub claim: ClaimState,
+    /// Snapshots of earlier clusters, in the configured places.
+    pub snapshots: Snapshots,
+    /// What is to be restored.
+    pub seed: SeedSeen,
     pub roster: Known<Roster>,
     pub roster_unchanged_for: Duration,
     /// If the roster lacks us: our own tags, as EC2 has them when asked by id.
@@ -399,7 +411,20 @@ impl View {
     /// The acceptor's side of this view.
     pub fn acceptor_context(&self, policy: &Policy) -> AcceptorContext {
         let charter = self.roster.known().map(|roster| policy.charter(roster));
-        AcceptorContext { charter, listings: self.listings(), ..self.losses() }
+        AcceptorContext { charter, listings: self.listings(), may_seed: self.may_seed(policy), ..self.losses() }
+    }
+
+    /// Which seeds a list may have, for a node without data.
+    pub fn may_seed(&self, policy: &Policy) -> MaySeed {
+        let none_was_seen = match &self.snapshots {
+            Snapshots::NotAsked => policy.snapshots.is_empty(),
+            Snapshots::Absent => true,
+            Snapshots::Unknown { .. } | Snapshots::Seen { .. } => false,
+        };
+        match policy.seed.is_none() && self.seed == SeedSeen::default() && none_was_seen {
+            true => MaySeed::Nothing,
+            false => MaySeed::OneOf(self.seed.acceptable.clone()),
+        }
     }
 
     /// The part of it that shows whether a list can still have a quorum.

@@ -187,12 +187,12 @@ mod tests {
             let config = config(&ec2.url, &settings);
             let scratch = Scratch::make();
             let (acceptor_state, clients) = (acceptor_state(&scratch), PeerClients::new(&config.etcd, None));
-            let Services { discovery, claim, .. } = services(&config);
+            let Services { discovery, claim, earlier_snapshots, .. } = services(&config);
             let me = InstanceId("i-a".to_owned());
             let scene = Self {
                 client: clients.etcd.clone(),
                 executor: Executor::new(&config, clients.clone(), acceptor_state.clone(), claim.clone(), me),
-                observer: Observer::new(&config, clients, discovery, claim, Announce::No),
+                observer: Observer::new(&config, clients, discovery, claim, earlier_snapshots, Announce::No),
                 acceptor_state,
                 own,
                 other,

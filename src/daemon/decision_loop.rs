@@ -9,6 +9,7 @@ use super::etcd_release::find_release;
 use super::executor;
 use super::lifecycle_hooks::Transition;
 use super::observer::{LocalState, WATCH_PAUSE};
+use super::restoration::Site;
 use super::termination_notice::POLL;
 use super::{Daemon, FIRST_PAUSE, Kind, Launch};
 use crate::core::decide::{decide, scattered};
@@ -16,6 +17,7 @@ use crate::core::evidence::signs_of_a_cluster;
 use crate::core::label::Label;
 use crate::core::paxos::{Ledger, Tally};
 use crate::core::release::Installed;
+use crate::core::seed::Seed;
 use crate::core::step::ClaimProposal;
 use crate::core::step::{AbsenceReason, Hold, Proposal, RemovalReason, Step};
 use crate::core::types::{InitialList, InstanceId, Known, Member, MemberId};
@@ -23,6 +25,7 @@ use crate::core::view::ClaimState;
 use crate::core::view::{DataDir, PeerState, Told, View};
 use crate::discovery::addresses;
 use crate::etcd::data_dir::{self, Paths};
+use crate::snapshot::restore::Staged;
 use crate::state::store::Store;
 use crate::util::backoff::Backoff;
 use crate::util::clock;
@@ -202,7 +205,7 @@ impl Daemon {
             let (before, by) = (log.before, log.by.clone());
             self.acceptor_state.record_told(Told { cluster: *cluster, member: *member, before, by });
         }
-        self.acceptor_state.set_known_peers(&view);
+        self.acceptor_state.set_known_peers(self.observer.policy(), &view);
         Ok(view)
     }
 
@@ -226,10 +229,10 @@ impl Daemon {
             Step::StartExisting { cluster, member, initial_cluster } => {
                 let (cluster, member, initial_cluster) = (*cluster, *member, initial_cluster.clone());
                 let kind = Kind::Existing { cluster, member, initial_cluster };
-                return Ok(Some(Launch { kind, others: client_urls(view) }));
+                return Ok(Some(Launch { kind, staged: None, others: client_urls(view) }));
             }
             Step::Resume => match self.executor.own_data() {
-                Ok(()) => return Ok(Some(Launch { kind: Kind::Resume, others: client_urls(view) })),
+                Ok(()) => return Ok(Some(Launch { kind: Kind::Resume, staged: None, others: client_urls(view) })),
                 Err(error) => Err(error),
             },
             Step::RemoveMember { id, why } => self.remove(*id, why, view).await,
@@ -276,8 +279,43 @@ impl Daemon {
             return None;
         }
         self.executor.offer(list, view).await;
+        let staged = match &list.seed {
+            None => None,
+            Some(seed) => Some(self.staged(list, seed).await?),
+        };
         self.executor.pace(list, view).await;
-        Some(Launch { kind: Kind::New(list.clone()), others: Vec::new() })
+        Some(Launch { kind: Kind::New(list.clone()), staged, others: Vec::new() })
+    }
+
+    /// The data with which this node starts under a list that has a seed. `None`: it is not ready, or has just become ready: then everything is observed
+    /// and decided again first, because that may have taken long.
+    async fn staged(&mut self, list: &InitialList, seed: &Seed) -> Option<Staged> {
+        if let Some(staged) = self.restoration.take(&list.token) {
+            return Some(staged);
+        }
+        let paths = self.settings().paths;
+        let (acceptor_state, recorder) = (self.acceptor_state.clone(), self.recorder.clone());
+        let show = |line: &str| {
+            recorder.heartbeat();
+            recorder.set_step(Label::hold("restoring"), line);
+            acceptor_state.restoring(Some(line.to_owned()));
+        };
+        let site = Site {
+            list,
+            seed,
+            entry: list.entry(&InstanceId(self.identity.instance.clone()))?,
+            paths: &paths,
+            etcd: &self.program,
+            installed: self.release(),
+            reaper: &self.reaper,
+        };
+        let prepared = self.restoration.prepare(&site, &show).await;
+        self.acceptor_state.restoring(None);
+        if let Err(cause) = prepared {
+            self.say(Label::hold("restoring"), &format!("hold: restoring {}/{}: {cause}", seed.place, seed.snapshot));
+            self.sleep_until_woken(self.config.observation.longest_pause.max(RIPENING_PAUSE)).await;
+        }
+        None
     }
 
     async fn remove(&mut self, id: MemberId, why: &RemovalReason, view: &View) -> Result<(), executor::Error> {

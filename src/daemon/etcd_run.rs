@@ -60,7 +60,7 @@ impl Daemon {
             );
         }
         let env = environment(&settings, &start, release, wanted.map(|wanted| wanted.count));
-        let recorded = self.record_launch(&launch.kind, &settings.paths);
+        let recorded = self.record_launch(launch, &settings.paths);
         let spawned_at = clock::now();
         let spawn = || Child::spawn(&self.program, &env, &self.reaper);
         let spawned = recorded.and_then(|()| spawn().map_err(|cause| Trouble::of_program(&self.program, &cause)));
@@ -89,7 +89,8 @@ impl Daemon {
             advertised_to_clients: addresses::split(&settings.advertise_client_urls),
             others: launch.others.clone(),
             spawned_at,
-            is_first_start: !matches!(launch.kind, Kind::Resume),
+            // One that has to read what was restored may take long.
+            is_first_start: !matches!(launch.kind, Kind::Resume) && launch.staged.is_none(),
         };
         let departure = Departure {
             etcd: &self.etcd,
@@ -167,8 +168,9 @@ impl Daemon {
         Ok(Outcome::Ended(run, output))
     }
 
-    /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger.
-    fn record_launch(&self, kind: &Kind, paths: &Paths) -> Result<(), Trouble> {
+    /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger, then what was restored.
+    fn record_launch(&self, launch: &Launch, paths: &Paths) -> Result<(), Trouble> {
+        let kind = &launch.kind;
         if !matches!(kind, Kind::Resume) {
             paths.mark(self.acceptor_state.ledger().nonce)?;
         }
@@ -177,7 +179,8 @@ impl Daemon {
             Kind::Existing { cluster, member, .. } => ledger.start_joining(*cluster, *member),
             Kind::Resume => {}
         });
-        Ok(recorded?)
+        recorded?;
+        Ok(launch.staged.as_ref().map_or(Ok(()), |staged| staged.install(paths))?)
     }
 
     /// Waits out a temporary failure while serving the port, and decides again afterwards, because the cluster may change

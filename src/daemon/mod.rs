@@ -6,6 +6,7 @@ pub mod claim_store;
 mod dead_member_remover;
 mod decision_loop;
 mod departure;
+pub mod earlier_snapshots;
 mod etcd_release;
 mod etcd_run;
 mod executor;
@@ -15,6 +16,7 @@ mod member_monitor;
 pub mod observer;
 mod preparation;
 pub mod probe;
+mod restoration;
 pub mod services;
 pub mod snapshot_places;
 mod snapshots;
@@ -37,6 +39,7 @@ use self::claim_store::ClaimStore;
 use self::executor::Executor;
 use self::lifecycle_hooks::LifecycleHooks;
 use self::observer::{Announce, Observer};
+use self::restoration::Restoration;
 use self::services::Services;
 use self::snapshots::{SnapshotKeeper, Tools};
 use self::startup::Startup;
@@ -58,6 +61,7 @@ use crate::process::notify::Notify;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Blocked;
 use crate::process::spawn::{Child, Output};
+use crate::snapshot::restore::Staged;
 use crate::snapshot::spool;
 use crate::state::store::Identity;
 use crate::status::recorder::StatusRecorder;
@@ -134,6 +138,7 @@ struct Daemon {
     acceptor: Option<Acceptor>,
     certificates: CertificateManager,
     snapshots: SnapshotKeeper,
+    restoration: Restoration,
     acceptor_state: AcceptorState,
     claim: Arc<ClaimStore>,
     notices: Arc<TerminationNotices>,
@@ -164,6 +169,8 @@ struct Daemon {
 /// How the decision loop ended.
 struct Launch {
     kind: Kind,
+    /// Data to be moved into place first.
+    staged: Option<Staged>,
     /// Client URLs of the running cluster's members.
     others: Vec<String>,
 }
@@ -186,12 +193,15 @@ impl Daemon {
         let Startup { identity, program, version, acceptor_state, services } = found;
         let me = InstanceId(identity.instance.clone());
         let clients = PeerClients::new(&config.etcd, Some(&identity));
-        let Services { discovery, claim, notices, hooks, ssm, snapshots: (s3, parameters) } = services;
+        let Services { discovery, claim, notices, hooks, ssm, earlier_snapshots, snapshots: (s3, parameters) } =
+            services;
         claim.try_as(me.clone());
+        let restoration = Restoration::new(config.snapshots.clone(), s3.clone(), parameters.clone());
         let tools = Tools {
             s3,
             ssm: parameters,
             recorder: recorder.clone(),
+            acceptor_state: acceptor_state.clone(),
             instance: identity.instance.clone(),
             spool: spool::dir_in(&config.etcd.data),
             reaper: reaper.clone(),
@@ -203,7 +213,15 @@ impl Daemon {
             acceptor,
             certificates: CertificateManager::new(config.etcd.clone(), identity.clone(), ssm, recorder.clone()),
             executor: Executor::new(&config, clients.clone(), acceptor_state.clone(), claim.clone(), me),
-            observer: Observer::new(&config, clients.clone(), discovery, claim.clone(), Announce::Yes),
+            observer: Observer::new(
+                &config,
+                clients.clone(),
+                discovery,
+                claim.clone(),
+                earlier_snapshots,
+                Announce::Yes,
+            ),
+            restoration,
             snapshots: SnapshotKeeper::new(config.snapshots.clone(), tools),
             claim,
             notices,

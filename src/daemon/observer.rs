@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::background_probes::{Heard, Questions};
 use super::claim_store::ClaimStore;
+use super::earlier_snapshots::EarlierSnapshots;
 use super::probe::{Probe, is_alive, serves, supervised};
 use super::twin;
 use crate::config::{Config, Etcd, Instances};
@@ -17,6 +18,7 @@ use crate::core::initial_list::same_urls;
 use crate::core::paxos::Ledger;
 use crate::core::release::{DataRelease, Installed, Minor};
 use crate::core::removal;
+use crate::core::seed::{SeedSeen, Snapshots};
 use crate::core::types::{
     ClusterId, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
@@ -83,6 +85,7 @@ pub struct Observer {
     probe_timeout: Duration,
     discovery: Discovery,
     claim: Arc<ClaimStore>,
+    earlier_snapshots: EarlierSnapshots,
     clients: PeerClients,
     announce: Announce,
     roster: Option<(Roster, Instant)>,
@@ -133,6 +136,7 @@ impl Observer {
         clients: PeerClients,
         discovery: Discovery,
         claim: Arc<ClaimStore>,
+        earlier_snapshots: EarlierSnapshots,
         announce: Announce,
     ) -> Self {
         Self {
@@ -141,6 +145,7 @@ impl Observer {
             policy: config.policy(),
             probe_timeout: config.observation.probe_timeout,
             claim,
+            earlier_snapshots,
             discovery,
             clients,
             announce,
@@ -225,6 +230,8 @@ impl Observer {
             chosen_cluster: own.ledger.chosen.as_ref().map(ids::cluster_id),
             ending: own.ending.clone(),
             claim: ClaimState::NotAsked,
+            snapshots: Snapshots::NotAsked,
+            seed: SeedSeen::default(),
             own_tags: Known::Unknown("not asked".to_owned()),
             roster_unchanged_for: clock::now() - self.roster_since,
             roster,
@@ -335,6 +342,10 @@ impl Observer {
             view.claim = self.claim.read().await;
         }
         let Known::Known(roster) = view.roster.clone() else { return };
+        if view.data == DataDir::Fresh && view.living_clusters().is_empty() && signs_of_a_cluster(view).is_none() {
+            let first = self.policy.charter(&roster).first;
+            (view.snapshots, view.seed) = self.earlier_snapshots.look(&first).await;
+        }
         if view.data == DataDir::Fresh && roster.find(&view.me.instance).is_none() {
             view.own_tags = match self.discovery.instance(&view.me.instance).await {
                 Ok(Some(described)) => Known::Known(described.tags),

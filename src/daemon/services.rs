@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::claim_store::ClaimStore;
+use super::earlier_snapshots::EarlierSnapshots;
 use super::lifecycle_hooks::LifecycleHooks;
 use super::termination_notice::TerminationNotices;
 use crate::aws::imds::Imds;
@@ -26,6 +27,8 @@ pub struct Services {
     pub ssm: Ssm,
     /// What snapshots need: the store, and Parameter Store for their key.
     pub snapshots: (S3, Ssm),
+    /// The snapshots of earlier clusters.
+    pub earlier_snapshots: EarlierSnapshots,
 }
 
 impl Services {
@@ -41,6 +44,7 @@ impl Services {
             notices,
             ssm: aws.ssm(),
             snapshots: (aws.s3(), aws.ssm()),
+            earlier_snapshots: EarlierSnapshots::new(config.snapshots.clone(), aws.s3()),
         }
     }
 }

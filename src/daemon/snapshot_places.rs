@@ -7,6 +7,9 @@ use crate::aws::s3::S3;
 use crate::aws::s3::bucket::{Bucket, CustomerKey, Encryption, Options};
 use crate::aws::ssm::Ssm;
 use crate::config::{CaKey, Location, Snapshots, Sse};
+use crate::core::paxos::Ledger;
+use crate::core::types::ClusterId;
+use crate::etcd::ids;
 use crate::snapshot::envelope::OperatorKey;
 use crate::snapshot::place::Place;
 use crate::snapshot::place::directory::Directory;
@@ -48,6 +51,12 @@ async fn encryption(sse: &Sse) -> Result<Encryption, String> {
             Ok(Encryption::Customer(key))
         }
     }
+}
+
+/// The cluster from whose snapshot this one was restored, if this node was among its first members.
+pub fn parent(ledger: &Ledger, cluster: ClusterId) -> Option<ClusterId> {
+    let list = ledger.chosen.as_ref().filter(|list| ids::cluster_id(list) == cluster)?;
+    list.seed.as_ref()?.cluster()
 }
 
 /// The operator's key, read anew; `None`: none is set.

@@ -18,6 +18,7 @@ use crate::core::snapshot::schedule::{History, is_unchanged, wait};
 use crate::core::types::ClusterId;
 use crate::etcd::client::{Client, Status};
 use crate::etcd::login::Login;
+use crate::peer::server::AcceptorState;
 use crate::process::reaper::Reaper;
 use crate::snapshot::catalog;
 use crate::snapshot::envelope::OperatorKey;
@@ -45,6 +46,7 @@ pub struct Tools {
     pub s3: S3,
     pub ssm: Ssm,
     pub recorder: StatusRecorder,
+    pub acceptor_state: AcceptorState,
     /// This instance.
     pub instance: String,
     /// Where they lie until they are stored.
@@ -283,10 +285,15 @@ impl SnapshotKeeper {
                 Err(error) => return self.fail_where(is_due, error.reason(), &error.to_string()),
             }
         }
+        // Its first members know it; those who came later, from what was stored before.
+        let cluster = member.status.cluster;
+        let of_manifest = |watched: &Watched| watched.latest.as_ref().filter(|(m, _)| m.cluster == cluster)?.0.parent;
+        let ours = snapshot_places::parent(&self.tools.acceptor_state.ledger(), cluster);
+        let parent = ours.or_else(|| self.places.iter().find_map(of_manifest));
         let (tools, settings) = (&self.tools, &self.settings);
         for watched in self.places.iter_mut().filter(|watched| is_due(watched)) {
             let stored = match &taken {
-                Some(taken) if !has_all(watched) => bring(watched, taken).await,
+                Some(taken) if !has_all(watched) => bring(watched, taken, parent).await,
                 _ => unchanged(watched),
             };
             let name = match stored {
@@ -388,7 +395,9 @@ fn newest(objects: &[Object], cluster: ClusterId) -> Option<&Manifest> {
 fn say_whose_they_are(place: &Place, objects: &[Object], ours: ClusterId) {
     let mut others: Vec<ClusterId> =
         objects.iter().filter_map(|object| Some(Name::of_key(&object.key)?.0.cluster)).collect();
-    others.retain(|cluster| *cluster != ours);
+    let parents = objects.iter().filter_map(|object| object.manifest.as_ref()?.as_ref().ok()?.parent);
+    let parents: BTreeSet<ClusterId> = parents.collect();
+    others.retain(|cluster| *cluster != ours && !parents.contains(cluster));
     others.dedup();
     if let Some(other) = others.first() {
         log::warn!(
@@ -401,9 +410,9 @@ fn say_whose_they_are(place: &Place, objects: &[Object], ours: ClusterId) {
 type Failed = (&'static str, String);
 
 /// Stores a snapshot at a place.
-async fn bring(watched: &Watched, taken: &Taken) -> Result<Manifest, Failed> {
+async fn bring(watched: &Watched, taken: &Taken, parent: Option<ClusterId>) -> Result<Manifest, Failed> {
     let (place, began) = (&watched.place, clock::now());
-    let stored = store(place, taken, taken.manifest(Reason::Scheduled, None), &|_| {}).await;
+    let stored = store(place, taken, taken.manifest(Reason::Scheduled, parent), &|_| {}).await;
     match stored.map_err(|error| (error.reason(), error.to_string()))? {
         Stored::New(manifest) => {
             let ms = (clock::now() - began).as_millis();

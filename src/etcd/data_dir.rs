@@ -259,6 +259,32 @@ impl Paths {
         }
     }
 
+    /// Whether the WAL lies in etcd's default place, inside the data.
+    pub fn wal_is_inside(&self) -> bool {
+        self.wal == self.data.join(MEMBER_DIR).join("wal")
+    }
+
+    /// The volume's directory in which the WAL's directory is.
+    pub fn beside_wal(&self) -> &Path {
+        self.wal.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Moves a prepared data directory (what is in `data`: `member`), and a prepared WAL directory, to where etcd looks for them. What an etcd left that never
+    /// began is moved to quarantine. The WAL comes last: without one nothing counts as started, and it is begun anew.
+    ///
+    /// # Errors
+    /// The disk fails, in between perhaps.
+    pub fn install(&self, data: &Path, wal: Option<&Path>, stamp: &str) -> Result<(), Error> {
+        self.quarantine(stamp)?;
+        let rename = |from: &Path, to: &Path| {
+            fs::rename(from, to).map_err(|cause| failed(from, "can't be moved into place", cause))?;
+            let dir = to.parent().unwrap_or(Path::new("/"));
+            sync_dir(dir).map_err(|cause| failed(dir, "can't be synced", cause))
+        };
+        rename(&data.join(MEMBER_DIR), &self.data.join(MEMBER_DIR))?;
+        wal.map_or(Ok(()), |wal| rename(wal, &self.wal))
+    }
+
     /// How much space is free where etcd writes.
     pub fn room(&self) -> String {
         let of = |what: &str, path: &Path| {

@@ -39,10 +39,8 @@ mod tests {
             name: format!("n{n}"),
             peer_urls: vec![format!("http://10.0.0.{n}:2380")],
         };
-        let list = |order: [u8; 3], token: &str| InitialList {
-            members: order.into_iter().map(member).collect(),
-            token: token.to_owned(),
-        };
+        let list =
+            |order: [u8; 3], token: &str| InitialList::empty(order.into_iter().map(member).collect(), token.to_owned());
         assert_eq!(cluster_id(&list([1, 2, 3], "t")), cluster_id(&list([3, 1, 2], "t")));
         assert_ne!(cluster_id(&list([1, 2, 3], "t")), cluster_id(&list([1, 2, 3], "u")));
     }

@@ -45,14 +45,18 @@ pub struct Hello {
     /// The etcd that it would start, if already known.
     #[serde(default)]
     pub release: Option<Release>,
+    /// What it restores, and how far it is. For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restoring: Option<String>,
 }
 
 impl From<Hello> for PeerState {
     fn from(hello: Hello) -> Self {
-        let Hello { listed, has_data, cluster, charter, promised, chosen, renounced, member, logs, release } = hello;
+        let Hello { listed, has_data, cluster, charter, promised, chosen, renounced, member, logs, release, restoring } =
+            hello;
         match has_data {
             true => Self::HasData(DataSeen { cluster, member, chosen, renounced, logs: logs.into_iter().collect() }),
-            false => Self::Fresh(FreshSeen { charter, promised, chosen, renounced, listed, release }),
+            false => Self::Fresh(FreshSeen { charter, promised, chosen, renounced, listed, release, restoring }),
         }
     }
 }

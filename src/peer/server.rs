@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::{CALL_PATH, Envelope, FROM_HEADER, HELLO_PATH, Hello};
 use crate::core::paxos::{self, AcceptorContext, Answer, Ledger};
 use crate::core::release::Release;
+use crate::core::seed::MaySeed;
 use crate::core::types::{ClusterId, InitialList, InstanceId, Known, ListedMember, MemberId, Roster};
 use crate::core::view::{DataDir, LogEnd, Peer, PeerState, Policy, Told, View};
 use crate::net::http::Stream;
@@ -59,6 +60,10 @@ struct State {
     /// How many callers since the last observation were not among the first of the roster.
     strangers: usize,
     release: Option<Release>,
+    /// An observation has shown which seeds a list may have.
+    has_looked: bool,
+    /// What is being restored here, and how far it is.
+    restoring: Option<String>,
 }
 
 impl AcceptorState {
@@ -76,6 +81,8 @@ impl AcceptorState {
             callers: BTreeSet::new(),
             strangers: 0,
             release: None,
+            has_looked: false,
+            restoring: None,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), woken: Notify::new() }))
     }
@@ -86,6 +93,11 @@ impl AcceptorState {
         if let Some(roster) = roster {
             state.context.charter = Some(policy.charter(roster));
             state.context.terminated = roster.terminated().map(|i| i.id.clone()).collect();
+        }
+        // Until an observation has shown more, nothing is agreed on that could be an empty cluster beside snapshots.
+        let asks = policy.seed.is_some() || !policy.snapshots.is_empty();
+        if asks && state.context.may_seed == MaySeed::Nothing && !state.has_looked {
+            state.context.may_seed = MaySeed::OneOf(BTreeSet::new());
         }
         state.context.has_data = *data != DataDir::Fresh;
         state.data = match data {
@@ -101,17 +113,23 @@ impl AcceptorState {
 
     /// What the last observation showed: how each instance may be listed, and the lists that it never starts under. A call from
     /// a peer that did not answer it is news.
-    pub fn set_known_peers(&self, view: &View) {
+    pub fn set_known_peers(&self, policy: &Policy, view: &View) {
         let answered = |p: &Peer| !matches!(p.sighting, PeerState::Refused | PeerState::Silent(_));
         let mut state = self.state();
         state.known_peers = view.peers.iter().filter(|(_, p)| answered(p)).map(|(id, _)| id.clone()).collect();
         state.strangers = 0;
         (state.context.listings, state.context.renounced) = (view.listings(), view.renounced());
+        (state.context.may_seed, state.has_looked) = (view.may_seed(policy), true);
     }
 
     /// The etcd that would be started here.
     pub fn release_is(&self, release: Option<Release>) {
         self.state().release = release;
+    }
+
+    /// What is being restored here, and how far it is: for whoever looks on.
+    pub fn restoring(&self, progress: Option<String>) {
+        self.state().restoring = progress;
     }
 
     /// The callers since this was last read.
@@ -221,6 +239,7 @@ impl AcceptorState {
             promised: ledger.promised.clone(),
             chosen: ledger.valid_choice(&state.context).cloned(),
             release: state.release,
+            restoring: state.restoring.clone(),
         }
     }
 

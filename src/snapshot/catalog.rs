@@ -1,10 +1,11 @@
 //! What a place has: all of its objects, and what the manifests among them say.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::place::{Error, Place};
+use super::place::{Entry, Error, Listing, Place};
 use crate::core::snapshot::manifest::Manifest;
 use crate::core::snapshot::name::{Kind, Name};
 use crate::core::snapshot::retention::Object;
@@ -49,6 +50,25 @@ pub async fn read(place: &Arc<Place>, below: &str, cluster: Option<ClusterId>) -
         objects[at].manifest = Some(manifest);
     }
     Ok(objects)
+}
+
+/// The newest manifests of each cluster that are listed, at most so many; without those that are not understood.
+pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BTreeMap<Name, Manifest> {
+    let mut of_cluster = BTreeMap::<ClusterId, usize>::new();
+    let is_wanted = |name: &Name| {
+        let count = of_cluster.entry(name.cluster).or_default();
+        *count += 1;
+        *count <= of_each
+    };
+    let wanted: Vec<Name> = names(listing).rev().filter(is_wanted).collect();
+    let read = manifests(place, wanted.into_iter().map(|name| (name.clone(), name))).await;
+    read.into_iter().filter_map(|(name, manifest)| Some((name, manifest.ok()?))).collect()
+}
+
+/// The names of the snapshots that are listed, in their order: those of which there is a manifest.
+pub fn names(listing: &Listing) -> impl DoubleEndedIterator<Item = Name> {
+    let of = |entry: &Entry| Name::of_key(&entry.key).filter(|(_, kind)| *kind == Kind::Manifest).map(|(name, _)| name);
+    listing.entries.iter().filter_map(of)
 }
 
 /// What these manifests say, each under its key. One that can't be read is as good as one that is not understood.

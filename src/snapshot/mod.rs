@@ -5,6 +5,7 @@ pub mod envelope;
 pub mod place;
 #[cfg(test)]
 mod random_faults;
+pub mod restore;
 pub mod spool;
 pub mod store;
 pub mod take;

@@ -256,7 +256,7 @@ pub async fn restore(
     let tool = tool_beside(trial.etcd)?;
     // Before the children, so that it is dropped behind them.
     let scratch = Scratch::make(trial.scratch, size).await?;
-    restored(path, &tool, &scratch, trial.reaper, progress).await?;
+    restored(path, &tool, &trial_arguments(&scratch.token), &scratch, trial.reaper, progress).await?;
     let (program, arguments) = (trial.etcd, etcd_arguments(&scratch.token));
     let etcd = scratch.start(program, &arguments, trial.reaper)?;
     let found = hash(&etcd, &scratch, trial.login, program, &expected, size, progress).await;
@@ -274,25 +274,29 @@ fn compare(found: HashKv, expected: HashKv) -> Result<HashKv, Error> {
     Ok(found)
 }
 
-/// Runs etcd's tool to its end. It is judged by its exit code alone: what it says differs by release, and a damaged file may crash it.
-async fn restored(
+fn trial_arguments(token: &str) -> Vec<String> {
+    vec![
+        format!("--name={NAME}"),
+        format!("--initial-cluster={NAME}=unix://{PEER_SOCKET}"),
+        format!("--initial-advertise-peer-urls=unix://{PEER_SOCKET}"),
+        format!("--initial-cluster-token={token}"),
+    ]
+}
+
+/// Runs etcd's tool to its end; what it restores is in `data` of that directory. It is judged by its exit code alone: what it says differs by release, and a
+/// damaged file may crash it.
+pub(super) async fn restored(
     path: &Path,
     tool: &Path,
+    further: &[String],
     scratch: &Scratch,
     reaper: &Reaper,
     progress: &dyn Fn(Stage),
 ) -> Result<(), Error> {
     let from = fs::canonicalize(path).map_err(|cause| Error::disk(path, cause))?;
-    let arguments = [
-        "snapshot".to_owned(),
-        "restore".to_owned(),
-        from.display().to_string(),
-        "--data-dir=data".to_owned(),
-        format!("--name={NAME}"),
-        format!("--initial-cluster={NAME}=unix://{PEER_SOCKET}"),
-        format!("--initial-advertise-peer-urls=unix://{PEER_SOCKET}"),
-        format!("--initial-cluster-token={}", scratch.token),
-    ];
+    let common =
+        ["snapshot".to_owned(), "restore".to_owned(), from.display().to_string(), "--data-dir=data".to_owned()];
+    let arguments = [&common, further].concat();
     let child = scratch.start(tool, &arguments, reaper)?;
     let database = scratch.room.path().join("data/member/snap/db");
     let (mut last, mut since) = (0, clock::now());
@@ -371,7 +375,7 @@ async fn hash(
 }
 
 /// From 3.5 on etcdutl; before, etcdctl. `etcd` may be a link into the directory where both are.
-fn tool_beside(etcd: &Path) -> Result<PathBuf, Error> {
+pub(super) fn tool_beside(etcd: &Path) -> Result<PathBuf, Error> {
     let target = fs::canonicalize(etcd).unwrap_or_else(|_| etcd.to_owned());
     let beside = [etcd, &target].into_iter().flat_map(|etcd| TOOLS.map(|name| etcd.with_file_name(name)));
     let found = beside.into_iter().find(|path| path.exists());
@@ -394,15 +398,16 @@ fn available_memory() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The trial's directory.
+/// The directory in which etcd's tool works.
 #[derive(Debug)]
-struct Scratch {
-    room: Room,
+pub(super) struct Scratch {
+    pub(super) room: Room,
+    /// Of a trial's cluster.
     token: String,
 }
 
 impl Scratch {
-    async fn make(below: &Path, size: u64) -> Result<Self, Error> {
+    pub(super) async fn make(below: &Path, size: u64) -> Result<Self, Error> {
         spool::has_room(below, size + BESIDE_BYTES).map_err(Error::Spool)?;
         let room = Room::make(below).await.map_err(|cause| Error::disk(below, cause))?;
         let socket = room.path().join(CLIENT_SOCKET);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use muster_core::paxos::{Charter, Ledger};
 use muster_core::release::{DataRelease, Installed};
 use muster_core::release::{Minor, Release};
+use muster_core::seed::{SeedSeen, Snapshots};
 use muster_core::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
@@ -47,6 +48,8 @@ pub fn policy(size: Option<usize>) -> Policy {
         join_newer: false,
         token_prefix: "t".to_owned(),
         claim: None,
+        seed: None,
+        snapshots: Vec::new(),
         filter: "etcd=1".to_owned(),
         written: false,
     }
@@ -116,6 +119,7 @@ pub fn fresh(name: char, charter: &Charter) -> PeerState {
         renounced: BTreeSet::new(),
         listed: listed(name),
         release: Some(RELEASE),
+        restoring: None,
     })
 }
 
@@ -147,6 +151,8 @@ pub fn view(me: char, names: &str) -> View {
         accepted_cluster: None,
         chosen_cluster: None,
         claim: ClaimState::NotAsked,
+        snapshots: Snapshots::NotAsked,
+        seed: SeedSeen::default(),
         ending: Known::Known(None),
         roster_unchanged_for: Duration::ZERO,
         own_tags: Known::Unknown("not asked".to_owned()),

@@ -198,7 +198,7 @@ pub fn speak_as_a_stranger(rules: &Rules, world: &World, n: usize, add: &mut imp
     let standing = world.standing(rules, n);
     let Some(charter) = standing.charter.clone() else { return };
     let entry = |name: char, url: &str| ListedMember { peer_urls: vec![url.to_owned()], ..listed(name) };
-    let list = |members: Vec<ListedMember>| InitialList { members, token: "stranger".to_owned() };
+    let list = |members: Vec<ListedMember>| InitialList::empty(members, "stranger".to_owned());
     let lists = [
         list(vec![listed('x'), listed('y')]),
         list(NAMES[..rules.size].iter().map(|name| entry(*name, "http://192.0.2.1:2380")).collect()),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use muster_core::paxos::AcceptorContext;
 use muster_core::release::{DataRelease, Installed};
+use muster_core::seed::{MaySeed, SeedSeen, Snapshots};
 use muster_core::types::{Instance, InstanceState, Known, MemberId, Roster};
 use muster_core::view::ClaimState;
 use muster_core::view::{DataDir, DataSeen, FreshSeen, Liveness, LocalMember, Peer, PeerState, Silence, Twin, View};
@@ -55,6 +56,7 @@ impl World {
             has_data: self.nodes[n].has_data(),
             listings: peers.iter().map(listings).chain(own).collect(),
             renounced: told.chain([me]).flat_map(renounced).collect(),
+            may_seed: MaySeed::Nothing,
         }
     }
 
@@ -100,6 +102,7 @@ impl World {
                 renounced,
                 listed: self.listed(to),
                 release: Some(RELEASE),
+                restoring: None,
             }),
         }
     }
@@ -143,6 +146,8 @@ impl World {
             chosen_cluster: node.ledger.chosen.as_ref().map(Self::cluster_of_list),
             ending: Known::Known(None),
             claim: self.claim_seen(rules),
+            snapshots: Snapshots::NotAsked,
+            seed: SeedSeen::default(),
             roster: Known::Known(roster),
             roster_unchanged_for: silent_for,
             own_tags: Known::Unknown("not asked".to_owned()),

@@ -62,7 +62,7 @@ impl Story {
             ["settings"] => words(value).into_iter().try_for_each(|pair| self.set(pair)),
             ["list", cluster] => {
                 let members = letters(&words(value))?.into_iter().map(listed).collect();
-                self.lists.insert(cluster_id(cluster)?, InitialList { members, token: format!("token-{cluster}") });
+                self.lists.insert(cluster_id(cluster)?, InitialList::empty(members, format!("token-{cluster}")));
                 Ok(())
             }
             ["we", "are"] => self.be(value),

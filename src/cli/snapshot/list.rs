@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{Scene, bytes, exit, proof};
 use crate::cli::terminal;
 use crate::config::Config;
+use crate::core::seed::Order;
 use crate::core::snapshot::manifest::Manifest;
 use crate::core::snapshot::name::{Kind, Name};
 use crate::core::types::ClusterId;
@@ -98,6 +99,7 @@ impl Content {
         let (mut snapshots, mut loose) = (BTreeMap::<Name, Found>::new(), Vec::new());
         for entry in listing.entries {
             match Name::of_key(&entry.key) {
+                None if Order::is_key(&entry.key) => {}
                 None => loose.push((entry.key, entry.size)),
                 Some((name, Kind::Data)) => snapshots.entry(name).or_default().size = Some(entry.size),
                 Some((name, Kind::Manifest)) => snapshots.entry(name).or_default().has_manifest = true,

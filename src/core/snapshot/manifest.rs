@@ -200,7 +200,8 @@ impl Manifest {
     }
 }
 
-fn is_sha256(text: &str) -> bool {
+/// Whether that is a SHA-256 as manifests have it: 64 lower-case hex digits.
+pub(crate) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

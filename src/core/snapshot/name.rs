@@ -85,8 +85,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// A cluster's id as names and manifests have it: 16 lower-case hex digits.
-pub(super) fn parse_cluster(text: &str) -> Option<u64> {
+/// Parses a cluster's id as names and manifests have it: 16 lower-case hex digits.
+pub fn parse_cluster(text: &str) -> Option<u64> {
     let is_hex = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     is_hex.then(|| u64::from_str_radix(text, 16).ok())?
 }

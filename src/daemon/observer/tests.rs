@@ -33,7 +33,7 @@ impl Scene {
         let ec2 = Scripted::start(move |_, _| script.lock().unwrap().clone()).await;
         let (peer_port, client_port, scratch) = (peer_port.to_string(), client_port.to_string(), Scratch::make());
         let config = config(&ec2.url, &[("PEER_PORT", &peer_port), ("CLNT_PORT", &client_port)]);
-        let Services { discovery, claim, .. } = services(&config);
+        let Services { discovery, claim, earlier_snapshots, .. } = services(&config);
         let ledger = acceptor_state(&scratch).ledger();
         let peer_urls = vec![format!("http://127.0.0.1:{peer_port}")];
         let listed = ListedMember { instance: InstanceId("i-a".to_owned()), name: "i-a".to_owned(), peer_urls };
@@ -54,7 +54,7 @@ impl Scene {
             _scratch: scratch,
             ec2,
             says,
-            observer: Observer::new(&config, clients, discovery, claim, Announce::No),
+            observer: Observer::new(&config, clients, discovery, claim, earlier_snapshots, Announce::No),
             own,
         }
     }

@@ -109,14 +109,12 @@ async fn a_promise_and_an_acceptance_are_on_disk_when_they_are_answered() {
     let scene = Scene::start().await;
     assert_eq!(scene.call(&scene.prepare(1)).await.unwrap(), Answer::Promised { accepted: None });
     assert_eq!(scene.on_disk().promised, Some(ballot(1)));
-    let list = InitialList {
-        token: "etcd-muster-1".to_owned(),
-        members: vec![ListedMember {
-            instance: id("i-a"),
-            name: "i-a".to_owned(),
-            peer_urls: vec!["http://10.0.0.1:2380".to_owned()],
-        }],
+    let first = ListedMember {
+        instance: id("i-a"),
+        name: "i-a".to_owned(),
+        peer_urls: vec!["http://10.0.0.1:2380".to_owned()],
     };
+    let list = InitialList::empty(vec![first], "etcd-muster-1".to_owned());
     let accept = Call::Accept { charter: scene.charter.clone(), ballot: ballot(1), list: list.clone() };
     assert_eq!(scene.call(&accept).await.unwrap(), Answer::Accepted);
     assert_eq!(scene.on_disk().accepted.unwrap().list, list);

@@ -16,6 +16,7 @@ use nix::sys::statvfs::statvfs;
 use super::{Deleted, Error, Fetched, Listing, Put, Stored, Written};
 use crate::aws::s3::bucket::Source;
 use crate::aws::s3::listing::Entry;
+use crate::core::seed::Order;
 use crate::core::snapshot::name::Name;
 use crate::util::clock;
 use crate::util::durable::{self, DRAFT, Readers};
@@ -52,7 +53,7 @@ impl Directory {
         let (disk, name) = (Disk(self.root.clone()), name.clone());
         let (from, size, sha256) = (source.path.to_owned(), source.size, *source.sha256);
         let work = move |report: &Report| {
-            let folder = disk.make_folder(&name)?;
+            let folder = disk.make_folder(&disk.path(&name.data_key()))?;
             let target = disk.path(&name.data_key());
             disk.sweep(&folder, &name);
             if let Some(there) = disk.size_of(&target)? {
@@ -97,11 +98,8 @@ impl Directory {
     pub(super) async fn put_manifest(&self, key: &str, bytes: Bytes) -> Result<Written, Error> {
         let (disk, key) = (Disk(self.root.clone()), key.to_owned());
         self.quickly(move || {
-            let name = Name::of_key(&key).map(|(name, _)| name);
-            let name = name.ok_or_else(|| io::Error::other(format!("{key:?} is not a snapshot's")))?;
-            let folder = disk.make_folder(&name)?;
-            let _lock = lock(&folder);
-            let path = disk.path(&key);
+            let path = disk.checked_path(&key)?;
+            let _lock = lock(&disk.make_folder(&path)?);
             match disk.read(&path)? {
                 Some(there) if there == bytes => return Ok(Written::New),
                 Some(_) => return Ok(Written::Exists),
@@ -140,7 +138,8 @@ impl Directory {
                 let folder = folder?;
                 let Ok(name) = folder.file_name().into_string() else { continue };
                 // Links to elsewhere are not followed.
-                let is_ours = name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit());
+                let is_clusters = name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit());
+                let is_ours = is_clusters || format!("{name}/") == Order::FOLDER;
                 let is_wanted = below.starts_with(&format!("{name}/")) || format!("{name}/").starts_with(&below);
                 if !is_ours || !is_wanted || !folder.file_type()?.is_dir() {
                     continue;
@@ -248,9 +247,9 @@ impl Disk {
     }
 
     fn checked_path(&self, key: &str) -> io::Result<PathBuf> {
-        match Name::of_key(key) {
-            Some(_) => Ok(self.path(key)),
-            None => Err(io::Error::other(format!("{key:?} is not the name of a snapshot's object"))),
+        match Name::of_key(key).is_some() || Order::is_key(key) {
+            true => Ok(self.path(key)),
+            false => Err(io::Error::other(format!("{key:?} is not the name of a snapshot's object"))),
         }
     }
 
@@ -265,10 +264,10 @@ impl Disk {
         }
     }
 
-    /// The cluster's folder, made if need be.
-    fn make_folder(&self, name: &Name) -> io::Result<PathBuf> {
+    /// The folder of that file, made if need be.
+    fn make_folder(&self, path: &Path) -> io::Result<PathBuf> {
         self.check_root()?;
-        let folder = self.0.join(Name::folder(name.cluster).trim_end_matches('/'));
+        let folder = path.parent().unwrap_or(&self.0).to_owned();
         match fs::create_dir(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}

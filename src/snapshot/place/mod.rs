@@ -14,6 +14,7 @@ use crate::aws;
 pub use crate::aws::s3::bucket::Deleted;
 use crate::aws::s3::bucket::Source;
 pub use crate::aws::s3::listing::Entry;
+use crate::core::seed::Order;
 use crate::core::snapshot::name::{Kind, Name};
 use crate::util::file_stream::Progress;
 pub use crate::util::file_stream::Written as Fetched;
@@ -140,6 +141,20 @@ impl Place {
     /// It is not there, or that is unknown.
     pub async fn put_manifest(&self, key: &str, bytes: Bytes) -> Result<Written, Error> {
         ours(key, Kind::Manifest)?;
+        match self {
+            Self::S3(prefix) => prefix.put_manifest(key, bytes).await,
+            Self::Directory(directory) => directory.put_manifest(key, bytes).await,
+        }
+    }
+
+    /// Writes an order if there is none under that key, and reads it back.
+    ///
+    /// # Errors
+    /// It is not there, or that is unknown.
+    pub async fn put_order(&self, key: &str, bytes: Bytes) -> Result<Written, Error> {
+        if !Order::is_key(key) {
+            return Err(Error::NotOurs(key.to_owned()));
+        }
         match self {
             Self::S3(prefix) => prefix.put_manifest(key, bytes).await,
             Self::Directory(directory) => directory.put_manifest(key, bytes).await,

@@ -1,0 +1,352 @@
+//! What first members restore before they start: a snapshot of an earlier cluster, and who may say so.
+//!
+//! A restore is a founding whose list has a seed. Either `MUSTER_SEED` names where it comes from, or an order does that lies beside the
+//! snapshots: whoever can write there could change the snapshots as well, and nobody else can make a node restore anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::release::Release;
+use super::snapshot::manifest::{Manifest, is_sha256};
+use super::snapshot::name::Name;
+use super::step::{Obstacle, Subject};
+use super::types::{ClusterId, InstanceId, Known, LaunchTime};
+use super::upgrade::one_minor;
+
+/// How far revisions are raised: far more than a cluster can have written since its last snapshot, so that no client meets a revision
+/// again that it has seen with other content (etcd's "Disaster recovery" advises as much).
+pub const BUMP: u64 = 1_000_000_000;
+
+/// The snapshot that all first members of a list restore.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// Where it is, as `MUSTER_SNAPSHOTS` names the place.
+    pub place: String,
+    /// Its name there: `CLUSTER/REVISION-INDEX-INSTANCE`.
+    pub snapshot: String,
+    /// SHA-256 of the data as stored, 64 hex digits.
+    pub sha256: String,
+    /// Bytes of the data as stored.
+    pub size: u64,
+    /// By how much the revision is raised; 0: not at all, because the operator says so.
+    pub bump: u64,
+}
+
+impl Seed {
+    /// The seed that a manifest in that place describes.
+    pub fn of(place: &str, manifest: &Manifest) -> Self {
+        Self {
+            place: place.to_owned(),
+            snapshot: manifest.name().to_string(),
+            sha256: manifest.sha256.clone(),
+            size: manifest.size,
+            bump: BUMP,
+        }
+    }
+
+    /// The snapshot's name; `None`: it is none.
+    pub fn name(&self) -> Option<Name> {
+        Name::parse(&self.snapshot)
+    }
+
+    /// The cluster of which the snapshot was taken.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        Some(self.name()?.cluster)
+    }
+
+    /// Why nothing can be restored from it, if so. The rule depends only on the seed, so that all nodes judge it alike.
+    pub fn fault(&self) -> Option<String> {
+        if self.name().is_none() {
+            return Some(format!("{:?} is no snapshot's name", self.snapshot));
+        }
+        if !is_sha256(&self.sha256) {
+            return Some(format!("{:?} is no SHA-256", self.sha256));
+        }
+        // etcd's revisions are signed.
+        let can_be = self.size > 0 && self.bump <= i64::MAX as u64 / 2;
+        let fault =
+            || format!("a snapshot of {} bytes can't be restored with revisions raised by {}", self.size, self.bump);
+        (!can_be).then(fault)
+    }
+}
+
+/// What an operator orders: that exactly these instances restore that snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// [`Order::FORMAT`].
+    pub format: u32,
+    pub seed: Seed,
+    /// The first N of the roster when it was given, with their launch times. Instances that come later don't obey it.
+    pub first: Vec<(InstanceId, Option<LaunchTime>)>,
+    /// When, by the clock of the instance on which it was given, RFC 3339 in UTC. For people only.
+    pub at: String,
+}
+
+impl Order {
+    /// The format that this program writes.
+    pub const FORMAT: u32 = 1;
+    /// The folder of orders, below the place.
+    pub const FOLDER: &'static str = "restore-orders/";
+
+    /// The key of this order, below the place: a later one's is behind it. `plan` is the plan's id.
+    pub fn key(&self, plan: &str) -> String {
+        let at: String = self.at.chars().filter(char::is_ascii_alphanumeric).collect();
+        format!("{}{at}-{plan}.json", Self::FOLDER)
+    }
+
+    /// Whether that is such a key.
+    pub fn is_key(key: &str) -> bool {
+        let plan = key.strip_prefix(Self::FOLDER).and_then(|rest| rest.strip_suffix(".json"));
+        plan.is_some_and(|plan| !plan.is_empty() && plan.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+    }
+}
+
+/// Which snapshots a list may have as its seed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum MaySeed {
+    /// None: no place for snapshots is configured, or none of them holds any.
+    #[default]
+    Nothing,
+    /// One of these, and not none of them: a cluster was, or a seed is configured. Empty: which ones is not known.
+    OneOf(BTreeSet<Seed>),
+}
+
+impl MaySeed {
+    /// Why no list may be agreed on here that has that seed, or none.
+    pub fn misfit(&self, seed: Option<&Seed>) -> Option<String> {
+        match (self, seed) {
+            (Self::Nothing, None) => None,
+            (Self::OneOf(seeds), Some(seed)) if seeds.contains(seed) => None,
+            (Self::OneOf(_), None) => Some(
+                "it founds an empty cluster, although a snapshot is to be restored or its place holds some".to_owned(),
+            ),
+            (_, Some(seed)) => Some(format!("it restores {}/{}, which nobody ordered", seed.place, seed.snapshot)),
+        }
+    }
+}
+
+/// Whether the etcd here may start on a snapshot of that release: of its own minor release, or of the one before.
+///
+/// # Errors
+/// Why not; a release that is not understood passes, for etcd itself looks again.
+pub fn fits(installed: Release, taken_with: &str) -> Result<(), Obstacle> {
+    Release::parse(taken_with).map_or(Ok(()), |taken| one_minor(installed, taken.minor(), Subject::Snapshot))
+}
+
+/// What is known about snapshots of earlier clusters, before a bootstrap.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Snapshots {
+    /// No place is configured, or nothing depends on it now.
+    #[default]
+    NotAsked,
+    /// A place can't be read.
+    Unknown { place: String, cause: String },
+    /// The places hold none.
+    Absent,
+    /// A place holds some.
+    Seen {
+        place: String,
+        /// How many, in that place.
+        count: usize,
+        /// The newest in the order of names.
+        newest: String,
+    },
+}
+
+/// What is to be restored, before a bootstrap.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SeedSeen {
+    /// What a proposer restores; `None`: nothing is ordered or configured.
+    pub wanted: Option<Known<Seed>>,
+    /// All that may have been wanted: a list that another node proposed before may have any of them.
+    pub acceptable: BTreeSet<Seed>,
+}
+
+/// Which snapshot `MUSTER_SEED` means.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Which {
+    /// The newest verified one of the only lineage there.
+    #[default]
+    Newest,
+    /// The newest verified one of that cluster.
+    Of(ClusterId),
+    /// That one, verified or not.
+    Named(Name),
+}
+
+/// Chooses among the snapshots of a place: `manifests` are all of them that are understood.
+///
+/// # Errors
+/// Why none can be chosen, with the way out.
+pub fn choose(which: &Which, manifests: &BTreeMap<Name, Manifest>) -> Result<Manifest, String> {
+    let cluster = match which {
+        Which::Named(name) => {
+            let found = manifests.get(name).cloned();
+            return found.ok_or_else(|| format!("there is no snapshot {name} with a manifest that is understood"));
+        }
+        Which::Of(cluster) => *cluster,
+        Which::Newest => last_of_lineage(manifests)?,
+    };
+    let of_it = manifests.values().rev().filter(|manifest| manifest.cluster == cluster);
+    let verified = of_it.clone().find(|manifest| manifest.verified.is_some());
+    verified.cloned().ok_or_else(|| match of_it.count() {
+        0 => format!("there is no snapshot of cluster {cluster} with a manifest that is understood"),
+        count => format!("none of the {count} snapshots of cluster {cluster} is verified; verify one (etcd-muster snapshot verify), or name one"),
+    })
+}
+
+/// The cluster that no other one there was restored from.
+fn last_of_lineage(manifests: &BTreeMap<Name, Manifest>) -> Result<ClusterId, String> {
+    let clusters: BTreeSet<ClusterId> = manifests.values().map(|manifest| manifest.cluster).collect();
+    let parents: BTreeSet<ClusterId> = manifests.values().filter_map(|manifest| manifest.parent).collect();
+    let last: Vec<ClusterId> = clusters.difference(&parents).copied().collect();
+    match last.as_slice() {
+        [cluster] => Ok(*cluster),
+        [] => Err("there is no snapshot with a manifest that is understood".to_owned()),
+        several => {
+            let named: Vec<String> = several.iter().map(ToString::to_string).collect();
+            Err(format!("there are snapshots of several clusters: {}; name one: PLACE/CLUSTER", named.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::manifest::{FORMAT, Level, Reason, Verified};
+    use super::super::types::MemberId;
+    use super::*;
+
+    fn snapshots(of: &[(u64, u64, Option<u64>, bool)]) -> BTreeMap<Name, Manifest> {
+        let manifest = |&(cluster, revision, parent, is_verified): &(u64, u64, Option<u64>, bool)| {
+            let at = "2026-11-30T06:00:00Z".to_owned();
+            let verified = Verified { level: Level::Digest, at: at.clone(), by: "i-1".to_owned() };
+            Manifest {
+                format: FORMAT,
+                cluster: ClusterId(cluster),
+                parent: parent.map(ClusterId),
+                member: MemberId(1),
+                instance: "i-1".to_owned(),
+                etcd: "3.6.16".to_owned(),
+                storage_version: None,
+                revision,
+                compact_revision: 1,
+                term: 2,
+                index: revision + 3,
+                size: 8_224,
+                sha256: "ab".repeat(32),
+                plain: None,
+                hash_kv: None,
+                members: Vec::new(),
+                auth: false,
+                alarms: Vec::new(),
+                taken_at: at,
+                store_date: None,
+                reason: Reason::Scheduled,
+                encryption: None,
+                verified: Some(verified).filter(|_| is_verified),
+            }
+        };
+        of.iter().map(manifest).map(|manifest| (manifest.name(), manifest)).collect()
+    }
+
+    fn chosen(which: &Which, of: &[(u64, u64, Option<u64>, bool)]) -> Result<(u64, u64), String> {
+        choose(which, &snapshots(of)).map(|manifest| (manifest.cluster.0, manifest.revision))
+    }
+
+    #[test]
+    fn the_newest_verified_one_of_the_youngest_cluster_is_restored() {
+        let one = [(7, 10, None, true), (7, 9, None, true), (7, 11, None, false)];
+        assert_eq!(chosen(&Which::Newest, &one), Ok((7, 10)));
+        // Restored once already: what it was restored from is older, whatever its id and revision are.
+        let twice = [(7, 10, None, true), (3, 5, Some(7), true), (3, 4, Some(7), true)];
+        assert_eq!(chosen(&Which::Newest, &twice), Ok((3, 5)));
+        let three = [(7, 10, None, true), (3, 5, Some(7), true), (5, 2, Some(3), true)];
+        assert_eq!(chosen(&Which::Newest, &three), Ok((5, 2)));
+        assert_eq!(chosen(&Which::Of(ClusterId(7)), &three), Ok((7, 10)));
+    }
+
+    #[test]
+    fn what_is_not_certain_is_not_restored() {
+        let unverified = [(7, 10, None, false), (7, 9, None, false)];
+        assert!(
+            chosen(&Which::Newest, &unverified)
+                .unwrap_err()
+                .contains("none of the 2 snapshots of cluster 7 is verified")
+        );
+        // Not one of the cluster before it: what was written since would be lost without a word.
+        let only_the_parents = [(7, 10, None, true), (3, 5, Some(7), false)];
+        assert!(chosen(&Which::Newest, &only_the_parents).is_err());
+        let two = [(7, 10, None, true), (3, 5, None, true)];
+        assert!(chosen(&Which::Newest, &two).unwrap_err().contains("several clusters: 3, 7"));
+        // Two that were restored from the same one.
+        let fork = [(7, 10, None, true), (3, 5, Some(7), true), (4, 5, Some(7), true)];
+        assert!(chosen(&Which::Newest, &fork).unwrap_err().contains("several clusters: 3, 4"));
+        assert!(chosen(&Which::Newest, &[]).is_err() && chosen(&Which::Of(ClusterId(9)), &two).is_err());
+        // Named, it needs no proof: its digest is compared in any case.
+        let name = unverified_name();
+        assert_eq!(chosen(&Which::Named(name.clone()), &unverified), Ok((7, 9)));
+        assert!(chosen(&Which::Named(name), &two).is_err());
+    }
+
+    fn unverified_name() -> Name {
+        Name::new(ClusterId(7), 9, 12, "i-1")
+    }
+
+    fn seed() -> Seed {
+        Seed {
+            place: "file:/b".to_owned(),
+            snapshot: unverified_name().to_string(),
+            sha256: "ab".repeat(32),
+            size: 8_224,
+            bump: BUMP,
+        }
+    }
+
+    #[test]
+    fn a_list_has_the_seed_that_may_be_and_no_other() {
+        let (ours, other) = (seed(), Seed { sha256: "cd".repeat(32), ..seed() });
+        let one = MaySeed::OneOf(BTreeSet::from([ours.clone()]));
+        assert_eq!((one.misfit(Some(&ours)), MaySeed::Nothing.misfit(None)), (None, None));
+        assert!(one.misfit(None).is_some(), "nobody founds an empty cluster beside snapshots");
+        assert!(one.misfit(Some(&other)).is_some() && MaySeed::Nothing.misfit(Some(&ours)).is_some());
+        let unknown = MaySeed::OneOf(BTreeSet::new());
+        assert!(unknown.misfit(None).is_some() && unknown.misfit(Some(&ours)).is_some());
+    }
+
+    #[test]
+    fn a_seed_that_can_not_be_one_is_told() {
+        assert_eq!(seed().fault(), None);
+        for odd in [
+            Seed { snapshot: "7/9".to_owned(), ..seed() },
+            Seed { sha256: "AB".repeat(32), ..seed() },
+            Seed { size: 0, ..seed() },
+            Seed { bump: u64::MAX, ..seed() },
+        ] {
+            assert!(odd.fault().is_some(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_restored_with_its_release_or_the_next() {
+        let with = |installed: &str, taken: &str| fits(Release::parse(installed).unwrap(), taken);
+        for taken in ["3.6.16", "3.6.1", "3.5.33", "unheard of"] {
+            assert_eq!(with("3.6.16", taken), Ok(()), "{taken}");
+        }
+        assert!(matches!(with("3.5.33", "3.6.1"), Err(Obstacle::Older { .. })));
+        assert!(matches!(with("3.7.3", "3.5.33"), Err(Obstacle::Skips { .. })));
+    }
+
+    #[test]
+    fn only_orders_are_orders() {
+        let order =
+            Order { format: Order::FORMAT, seed: seed(), first: Vec::new(), at: "2026-11-30T06:00:00Z".to_owned() };
+        assert_eq!(order.key("a1b2"), "restore-orders/20261130T060000Z-a1b2.json");
+        assert!(Order::is_key(&order.key("a1b2")));
+        for odd in ["restore-orders/.json", "restore-orders/a/b.json", "orders/a.json", "restore-orders/a.db", ""] {
+            assert!(!Order::is_key(odd), "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What a first member of a restored cluster does before its etcd starts: has the seed fetched and restored, and shows how far that is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::snapshot_places;
+use crate::aws::s3::S3;
+use crate::aws::ssm::Ssm;
+use crate::config;
+use crate::core::release::Release;
+use crate::core::seed::Seed;
+use crate::core::types::{InitialList, ListedMember};
+use crate::etcd::data_dir::Paths;
+use crate::process::reaper::Reaper;
+use crate::snapshot::place::Place;
+use crate::snapshot::restore::{Restore, Stage, Staged, stage};
+use crate::snapshot::spool;
+
+/// Keeps what is ready until etcd is to start.
+#[derive(Debug)]
+pub(super) struct Restoration {
+    settings: config::Snapshots,
+    s3: S3,
+    ssm: Ssm,
+    ready: Option<Staged>,
+}
+
+/// What is restored, and where.
+pub(super) struct Site<'a> {
+    pub list: &'a InitialList,
+    pub seed: &'a Seed,
+    /// How the list names this node.
+    pub entry: &'a ListedMember,
+    pub paths: &'a Paths,
+    pub etcd: &'a Path,
+    pub installed: Option<Release>,
+    pub reaper: &'a Reaper,
+}
+
+impl Restoration {
+    pub(super) fn new(settings: config::Snapshots, s3: S3, ssm: Ssm) -> Self {
+        Self { settings, s3, ssm, ready: None }
+    }
+
+    /// What is ready for the list with that token.
+    pub(super) fn take(&mut self, token: &str) -> Option<Staged> {
+        self.ready.take().filter(|staged| staged.token == token)
+    }
+
+    /// Makes it ready; `show` is told how far it is.
+    ///
+    /// # Errors
+    /// It is not; as one line with the way out.
+    pub(super) async fn prepare(&mut self, site: &Site<'_>, show: &(dyn Fn(&str) + Sync)) -> Result<(), String> {
+        // Another list's: it is of no use any more, and its room is needed.
+        self.ready = None;
+        let place = self.place(&site.seed.place).await?;
+        let key = snapshot_places::key(&self.settings, &self.ssm).await?;
+        let spool = spool::dir_in(&site.paths.data);
+        let order = Restore {
+            place: &place,
+            seed: site.seed,
+            key: key.as_ref(),
+            list: site.list,
+            entry: site.entry,
+            paths: site.paths,
+            spool: &spool,
+            etcd: site.etcd,
+            installed: site.installed,
+            reaper: site.reaper,
+        };
+        let what = format!("{}/{}", site.seed.place, site.seed.snapshot);
+        log::info!("restoring {what}, {} bytes", site.seed.size);
+        let staged = stage(&order, &|now| show(&in_words(now))).await.map_err(|error| error.to_string())?;
+        let alarms = staged.manifest.alarms.join(", ");
+        match alarms.is_empty() {
+            true => log::info!("restored {what}; etcd starts with it"),
+            false => log::warn!(
+                "restored {what}; it holds the alarms {alarms}, which make /health false: once the cluster runs and their cause is gone, clear them (etcdctl \
+                 alarm disarm)"
+            ),
+        }
+        self.ready = Some(staged);
+        Ok(())
+    }
+
+    /// The place of that name, if it is one of ours: whose keys and rights these are is for the operator to say.
+    async fn place(&self, name: &str) -> Result<Arc<Place>, String> {
+        let sources = self.settings.sources();
+        let location = sources.into_iter().find(|location| location.to_string() == name);
+        let location = location.ok_or_else(|| {
+            format!("{name} is not in MUSTER_SNAPSHOTS or MUSTER_SEED on this node; set it as on the others")
+        })?;
+        let places = snapshot_places::open(&self.settings, &[location], || self.s3.clone()).await?;
+        places.into_iter().next().ok_or_else(|| format!("{name} can't be opened"))
+    }
+}
+
+fn in_words(stage: Stage) -> String {
+    let percent = |done: u64, all: u64| done.min(all) * 100 / all.max(1);
+    match stage {
+        Stage::Fetching(done, all) => format!("restoring: fetched {} % of {all} bytes", percent(done, all)),
+        Stage::Decrypting(done, all) => format!("restoring: decrypted {} % of {all} bytes", percent(done, all)),
+        Stage::Restoring(done, all) => {
+            format!("restoring: etcd's tool has written {} % of {all} bytes", percent(done, all))
+        }
+        Stage::Syncing => "restoring: waiting for the disk".to_owned(),
+    }
+}
