@@ -25,7 +25,6 @@ use crate::core::view::ClaimState;
 use crate::core::view::{DataDir, PeerState, Told, View};
 use crate::discovery::addresses;
 use crate::etcd::data_dir::{self, Paths};
-use crate::snapshot::restore::Staged;
 use crate::state::store::Store;
 use crate::util::backoff::Backoff;
 use crate::util::clock;
@@ -278,21 +277,25 @@ impl Daemon {
             clock::pause(RIPENING_PAUSE).await;
             return None;
         }
-        self.executor.offer(list, view).await;
-        let staged = match &list.seed {
-            None => None,
-            Some(seed) => Some(self.staged(list, seed).await?),
+        let ready = self.restoration.take(&list.token);
+        if ready.is_none() {
+            self.executor.offer(list, view).await;
+        }
+        let staged = match (&list.seed, ready) {
+            (Some(seed), None) => {
+                self.prepare_data(list, seed).await;
+                return None;
+            }
+            (_, ready) => ready,
         };
         self.executor.pace(list, view).await;
         Some(Launch { kind: Kind::New(list.clone()), staged, others: Vec::new() })
     }
 
-    /// The data with which this node starts under a list that has a seed. `None`: it is not ready, or has just become ready: then everything is observed
-    /// and decided again first, because that may have taken long.
-    async fn staged(&mut self, list: &InitialList, seed: &Seed) -> Option<Staged> {
-        if let Some(staged) = self.restoration.take(&list.token) {
-            return Some(staged);
-        }
+    /// Makes the data ready with which this node starts under a list that has a seed. Everything is observed and decided again afterwards, because that may
+    /// have taken long.
+    async fn prepare_data(&mut self, list: &InitialList, seed: &Seed) {
+        let Some(entry) = list.entry(&InstanceId(self.identity.instance.clone())) else { return };
         let paths = self.settings().paths;
         let (acceptor_state, recorder) = (self.acceptor_state.clone(), self.recorder.clone());
         let show = |line: &str| {
@@ -303,7 +306,7 @@ impl Daemon {
         let site = Site {
             list,
             seed,
-            entry: list.entry(&InstanceId(self.identity.instance.clone()))?,
+            entry,
             paths: &paths,
             etcd: &self.program,
             installed: self.release(),
@@ -311,11 +314,13 @@ impl Daemon {
         };
         let prepared = self.restoration.prepare(&site, &show).await;
         self.acceptor_state.restoring(None);
-        if let Err(cause) = prepared {
-            self.say(Label::hold("restoring"), &format!("hold: restoring {}/{}: {cause}", seed.place, seed.snapshot));
-            self.sleep_until_woken(self.config.observation.longest_pause.max(RIPENING_PAUSE)).await;
+        if let Err((cause, pause)) = prepared {
+            let line = format!("hold: restoring {}/{}: {cause}", seed.place, seed.snapshot);
+            self.recorder.set_step(Label::hold("restoring"), &line);
+            self.notify.tell(&format!("STATUS={line}"));
+            self.complain(Label::hold("restoring"), line);
+            self.sleep_until_woken(clock::jittered(pause)).await;
         }
-        None
     }
 
     async fn remove(&mut self, id: MemberId, why: &RemovalReason, view: &View) -> Result<(), executor::Error> {

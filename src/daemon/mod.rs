@@ -324,6 +324,10 @@ impl Daemon {
         if let Some(etcd) = view.living_clusters().values().next() {
             self.recorder.record_members(&etcd.members);
         }
+        // Said once; what shows now is why it can't be done.
+        if matches!(step, Step::StartNew(list) if self.restoration.has_failed(&list.token)) {
+            return;
+        }
         self.say(step.label(), &step.to_string());
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::snapshot_places;
 use crate::aws::s3::S3;
@@ -15,6 +16,11 @@ use crate::process::reaper::Reaper;
 use crate::snapshot::place::Place;
 use crate::snapshot::restore::{Restore, Stage, Staged, stage};
 use crate::snapshot::spool;
+use crate::util::backoff::Backoff;
+
+/// A restore that failed is tried again after this; the pause doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Keeps what is ready until etcd is to start.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub(super) struct Restoration {
     s3: S3,
     ssm: Ssm,
     ready: Option<Staged>,
+    /// For which list it failed last, and the pauses since.
+    failed: Option<(String, Backoff)>,
 }
 
 /// What is restored, and where.
@@ -39,7 +47,7 @@ pub(super) struct Site<'a> {
 
 impl Restoration {
     pub(super) fn new(settings: config::Snapshots, s3: S3, ssm: Ssm) -> Self {
-        Self { settings, s3, ssm, ready: None }
+        Self { settings, s3, ssm, ready: None, failed: None }
     }
 
     /// What is ready for the list with that token.
@@ -47,11 +55,37 @@ impl Restoration {
         self.ready.take().filter(|staged| staged.token == token)
     }
 
+    /// Whether it failed for the list with that token, and was said so.
+    pub(super) fn has_failed(&self, token: &str) -> bool {
+        self.failed.as_ref().is_some_and(|(of, _)| of == token)
+    }
+
     /// Makes it ready; `show` is told how far it is.
     ///
     /// # Errors
-    /// It is not; as one line with the way out.
-    pub(super) async fn prepare(&mut self, site: &Site<'_>, show: &(dyn Fn(&str) + Sync)) -> Result<(), String> {
+    /// It is not; as one line with the way out, and after which pause it may be tried again.
+    pub(super) async fn prepare(
+        &mut self,
+        site: &Site<'_>,
+        show: &(dyn Fn(&str) + Sync),
+    ) -> Result<(), (String, Duration)> {
+        let token = &site.list.token;
+        match self.try_once(site, show).await {
+            Ok(()) => {
+                self.failed = None;
+                Ok(())
+            }
+            Err(cause) => {
+                let before = self.failed.take().filter(|(of, _)| of == token);
+                let mut pauses = before.map_or_else(|| Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), |(_, pauses)| pauses);
+                let pause = pauses.pause();
+                self.failed = Some((token.clone(), pauses));
+                Err((cause, pause))
+            }
+        }
+    }
+
+    async fn try_once(&mut self, site: &Site<'_>, show: &(dyn Fn(&str) + Sync)) -> Result<(), String> {
         // Another list's: it is of no use any more, and its room is needed.
         self.ready = None;
         let place = self.place(&site.seed.place).await?;
@@ -70,7 +104,9 @@ impl Restoration {
             reaper: site.reaper,
         };
         let what = format!("{}/{}", site.seed.place, site.seed.snapshot);
-        log::info!("restoring {what}, {} bytes", site.seed.size);
+        if !self.has_failed(&site.list.token) {
+            log::info!("restoring {what}, {} bytes", site.seed.size);
+        }
         let staged = stage(&order, &|now| show(&in_words(now))).await.map_err(|error| error.to_string())?;
         let alarms = staged.manifest.alarms.join(", ");
         match alarms.is_empty() {
