@@ -89,6 +89,8 @@ struct Store {
     sha256: BTreeMap<String, String>,
     /// Data that the store damaged by itself, at its full length.
     rotten: BTreeSet<String>,
+    /// Verified ones whose manifest the store itself cut when it was to be marked again: whoever had read it before could not know.
+    lost: BTreeSet<Name>,
     random: Random,
     ways: Ways,
     /// The writer ends at this request.
@@ -170,6 +172,7 @@ impl Store {
             5 if asked.method == "PUT" && asked.body.len() > 1 => {
                 // A store that keeps less than it accepts.
                 let cut = self.random.below(asked.body.len() as u64) as usize;
+                self.lost.extend(self.proved().into_keys().filter(|name| asked.key.ends_with(&name.manifest_key())));
                 self.done(Asked { body: asked.body[..cut].to_vec(), ..asked })
             }
             6 if asked.method == "PUT" && asked.key.ends_with(".db") && asked.query.is_empty() => {
@@ -357,7 +360,8 @@ impl Store {
                 let manifest = self.objects.get(key).and_then(|body| catalog::parse(body, &name).ok());
                 // (Gone already: deleted twice.)
                 let Some(manifest) = manifest else { return };
-                let newer = self.proved().into_keys().filter(|proved| *proved > name).count();
+                let proved: BTreeSet<Name> = self.proved().into_keys().chain(self.lost.iter().cloned()).collect();
+                let newer = proved.into_iter().filter(|proved| *proved > name).count();
                 match manifest.reason {
                     Reason::Scheduled => (newer < FLOOR).then(|| format!("has {newer} newer ones that are verified")),
                     reason => Some(format!("was taken {}", reason.name())),
@@ -496,6 +500,7 @@ async fn run(seed: u64) -> Vec<String> {
         uploads: 0,
         sha256: BTreeMap::new(),
         rotten: BTreeSet::new(),
+        lost: BTreeSet::new(),
         random: Random(random.next()),
         ways,
         kill_in: None,
