@@ -6,6 +6,7 @@ mod etcdctl_env;
 mod health;
 mod members;
 mod plan;
+mod recover;
 mod restore;
 mod snapshot;
 mod status;
@@ -52,6 +53,7 @@ enum Command {
     Upgrade(upgrade::Upgrade),
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
+    Recover(recover::Recover),
     Env(env::Env),
     EtcdctlEnv(etcdctl_env::EtcdctlEnv),
 }
@@ -83,7 +85,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, upgrade, snapshot, restore, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, health, upgrade, snapshot, restore, recover, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -136,6 +138,7 @@ fn work(
         (Command::Upgrade(upgrade), _) => Box::pin(async move { upgrade.run(&config).await }),
         (Command::Snapshot(snapshot), _) => Box::pin(async move { snapshot.run(&config).await }),
         (Command::Restore(restore), _) => Box::pin(async move { restore.run(config).await }),
+        (Command::Recover(recover), _) => Box::pin(async move { recover.run(config).await }),
         (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config.etcd)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),
     }

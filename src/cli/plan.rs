@@ -11,14 +11,15 @@ use crate::config::Config;
 use crate::core::decide::decide;
 use crate::core::paxos::Ledger;
 use crate::core::release::Installed;
-use crate::core::types::Known;
+use crate::core::types::{InstanceId, Known, MemberId, Roster};
 use crate::core::view::Claim;
 use crate::core::view::ClaimState;
-use crate::core::view::{DataDir, Liveness, PeerState, Policy, View};
+use crate::core::view::{DataDir, Liveness, LogEnd, PeerState, Policy, View};
 use crate::daemon::observer::{Announce, LocalState, Observer};
 use crate::daemon::probe::Probe;
 use crate::daemon::services::Services;
 use crate::discovery::addresses;
+use crate::etcd::data_dir::Paths;
 use crate::peer::clients::PeerClients;
 use crate::state::store::{self, Belonging, Identity, Store};
 use crate::util::exit::{Code, Failure};
@@ -50,6 +51,7 @@ pub(super) struct Looker {
     observer: Observer,
     looking: LocalState,
     own: Identity,
+    paths: Paths,
 }
 
 impl Looker {
@@ -89,6 +91,7 @@ impl Looker {
             observer: Observer::new(config, clients, discovery, claim, earlier_snapshots, Announce::No),
             looking,
             own,
+            paths,
         })
     }
 
@@ -99,6 +102,25 @@ impl Looker {
 
     pub(super) fn policy(&self) -> &Policy {
         self.observer.policy()
+    }
+
+    /// The member whose data is here, and how far its log goes.
+    ///
+    /// # Errors
+    /// There is none, or that can't be read; as one line.
+    pub(super) fn own_log(&self) -> Result<(MemberId, LogEnd), String> {
+        match &self.looking.data {
+            DataDir::Whole { ids: Known::Known((_, member)) } => {
+                let end = self.paths.log_end().map_err(|error| format!("the log here can't be read: {error}"))?;
+                Ok((*member, end))
+            }
+            data => Err(format!("there is no member's data here: {}", data_in_words(data))),
+        }
+    }
+
+    /// Whether an instance is terminated.
+    pub(super) async fn is_terminated(&self, roster: &Roster, id: &InstanceId) -> Known<bool> {
+        self.observer.is_terminated(roster, id).await
     }
 
     /// This node as a peer would see it.

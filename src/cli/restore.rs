@@ -173,6 +173,7 @@ fn obstacle(policy: &Policy, view: &View, seed: &Seed) -> Option<String> {
     let mut ordered = view.clone();
     ordered.seed.wanted = Some(Known::Known(seed.clone()));
     ordered.seed.acceptable.insert(seed.clone());
+    ordered.seed.by_order = true;
     match decide(policy, &ordered) {
         Step::Propose(_) | Step::FoundAlone { .. } | Step::Claim(_) => None,
         Step::Hold(Hold::AwaitProposer { .. }) => None,

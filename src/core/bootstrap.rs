@@ -169,7 +169,7 @@ fn alone(policy: &Policy, view: &View, roster: &Roster, why: AloneReason) -> Res
     let charter = policy.charter(roster);
     let ballot = next_ballot(view)?;
     let members = vec![view.me.listed.clone()];
-    let list = InitialList { members, token: token(&charter, &ballot), seed: seed(policy, view)? };
+    let list = InitialList { members, token: token(&charter.token_prefix, &ballot), seed: seed(policy, view)? };
     Ok(Step::FoundAlone { accepted: Accepted { ballot, list }, why })
 }
 
@@ -189,7 +189,7 @@ fn propose(policy: &Policy, view: &View, charter: Charter) -> Result<Step, Hold>
         }
     }
     let ballot = next_ballot(view)?;
-    let list = InitialList { members, token: token(&charter, &ballot), seed: seed(policy, view)? };
+    let list = InitialList { members, token: token(&charter.token_prefix, &ballot), seed: seed(policy, view)? };
     Ok(Step::Propose(Proposal { ballot, charter, list }))
 }
 
@@ -250,8 +250,8 @@ fn next_ballot(view: &View) -> Result<Ballot, Hold> {
 }
 
 /// The ballot's nonce is the random part of the token, so that reused addresses never give equal cluster ids.
-fn token(charter: &Charter, ballot: &Ballot) -> String {
-    format!("{}-{:016x}-{}", charter.token_prefix, ballot.nonce, ballot.round)
+pub fn token(prefix: &str, ballot: &Ballot) -> String {
+    format!("{prefix}-{:016x}-{}", ballot.nonce, ballot.round)
 }
 
 fn fresh_peer<'a>(view: &'a View, id: &InstanceId) -> Option<&'a Peer> {

@@ -4,8 +4,10 @@
 
 use super::bootstrap::{self, start_by};
 use super::evidence::{may_believe, signs_of_a_cluster};
+use super::paxos::{Accepted, Ballot};
+use super::seed::Seed;
 use super::step::{ClaimProposal, Hold, Step};
-use super::types::{ClusterId, InitialList};
+use super::types::{ClusterId, InitialList, Known};
 use super::view::{Claim, ClaimState, Policy, View};
 
 /// For a fresh node that sees no cluster with quorum.
@@ -15,9 +17,14 @@ pub(super) fn obey(policy: &Policy, view: &View) -> Step {
         ClaimState::NotAsked => return Step::Hold(Hold::ClaimUnknown { cause: "it was not read".to_owned() }),
         ClaimState::Unknown(cause) => return Step::Hold(Hold::ClaimUnknown { cause: cause.clone() }),
         _ if ledger.founded || ledger.joined.is_some() => return Step::Hold(Hold::DiskLost),
-        ClaimState::Held { claim: Claim::Established { cluster }, .. } => {
-            return Step::Hold(Hold::Established { cluster: *cluster, claim: name(policy) });
-        }
+        ClaimState::Held { claim: Claim::Established { cluster }, version } => match succession(view, *cluster) {
+            Some(Succession::Decided { ballot, list }) => {
+                let (ballot, list, replaces) = (ballot.clone(), list.clone(), Some(version.clone()));
+                return Step::Claim(ClaimProposal { ballot, list, replaces });
+            }
+            Some(Succession::Ordered) => Some(version.clone()),
+            None => return Step::Hold(Hold::Established { cluster: *cluster, claim: name(policy) }),
+        },
         ClaimState::Held { claim: Claim::Founding { list }, version } => {
             // It may be a typing error or another program's object: an operator must look at it.
             if let Some(fault) = list.fault() {
@@ -39,6 +46,36 @@ pub(super) fn obey(policy: &Policy, view: &View) -> Step {
         Step::FoundAlone { accepted, .. } => claim(accepted.ballot, accepted.list),
         hold => hold,
     }
+}
+
+/// Why a cluster that the claim names is succeeded by another one.
+enum Succession<'a> {
+    /// It is recovered here, with this list.
+    Decided { ballot: &'a Ballot, list: &'a InitialList },
+    /// An operator ordered that one of its snapshots is restored.
+    Ordered,
+}
+
+/// An operator's word alone, about that very cluster: the list that goes on with its data, or an order to restore one of its snapshots.
+fn succession(view: &View, cluster: ClusterId) -> Option<Succession<'_>> {
+    let accepted = view.ledger.accepted.as_ref();
+    let recovered = accepted
+        .filter(|accepted| view.ledger.chosen.as_ref() == Some(&accepted.list) && is_alone(view, &accepted.list));
+    if let Some(Accepted { ballot, list }) =
+        recovered.filter(|accepted| of_cluster(accepted.list.seed.as_deref()) == Some(cluster))
+    {
+        return Some(Succession::Decided { ballot, list });
+    }
+    let ordered = view.seed.wanted.as_ref().and_then(Known::known).filter(|_| view.seed.by_order);
+    (of_cluster(ordered) == Some(cluster)).then_some(Succession::Ordered)
+}
+
+fn is_alone(view: &View, list: &InitialList) -> bool {
+    list.members.len() == 1 && list.holds(&view.me.instance)
+}
+
+fn of_cluster(seed: Option<&Seed>) -> Option<ClusterId> {
+    seed?.cluster()
 }
 
 fn started_by(policy: &Policy, view: &View, list: &InitialList) -> Step {

@@ -41,6 +41,7 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
         };
     }
     match living.keys().next() {
+        None if is_given_up(view) => Step::Quarantine(Quarantine::Recovered { cluster: ours, member }),
         None => match owner::may_run(policy, view, ours, member).and_then(|()| is_up_to_date(policy, view, member)) {
             Ok(()) => resume_or_give_up(view, ours),
             Err(hold) => Step::Hold(hold),
@@ -48,6 +49,11 @@ fn with_data(policy: &Policy, view: &View, ids: &Known<(ClusterId, MemberId)>) -
         Some(&living) if view.ledger.never_elected => Step::Quarantine(Quarantine::NeverElected { ours, living }),
         Some(&living) => Step::Halt(Halt::ForeignData { ours, living }),
     }
+}
+
+/// An operator ordered that a new cluster goes on with a copy of our data. (Of a copied disk it was not ordered.)
+fn is_given_up(view: &View) -> bool {
+    view.ledger.recovery.is_some() && view.ledger.instance.as_ref() == Some(&view.me.instance)
 }
 
 /// A quorum lists us, and we run as that member.

@@ -99,6 +99,11 @@ pub const HOLDS: &[Explained] = &[
         "The place can be read, and `MUSTER_SEED` means exactly one snapshot.",
     ),
     hold(
+        "recovering",
+        "A new cluster is being made from a copy of the data here, as an operator ordered (`etcd-muster recover`).",
+        "It begins; or it fails, and etcd starts with its data again. The line names the cause.",
+    ),
+    hold(
         "restoring",
         "The snapshot with which the cluster begins is not restored here yet, or can't be.",
         "It is restored; or a quorum of the others runs: this node then gets the data from them. The line names the cause and the remedy.",

@@ -150,6 +150,7 @@ impl Quarantine {
             Self::Partial { .. } => "partial",
             Self::Damaged { .. } => "damaged",
             Self::OlderCopy { .. } => "older_copy",
+            Self::Recovered { .. } => "recovered",
         }
     }
 }

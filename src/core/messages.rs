@@ -113,6 +113,11 @@ impl fmt::Display for Quarantine {
                 "the disk was restored to an older state: member {member}'s log ends at {here}, but {by} saw it at {before}; cluster \
                  {cluster} has a quorum without it; the data is moved aside, not deleted, and this node rejoins as a new member"
             ),
+            Self::Recovered { cluster, member } => write!(
+                f,
+                "the quorum of cluster {cluster} is lost for good, by an operator's word; the data of member {member} is moved aside, not deleted, and a new \
+                 cluster goes on with a copy of it"
+            ),
         }
     }
 }

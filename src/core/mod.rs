@@ -17,6 +17,7 @@ pub mod owner;
 pub mod paxos;
 pub mod quorum;
 pub mod quorum_loss;
+pub mod recovery;
 pub mod release;
 pub mod removal;
 pub mod restart;

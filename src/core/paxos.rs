@@ -112,6 +112,8 @@ pub enum LeftBehind {
     NeverBegan(FirstStart),
     /// From a bootstrap that can never have a quorum.
     Void,
+    /// From a cluster whose quorum is lost for good; it goes on as the one that the ledger's `recovery` names.
+    Recovered,
 }
 
 /// What this instance must never forget: stored in `ED_DATA/muster/`, fsynced before any answer that depends on it is sent. A
@@ -156,6 +158,9 @@ pub struct Ledger {
     /// This instance was about to be terminated and had its member removed: it stays down until EC2 cancels the termination.
     #[serde(default)]
     pub left: bool,
+    /// By an operator's order: the data here was copied as the seed of that list, which begins once the data is moved aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Accepted>,
 }
 
 impl Ledger {
@@ -223,8 +228,21 @@ impl Ledger {
                     self.renounce(&list);
                 }
             }
+            // Whatever votes were cast were for a cluster that goes on under another id.
+            LeftBehind::Recovered => {
+                if let Some(accepted) = self.recovery.take() {
+                    (self.founded, self.joined, self.ran_as) = (false, None, None);
+                    self.found_alone(&accepted);
+                }
+            }
             LeftBehind::MayHaveVoted => {}
         }
+    }
+
+    /// The ballot of a list that we alone decide on: above any that we promised, so that no token is ever used for two lists.
+    pub fn own_ballot(&self, me: &InstanceId) -> Ballot {
+        let round = self.promised.as_ref().map_or(0, |promised| promised.round).saturating_add(1);
+        Ballot { round, proposer: me.clone(), nonce: self.nonce }
     }
 
     /// The chosen list that others may learn from us: not if it is void or does not list us, and never if we have data that

@@ -161,6 +161,8 @@ pub enum Snapshots {
 pub struct SeedSeen {
     /// What a proposer restores; `None`: nothing is ordered or configured.
     pub wanted: Option<Known<Seed>>,
+    /// An operator ordered it, for exactly these instances.
+    pub by_order: bool,
     /// All that may have been wanted: a list that another node proposed before may have any of them.
     pub acceptable: BTreeSet<Seed>,
 }

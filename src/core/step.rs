@@ -140,6 +140,8 @@ pub enum Quarantine {
     Damaged { cluster: ClusterId, member: MemberId, said: String },
     /// The disk was restored to an older state, and its cluster has a quorum without it.
     OlderCopy { cluster: ClusterId, member: MemberId, here: LogEnd, before: LogEnd, by: InstanceId },
+    /// Its cluster's quorum is lost for good, and an operator ordered that a new one goes on with a copy of it.
+    Recovered { cluster: ClusterId, member: MemberId },
 }
 
 impl Quarantine {
@@ -147,6 +149,7 @@ impl Quarantine {
     pub const fn left_behind(&self) -> LeftBehind {
         match self {
             Self::Void { .. } => LeftBehind::Void,
+            Self::Recovered { .. } => LeftBehind::Recovered,
             _ => LeftBehind::MayHaveVoted,
         }
     }

@@ -56,6 +56,7 @@ impl Daemon {
                 clock::pause(RIPENING_PAUSE).await;
                 continue;
             }
+            self.recover_if_ordered().await;
             let is_asked = self.version.is_some();
             let view = match self.look_and_learn_the_release().await {
                 Ok(view) => {

@@ -98,7 +98,7 @@ impl EarlierSnapshots {
 fn unknown(settings: &config::Snapshots, cause: &str) -> (Snapshots, SeedSeen) {
     let place = settings.sources().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let wanted = settings.seed.as_ref().map(|source| Known::Unknown(format!("MUSTER_SEED={source}: {cause}")));
-    (Snapshots::Unknown { place, cause: cause.to_owned() }, SeedSeen { wanted, acceptable: BTreeSet::new() })
+    (Snapshots::Unknown { place, cause: cause.to_owned() }, SeedSeen { wanted, ..SeedSeen::default() })
 }
 
 fn seen_in(place: &Place, listed: Result<Listing, String>) -> Snapshots {
@@ -195,6 +195,7 @@ fn obey(seed: &mut SeedSeen, mut orders: Vec<Ordered>) {
     seed.acceptable.extend(orders.iter().filter_map(|(_, seed)| seed.clone().ok()));
     if let Some((_, last)) = orders.pop() {
         seed.wanted = Some(last.map_or_else(Known::Unknown, Known::Known));
+        seed.by_order = true;
     }
 }
 

@@ -8,7 +8,7 @@ use super::hash_comparison::HashComparison;
 use super::member_monitor::{MemberMonitor, Progress, Stop};
 use super::preparation::{Preparation, Wanted};
 use super::stop::end_what_left;
-use super::{Daemon, Kind, Launch};
+use super::{Daemon, Kind, Launch, recovery};
 use crate::core::label::Label;
 use crate::core::restart::{
     Ended, LIFE_THAT_RESETS, LIVES_THAT_CONDEMN, ProcessRun, Verdict, is_full, refusal, verdict,
@@ -137,6 +137,7 @@ impl Daemon {
             never = self.snapshots.forever(&self.etcd, &own_client_url) => match never {},
             () = departure.until_left() => Err(Stop::Left),
             () = preparation.until_a_restart_is_due() => Err(Stop::Prepared),
+            () = recovery::until_ordered(settings.paths.data.clone(), &self.etcd, &own_client_url) => Err(Stop::Ordered),
         };
         let ended = match ended {
             Ok(ended) => ended,
@@ -148,7 +149,8 @@ impl Daemon {
                 }
                 self.child = None;
                 self.recorder.ended();
-                return Ok(if stop == Stop::Prepared { Outcome::Prepared } else { Outcome::Stopped });
+                let again = matches!(stop, Stop::Prepared | Stop::Ordered);
+                return Ok(if again { Outcome::Prepared } else { Outcome::Stopped });
             }
         };
         let output = match &mut self.child {

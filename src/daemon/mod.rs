@@ -16,6 +16,7 @@ mod member_monitor;
 pub mod observer;
 mod preparation;
 pub mod probe;
+mod recovery;
 mod restoration;
 pub mod services;
 pub mod snapshot_places;
@@ -196,7 +197,7 @@ impl Daemon {
         let Services { discovery, claim, notices, hooks, ssm, earlier_snapshots, snapshots: (s3, parameters) } =
             services;
         claim.try_as(me.clone());
-        let restoration = Restoration::new(config.snapshots.clone(), s3.clone(), parameters.clone());
+        let restoration = Restoration::new(&config, s3.clone(), parameters.clone());
         let tools = Tools {
             s3,
             ssm: parameters,

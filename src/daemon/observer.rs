@@ -589,6 +589,11 @@ impl Observer {
         self.ask_state(roster, id, gone).await
     }
 
+    /// Whether an instance is terminated: by the roster, or asked by its id.
+    pub async fn is_terminated(&self, roster: &Roster, id: &InstanceId) -> Known<bool> {
+        self.ask_state(roster, id, |state| state == InstanceState::Terminated).await.0
+    }
+
     async fn ask_state(
         &self,
         roster: &Roster,

@@ -1,13 +1,13 @@
 //! What a first member of a restored cluster does before its etcd starts: has the seed fetched and restored, and shows how far that is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::snapshot_places;
 use crate::aws::s3::S3;
 use crate::aws::ssm::Ssm;
-use crate::config;
+use crate::config::{self, Config};
 use crate::core::release::Release;
 use crate::core::seed::Seed;
 use crate::core::types::{InitialList, ListedMember};
@@ -15,7 +15,7 @@ use crate::etcd::data_dir::Paths;
 use crate::process::reaper::Reaper;
 use crate::snapshot::place::Place;
 use crate::snapshot::restore::{Restore, Stage, Staged, stage};
-use crate::snapshot::spool;
+use crate::snapshot::{salvage, spool};
 use crate::util::backoff::Backoff;
 
 /// A restore that failed is tried again after this; the pause doubles up to the longest.
@@ -26,6 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Restoration {
     settings: config::Snapshots,
+    /// What this node salvaged of its own data.
+    salvaged: PathBuf,
     s3: S3,
     ssm: Ssm,
     ready: Option<Staged>,
@@ -46,8 +48,9 @@ pub(super) struct Site<'a> {
 }
 
 impl Restoration {
-    pub(super) fn new(settings: config::Snapshots, s3: S3, ssm: Ssm) -> Self {
-        Self { settings, s3, ssm, ready: None, failed: None }
+    pub(super) fn new(config: &Config, s3: S3, ssm: Ssm) -> Self {
+        let salvaged = salvage::place_in(&config.etcd.data);
+        Self { settings: config.snapshots.clone(), salvaged, s3, ssm, ready: None, failed: None }
     }
 
     /// What is ready for the list with that token.
@@ -122,6 +125,10 @@ impl Restoration {
 
     /// The place of that name, if it is one of ours: whose keys and rights these are is for the operator to say.
     async fn place(&self, name: &str) -> Result<Arc<Place>, String> {
+        let salvaged = salvage::opened(&self.salvaged);
+        if salvaged.to_string() == name {
+            return Ok(salvaged);
+        }
         let sources = self.settings.sources();
         let location = sources.into_iter().find(|location| location.to_string() == name);
         let location = location.ok_or_else(|| {

@@ -38,6 +38,17 @@ pub struct Paths {
     pub wal_volume: Option<PathBuf>,
 }
 
+/// A file of a member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RaftFile {
+    /// `snap` or `wal`: below `member`, where WAL and data are one directory.
+    pub below: &'static str,
+    pub name: PathBuf,
+    pub path: PathBuf,
+    /// In bytes.
+    pub size: u64,
+}
+
 /// A directory that could not be read or changed, and how.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {doing}: {cause}{}", path.display(), way_out(cause, path))]
@@ -257,6 +268,28 @@ impl Paths {
                 return Ok((newest.1, tail));
             }
         }
+    }
+
+    /// The files that are raft's state and the database, as they lie now: what a copy of a member needs.
+    ///
+    /// # Errors
+    /// A directory can't be read.
+    pub fn raft_files(&self) -> io::Result<Vec<RaftFile>> {
+        let mut found = Vec::new();
+        let mut add = |below: &'static str, path: PathBuf| {
+            let size = fs::metadata(&path)?.len();
+            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+            found.push(RaftFile { below, name, path, size });
+            io::Result::Ok(())
+        };
+        for entry in fs::read_dir(self.data.join(MEMBER_DIR).join("snap"))? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name == "db") || path.extension().is_some_and(|e| e == "snap") {
+                add("snap", path)?;
+            }
+        }
+        wal_files(&self.wal)?.into_iter().try_for_each(|path| add("wal", path))?;
+        Ok(found)
     }
 
     /// Whether the WAL lies in etcd's default place, inside the data.

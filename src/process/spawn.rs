@@ -139,6 +139,14 @@ impl Helper {
         tokio::time::timeout(patience, self.reaper.wait(self.pid)).await.ok()
     }
 
+    /// Asks it to end, and waits that long; false: it still runs.
+    pub async fn stop(&self, patience: Duration) -> bool {
+        if !self.reaper.has_ended(self.pid) {
+            let _gone = kill(self.pid, Signal::SIGTERM);
+        }
+        self.wait_within(patience).await.is_some()
+    }
+
     /// Kills it, and waits until it is gone.
     pub async fn end(&self) {
         self.kill();

@@ -6,6 +6,7 @@ pub mod place;
 #[cfg(test)]
 mod random_faults;
 pub mod restore;
+pub mod salvage;
 pub mod spool;
 pub mod store;
 pub mod take;

@@ -47,7 +47,7 @@ const LAST_WORDS: u64 = 300;
 const NAME: &str = "trial";
 const TOOLS: [&str; 2] = ["etcdutl", "etcdctl"];
 /// The form of a unix socket's URL that every release accepts (3.3 wants a host and a port): the files are named so.
-const CLIENT_SOCKET: &str = "localhost:1";
+pub(super) const CLIENT_SOCKET: &str = "localhost:1";
 const PEER_SOCKET: &str = "localhost:2";
 /// The longest path of a unix socket (unix(7), sun_path).
 const LONGEST_SOCKET: usize = 107;
@@ -321,7 +321,7 @@ pub(super) async fn restored(
     }
 }
 
-fn in_words(ended: Ended) -> String {
+pub(super) fn in_words(ended: Ended) -> String {
     match ended {
         Ended::Exited(code) => format!("exited with {code}"),
         Ended::Signaled(signal) => format!("was ended by signal {signal}"),
@@ -329,7 +329,7 @@ fn in_words(ended: Ended) -> String {
     }
 }
 
-fn etcd_arguments(token: &str) -> Vec<String> {
+pub(super) fn etcd_arguments(token: &str) -> Vec<String> {
     let (client, peer) = (format!("unix://{CLIENT_SOCKET}"), format!("unix://{PEER_SOCKET}"));
     vec![
         "--data-dir=data".to_owned(),
@@ -419,7 +419,7 @@ impl Scratch {
         Ok(Self { room, token })
     }
 
-    fn start(&self, program: &Path, arguments: &[String], reaper: &Reaper) -> Result<Helper, Error> {
+    pub(super) fn start(&self, program: &Path, arguments: &[String], reaper: &Reaper) -> Result<Helper, Error> {
         let failed = |cause| Error::disk(program, cause);
         let program = fs::canonicalize(program).map_err(failed)?;
         let output = File::create(self.output_of(&program)).map_err(failed)?;
@@ -438,7 +438,7 @@ impl Scratch {
         self.room.path().join("output").with_extension(program.file_name().unwrap_or_default())
     }
 
-    fn failed(&self, program: &Path, how: String) -> Error {
+    pub(super) fn failed(&self, program: &Path, how: String) -> Error {
         let last_words = || {
             let mut file = File::open(self.output_of(program)).ok()?;
             let length = file.metadata().ok()?.len();

@@ -149,6 +149,81 @@ pub struct Releases {
     pub compared: Option<Minor>,
 }
 
+/// What an operator ordered of the supervisor here, by `recover`: to found the cluster anew from this member's data.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryOrder {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    /// By how much revisions are raised.
+    pub bump: u64,
+    /// The plan's id, and when it was ordered: for people.
+    pub plan: String,
+    pub at: String,
+}
+
+impl RecoveryOrder {
+    const FILE: &str = "recover.json";
+    const OUTCOMES: [&str; 3] = ["done", "failed", "refused"];
+
+    fn path(data: &Path) -> PathBuf {
+        data.join(MUSTER_DIR).join(Self::FILE)
+    }
+
+    fn path_of(data: &Path, outcome: &str) -> PathBuf {
+        data.join(MUSTER_DIR).join(format!("{}.{outcome}", Self::FILE))
+    }
+
+    /// Whether one lies there.
+    pub fn lies_in(data: &Path) -> bool {
+        Self::path(data).exists()
+    }
+
+    /// Writes it, durably; from then on the supervisor of that data directory obeys it.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, data: &Path) -> Result<(), Error> {
+        let path = Self::path(data);
+        let written = || {
+            // What became of an earlier one is no longer of interest.
+            for outcome in Self::OUTCOMES {
+                match fs::remove_file(Self::path_of(data, outcome)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            durable::replace(&path, &serde_json::to_vec(self)?, Readers::Owner)
+        };
+        written().map_err(|cause| Error::Unwritable { path: path.clone(), cause })
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It can't be read, or is none.
+    pub fn read(data: &Path) -> Result<Self, Error> {
+        let path = Self::path(data);
+        let missing = || Error::Unreadable { path: path.clone(), cause: io::Error::from(io::ErrorKind::NotFound) };
+        read(&path)?.ok_or_else(missing)
+    }
+
+    /// Puts it aside, under what became of it: done, failed or refused.
+    ///
+    /// # Errors
+    /// It can't be renamed.
+    pub fn put_aside(data: &Path, outcome: &str) -> Result<(), Error> {
+        let path = Self::path(data);
+        let renamed = fs::rename(&path, Self::path_of(data, outcome)).and_then(|()| sync_dir(&data.join(MUSTER_DIR)));
+        renamed.map_err(|cause| Error::Unwritable { path, cause })
+    }
+
+    /// What became of the last one; `None`: it lies there still, or there was none.
+    pub fn outcome(data: &Path) -> Option<&'static str> {
+        Self::OUTCOMES.into_iter().find(|outcome| Self::path_of(data, outcome).exists())
+    }
+}
+
 /// A quarantine in progress.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moving {

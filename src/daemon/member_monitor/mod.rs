@@ -79,6 +79,8 @@ pub enum Stop {
     Left,
     /// It is restarted for the sake of a raft snapshot: not for an attendant to say.
     Prepared,
+    /// An operator ordered what its data must not be in use for: not for an attendant to say.
+    Ordered,
 }
 
 /// What is known of this run so far.

@@ -1,0 +1,167 @@
+"""A quorum that is lost for good: a survivor's data goes on as a new cluster, and the original is left as it was."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from fleet import BOUND, QUICK, command, form, launch, leader_of, mark, member_ids, said, start, stop, wait_formed, wait_said
+from muster_tools.lab.ec2 import NODE_ACTIONS
+
+BUMP = 1_000_000_000
+
+
+def plan_of(lab, node, *arguments: str) -> dict | None:
+    """None: its etcd does not answer yet."""
+    done = command(lab, node, "recover", "--json", *arguments)
+    assert done.stdout or "must run for it" in done.stderr, done.stderr
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def refused(lab, node, why: str, *arguments: str) -> str:
+    """In the end for that reason; what is ordered all the same is not done."""
+
+    def plan() -> dict | None:
+        found = plan_of(lab, node, *arguments)
+        return found if found and why in (found["obstacle"] or "") else None
+
+    plan = lab.wait(plan, BOUND, f"refused because: {why}")
+    done = command(lab, node, "recover", *arguments, "--yes", plan["plan"])
+    assert done.returncode == 1 and not said(node, "recovery: "), done.stdout + done.stderr
+    return plan["obstacle"]
+
+
+def recover(lab, node, *arguments: str):
+    def ready() -> dict | None:
+        found = plan_of(lab, node, *arguments)
+        return found if found and found["obstacle"] is None else None
+
+    plan = lab.wait(ready, BOUND, "a plan without an obstacle")
+    done = command(lab, node, "recover", *arguments, "--yes", plan["plan"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def quarantined(node) -> list:
+    return sorted(node.directory.glob("data/quarantine-*"))
+
+
+@pytest.mark.core
+def test_one_survivor_of_three_goes_on_and_new_instances_join_it(lab):
+    nodes = form(lab, 3, size=3, **QUICK)
+    survivor, others = nodes[0], nodes[1:]
+    before = survivor.etcd.cluster_id()
+    for number in range(20):
+        nodes[1].etcd.put(f"key-{number}", str(number))
+    lab.wait(lambda: survivor.etcd.get("key-19", serializable=True) == "19", BOUND, "the survivor has all")
+    refused(lab, survivor, "has a leader")
+    lab.terminate(others[0])
+    lab.stop_instances(others[1])
+    # A stopped instance may come back, and with it the quorum.
+    obstacle = refused(lab, survivor, "may come back")
+    assert "of 3 voters 1 are lost for good" in obstacle and "its instance exists" in obstacle, obstacle
+    lab.terminate(others[1])
+    done = recover(lab, survivor)
+    after = survivor.etcd.cluster_id()
+    assert after != before and after in done.stdout
+    assert survivor.etcd.get("key-19") == "19" and int(survivor.etcd.status()["header"]["revision"]) > BUMP
+    assert len(survivor.etcd.members()) == 1 and quarantined(survivor)
+    survivor.etcd.put("after", "1")
+    new = launch(lab, 2)
+    start(*new)
+    assert wait_formed(lab, survivor, *new) == after
+    assert new[1].etcd.get("after") == "1" and new[0].etcd.get("key-0") == "0"
+
+
+def test_what_only_the_log_holds_is_recovered_too(lab):
+    """The database is written every tenth of a second; a kill leaves what was written since in the log alone."""
+    nodes = form(lab, 3, size=3, **QUICK)
+    survivor = leader_of(lab, *nodes)
+    others = [node for node in nodes if node is not survivor]
+    for number in range(50):
+        survivor.etcd.put(f"key-{number}", str(number))
+    for node in nodes:
+        node.power_off()
+    for node in others:
+        lab.terminate(node)
+    survivor.start()
+    recover(lab, survivor)
+    assert [survivor.etcd.get(f"key-{number}") for number in range(50)] == [str(number) for number in range(50)]
+
+
+def test_an_operator_may_name_what_is_lost_but_not_what_answers(lab):
+    nodes = form(lab, 3, size=3, **QUICK)
+    survivor, stopped, gone = nodes
+    ids = {node: member_ids(survivor)[node.peer_url] for node in nodes}
+    survivor.etcd.put("key", "1")
+    lab.terminate(gone)
+    stop(stopped)
+    refused(lab, survivor, "--lost")
+    done = command(lab, survivor, "recover", "--lost", "beef")
+    assert done.returncode != 0 and "is no member's id" in done.stderr
+    stopped.start()
+    lab.wait(lambda: stopped.etcd.health(), BOUND, "the quorum is back")
+    refused(lab, survivor, "has a leader", "--lost", ids[stopped])
+    stop(stopped)
+    recover(lab, survivor, "--lost", ids[stopped])
+    assert survivor.etcd.get("key") == "1"
+    # It comes back after all, with data of a cluster that is no more: it stays down, and its data is left as it is.
+    since = mark(stopped)
+    stopped.start()
+    wait_said(lab, stopped, "halt: ", since=since)
+    assert not quarantined(stopped) and survivor.etcd.health()
+
+
+def test_two_survivors_of_five_the_one_with_more_goes_on(lab):
+    nodes = form(lab, 5, size=5, **QUICK)
+    first, second, *gone = nodes
+    before = first.etcd.cluster_id()
+    # One that lags: it is down while the others write.
+    stop(second)
+    for number in range(10):
+        first.etcd.put(f"key-{number}", str(number))
+    for node in gone:
+        lab.terminate(node)
+    second.start()
+    # One that was started without a quorum doesn't serve its client port, and so doesn't say how much it has.
+    ids = {member.peer_urls[0]: member.id for member in first.etcd.peer_members()}
+    refused(lab, second, "has more: its log ends at")
+    assert "see `etcd-muster recover` there" in refused(lab, first, "is not known")
+    stop(second)
+    recover(lab, first, "--lost", ids[second.peer_url])
+    after = first.etcd.cluster_id()
+    assert after != before and first.etcd.get("key-9") == "9"
+    # The other one's data is of the cluster before: it is left as it is, and runs nothing.
+    since = mark(second)
+    second.start()
+    wait_said(lab, second, "halt: ", since=since)
+    assert not quarantined(second) and not second.etcd_pids()
+
+
+def test_a_claim_names_the_cluster_that_goes_on(lab):
+    s3 = lab.ec2.client("s3")
+    lab.ec2.set_role_actions(*NODE_ACTIONS, "s3:GetObject", "s3:PutObject", "s3:ListBucket")
+    s3.create_bucket(Bucket="claims", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    nodes = form(lab, 3, size=3, **QUICK, MUSTER_CLAIM="s3://claims/blue")
+    survivor = nodes[0]
+    survivor.etcd.put("key", "1")
+    before = survivor.etcd.cluster_id()
+
+    def claimed() -> dict:
+        return json.loads(s3.get_object(Bucket="claims", Key="blue/claim.json")["Body"].read())
+
+    def established() -> dict | None:
+        with suppress(s3.exceptions.NoSuchKey):
+            return claimed() if claimed()["state"] == "established" else None
+        return None
+
+    lab.wait(established, BOUND, "the claim of the first cluster")
+    for node in nodes[1:]:
+        lab.terminate(node)
+    recover(lab, survivor)
+    assert survivor.etcd.cluster_id() != before and survivor.etcd.get("key") == "1"
+    assert lab.wait(established, BOUND, "the claim of the next one")["cluster"] == int(survivor.etcd.cluster_id(), 16)
+    new = launch(lab, 2)
+    start(*new)
+    wait_formed(lab, survivor, *new)
