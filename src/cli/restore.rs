@@ -16,7 +16,6 @@ use crate::config::{self, Config, SOURCE_FORMS, Source};
 use crate::core::decide::decide;
 use crate::core::seed::{BUMP, Order, Seed, Which, choose};
 use crate::core::snapshot::manifest::{Manifest, seconds};
-use crate::core::snapshot::name::Name;
 use crate::core::step::{Hold, Step};
 use crate::core::types::{InstanceId, Known, LaunchTime};
 use crate::core::view::{PeerState, Policy, View};
@@ -31,8 +30,6 @@ use crate::util::exit::{Code, Failure};
 use crate::util::log_once::LogOnce;
 use crate::util::words::hex;
 
-/// So many manifests of a cluster are read to find a verified one.
-const NEWEST: usize = 32;
 /// Hex digits of a plan's id.
 const ID_DIGITS: usize = 12;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -69,7 +66,9 @@ impl Restore {
     pub(super) async fn run(&self, config: Config) -> Result<i32, Failure> {
         let source = self.source(&config)?;
         let place = self.place(&config, &source).await?;
-        let manifest = snapshot(&place, &source.which).await.map_err(|why| unfit(format!("{source}: {why}")))?;
+        let candidates = catalog::candidates(&place, &source.which).await;
+        let manifest = candidates.and_then(|candidates| choose(&source.which, &candidates));
+        let manifest = manifest.map_err(|why| unfit(format!("{source}: {why}")))?;
         let mut looker = Looker::new(&config).await?;
         let view = looker.look().await;
         let plan = self.plan(&place, manifest, looker.policy(), &view)?;
@@ -145,20 +144,6 @@ impl Restore {
 
 fn unfit(why: String) -> Failure {
     Failure::new(Code::Unhealthy, why)
-}
-
-async fn snapshot(place: &Arc<Place>, which: &Which) -> Result<Manifest, String> {
-    let manifests: BTreeMap<Name, Manifest> = match which {
-        Which::Named(name) => {
-            let read = catalog::manifests(place, [(name.clone(), name.clone())].into_iter()).await;
-            read.into_iter().map(|(name, manifest)| Ok((name, manifest?))).collect::<Result<_, String>>()?
-        }
-        Which::Newest | Which::Of(_) => {
-            let listing = place.list("").await.map_err(|error| error.to_string())?;
-            catalog::newest(place, &listing, NEWEST).await
-        }
-    };
-    choose(which, &manifests)
 }
 
 /// Another snapshot or other instances are another plan.

@@ -111,7 +111,7 @@ pub const HOLDS: &[Explained] = &[
     hold(
         "cluster_without_quorum",
         "An instance runs etcd, but its cluster has no proven quorum.",
-        "Enough members of that cluster run and elect a leader. If they are lost for good, restore a snapshot.",
+        "Enough members of that cluster run and elect a leader. If they are lost for good, run `etcd-muster recover` there.",
     ),
     hold(
         "peer_has_data",

@@ -228,7 +228,7 @@ impl fmt::Display for Hold {
             Self::ClusterWithoutQuorum { instance, cluster } => write!(
                 f,
                 "{instance} runs etcd of cluster {cluster}, which has no proven quorum; start enough of its members for an election, or \
-                 restore a snapshot if they are lost for good"
+                 run etcd-muster recover on {instance} if they are lost for good"
             ),
             Self::PeerHasData { instance } => {
                 write!(f, "{instance} has etcd data but its etcd is not running; start etcd there, or move its data away")

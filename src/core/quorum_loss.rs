@@ -83,7 +83,7 @@ impl fmt::Display for Lost {
             f,
             "the quorum is lost: {there} of {all} voters answer, {needed} are needed; missing: {}; the cluster \
              serves no writes and no linearizable reads until {more} of them {}; start their hosts with their \
-             disks, or repair the network; if they are lost for good, see \"Without a quorum\" in docs/operations.md",
+             disks, or repair the network; if they are lost for good, `etcd-muster recover` here shows the way",
             named.join("; "),
             if more == 1 { "is back" } else { "are back" },
         )
@@ -112,7 +112,7 @@ mod tests {
              answers but runs no etcd: see its supervisor's log; a member that never started (member 3, \
              http://10.0.0.3:2380) does not answer; the cluster serves no writes and no linearizable reads until 1 \
              of them is back; start their hosts with their disks, or repair the network; if they are lost for good, \
-             see \"Without a quorum\" in docs/operations.md"
+             `etcd-muster recover` here shows the way"
         );
         assert_eq!(lost.missing(), [MemberId(2), MemberId(3)].into(), "a learner takes no vote along");
         // By a learner: it is no voter itself.

@@ -45,11 +45,11 @@ pub enum Refusal {
     /// A learner may lack what was acknowledged, and there is no way to see how much.
     Learner,
     /// The operator called one lost that answers.
-    NotLost(Member),
+    NotLost(Box<Member>),
     /// Those that are not proved lost are a quorum: it may come back by itself.
     MayReturn { lost: usize, voters: usize, open: Vec<(Member, Known<bool>)> },
     /// Another survivor has more, or as much is not known.
-    Behind { of: Member, theirs: Option<LogEnd>, ours: LogEnd },
+    Behind { of: Box<Member>, theirs: Option<LogEnd>, ours: LogEnd },
 }
 
 impl fmt::Display for Refusal {
@@ -108,7 +108,7 @@ pub fn may_recover(own: &Own, others: &[Other]) -> Result<(), Refusal> {
         return Err(Refusal::Learner);
     }
     if let Some(other) = others.iter().find(|other| other.named_lost && other.answers) {
-        return Err(Refusal::NotLost(other.member.clone()));
+        return Err(Refusal::NotLost(Box::new(other.member.clone())));
     }
     let others: Vec<&Other> = others.iter().filter(|other| !other.member.is_learner).collect();
     let voters = others.len() + 1;
@@ -121,7 +121,7 @@ pub fn may_recover(own: &Own, others: &[Other]) -> Result<(), Refusal> {
     // Of two with equally long logs either has all that the other has: a committed entry is in both or in neither.
     let ahead = left.iter().find(|other| other.log.is_none_or(|theirs| theirs > own.log));
     match ahead {
-        Some(other) => Err(Refusal::Behind { of: other.member.clone(), theirs: other.log, ours: own.log }),
+        Some(other) => Err(Refusal::Behind { of: Box::new(other.member.clone()), theirs: other.log, ours: own.log }),
         None => Ok(()),
     }
 }

@@ -18,8 +18,6 @@ use crate::util::clock;
 const SERVES: Duration = Duration::from_secs(5);
 /// A place that says nothing for this long is unknown; a store's own retries take longer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// So many manifests of a cluster are read to find a verified one.
-const NEWEST: usize = 32;
 /// So many orders are read, the last ones.
 const ORDERS: usize = 16;
 
@@ -32,7 +30,15 @@ pub struct EarlierSnapshots {
     settings: config::Snapshots,
     s3: S3,
     places: Vec<Arc<Place>>,
-    seen: Option<(Instant, Vec<(InstanceId, Option<LaunchTime>)>, (Snapshots, SeedSeen))>,
+    seen: Option<Seen>,
+}
+
+/// What was seen for these instances, and when.
+#[derive(Debug)]
+struct Seen {
+    at: Instant,
+    first: Vec<(InstanceId, Option<LaunchTime>)>,
+    found: (Snapshots, SeedSeen),
 }
 
 impl EarlierSnapshots {
@@ -43,15 +49,15 @@ impl EarlierSnapshots {
 
     /// What the places hold, and what these instances are to restore.
     pub async fn look(&mut self, first: &First) -> (Snapshots, SeedSeen) {
-        if let Some((at, of, seen)) = &self.seen
-            && clock::now() - *at < SERVES
-            && of == first
+        if let Some(seen) = &self.seen
+            && clock::now() - seen.at < SERVES
+            && seen.first == first
         {
-            return seen.clone();
+            return seen.found.clone();
         }
-        let seen = self.look_now(first).await;
-        self.seen = Some((clock::now(), first.to_vec(), seen.clone()));
-        seen
+        let found = self.look_now(first).await;
+        self.seen = Some(Seen { at: clock::now(), first: first.to_vec(), found: found.clone() });
+        found
     }
 
     async fn look_now(&mut self, first: &First) -> (Snapshots, SeedSeen) {
@@ -77,10 +83,8 @@ impl EarlierSnapshots {
                 orders.extend(orders_in(place, listing, first).await);
             }
             if let Some(source) = self.settings.seed.as_ref().filter(|source| source.location == *location) {
-                let meant = match &listed {
-                    Ok(listing) => meant_by(&source.which, place, listing).await,
-                    Err(cause) => Err(cause.clone()),
-                };
+                let meant = tokio::time::timeout(PATIENCE, meant_by(&source.which, place)).await;
+                let meant = meant.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
                 (seed.wanted, seed.acceptable) = match meant {
                     Ok((wanted, acceptable)) => (Some(Known::Known(wanted)), acceptable),
                     Err(cause) => (Some(Known::Unknown(format!("MUSTER_SEED={source}: {cause}"))), BTreeSet::new()),
@@ -127,15 +131,8 @@ fn the_more_telling(one: Snapshots, other: Snapshots) -> Snapshots {
 }
 
 /// Which snapshot is to be restored, and all that another node could have taken for it.
-async fn meant_by(which: &Which, place: &Arc<Place>, listing: &Listing) -> Result<(Seed, BTreeSet<Seed>), String> {
-    let manifests = match which {
-        Which::Named(name) => {
-            let found = catalog::manifests(place, [((), name.clone())].into_iter()).await;
-            let manifest = found.into_iter().find_map(|((), manifest)| Some(manifest)).ok_or("it can't be read")??;
-            [(name.clone(), manifest)].into()
-        }
-        Which::Newest | Which::Of(_) => catalog::newest(place, listing, NEWEST).await,
-    };
+async fn meant_by(which: &Which, place: &Arc<Place>) -> Result<(Seed, BTreeSet<Seed>), String> {
+    let manifests = catalog::candidates(place, which).await?;
     let (chosen, at) = (choose(which, &manifests)?, place.to_string());
     let of_it = manifests.values().filter(|manifest| manifest.cluster == chosen.cluster);
     let verified = of_it.filter(|manifest| manifest.verified.is_some() || matches!(which, Which::Named(_)));
@@ -178,14 +175,10 @@ async fn is_there(place: &Arc<Place>, seed: Seed) -> Result<Seed, String> {
         return Err(format!("the order is void: {fault}"));
     }
     let Some(name) = seed.name() else { return Err("the order names no snapshot".to_owned()) };
-    let read = catalog::manifests(place, [((), name)].into_iter()).await;
-    match read.into_iter().next() {
-        Some(((), Ok(manifest))) if (&manifest.sha256, manifest.size) == (&seed.sha256, seed.size) => Ok(seed),
-        Some(((), Ok(_))) => {
-            Err(format!("{place}/{} is another snapshot than the one that was ordered", seed.snapshot))
-        }
-        Some(((), Err(cause))) => Err(format!("{place}/{}, which was ordered, can't be read: {cause}", seed.snapshot)),
-        None => Err(format!("{place}/{}, which was ordered, can't be read", seed.snapshot)),
+    match catalog::manifest(place, &name).await {
+        Ok(manifest) if (&manifest.sha256, manifest.size) == (&seed.sha256, seed.size) => Ok(seed),
+        Ok(_) => Err(format!("{place}/{} is another snapshot than the one that was ordered", seed.snapshot)),
+        Err(cause) => Err(format!("{place}/{}, which was ordered, can't be read: {cause}", seed.snapshot)),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::place::{Entry, Error, Listing, Place};
+use crate::core::seed::Which;
 use crate::core::snapshot::manifest::Manifest;
 use crate::core::snapshot::name::{Kind, Name};
 use crate::core::snapshot::retention::Object;
@@ -65,6 +66,23 @@ pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BT
     read.into_iter().filter_map(|(name, manifest)| Some((name, manifest.ok()?))).collect()
 }
 
+/// So many manifests of a cluster are read to find a verified one.
+const NEWEST: usize = 32;
+
+/// Those that may be meant: the newest of each cluster, or the one that is named.
+///
+/// # Errors
+/// The place, or the one that is named, can't be read; as one line.
+pub async fn candidates(place: &Arc<Place>, which: &Which) -> Result<BTreeMap<Name, Manifest>, String> {
+    match which {
+        Which::Named(name) => Ok([(name.clone(), manifest(place, name).await?)].into()),
+        Which::Newest | Which::Of(_) => {
+            let listing = place.list("").await.map_err(|error| error.to_string())?;
+            Ok(newest(place, &listing, NEWEST).await)
+        }
+    }
+}
+
 /// The names of the snapshots that are listed, in their order: those of which there is a manifest.
 pub fn names(listing: &Listing) -> impl DoubleEndedIterator<Item = Name> {
     let of = |entry: &Entry| Name::of_key(&entry.key).filter(|(_, kind)| *kind == Kind::Manifest).map(|(name, _)| name);
@@ -82,7 +100,7 @@ pub async fn manifests<K: Send + 'static>(
             && let Some((key, name)) = wanted.next()
         {
             let place = place.clone();
-            reading.spawn(async move { (key, read_one(&place, &name).await) });
+            reading.spawn(async move { (key, manifest(&place, &name).await) });
         }
         match reading.join_next().await {
             Some(Ok(read)) => found.push(read),
@@ -92,7 +110,11 @@ pub async fn manifests<K: Send + 'static>(
     }
 }
 
-async fn read_one(place: &Place, name: &Name) -> Result<Manifest, String> {
+/// What the manifest of that snapshot says.
+///
+/// # Errors
+/// It can't be read, or is not understood; as one line.
+pub async fn manifest(place: &Place, name: &Name) -> Result<Manifest, String> {
     match place.read(&name.manifest_key()).await {
         Ok(Some(stored)) => parse(&stored.body, name),
         Ok(None) => Err("it is listed, and it does not exist".to_owned()),

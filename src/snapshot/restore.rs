@@ -170,9 +170,7 @@ pub async fn stage(order: &Restore<'_>, progress: &(dyn Fn(Stage) + Sync)) -> Re
 async fn manifest_of(place: &Arc<Place>, seed: &Seed, object: &str) -> Result<Manifest, Error> {
     let unreadable = |cause: String| Error::Manifest(object.to_owned(), cause);
     let name = seed.name().ok_or_else(|| unreadable("that is no snapshot's name".to_owned()))?;
-    let read = catalog::manifests(place, [((), name)].into_iter()).await.into_iter().next();
-    let manifest =
-        read.map_or_else(|| Err("it was not read".to_owned()), |((), manifest)| manifest).map_err(unreadable)?;
+    let manifest = catalog::manifest(place, &name).await.map_err(unreadable)?;
     match (&manifest.sha256, manifest.size) == (&seed.sha256, seed.size) {
         true => Ok(manifest),
         false => Err(Error::Replaced(object.to_owned())),
