@@ -20,7 +20,7 @@ use crate::core::release::Installed;
 use crate::core::seed::Seed;
 use crate::core::step::ClaimProposal;
 use crate::core::step::{AbsenceReason, Hold, Proposal, RemovalReason, Step};
-use crate::core::types::{InitialList, InstanceId, Known, Member, MemberId};
+use crate::core::types::{ClusterId, InitialList, InstanceId, Known, Member, MemberId};
 use crate::core::view::ClaimState;
 use crate::core::view::{DataDir, PeerState, Told, View};
 use crate::discovery::addresses;
@@ -226,6 +226,10 @@ impl Daemon {
             Step::Claim(claiming) => self.claim(claiming).await,
             Step::Renounce { list, .. } => self.executor.renounce(list),
             Step::StartNew(list) => return Ok(self.start_new(list, view).await),
+            // The others of a restored cluster were faster: what is ready here is as good a beginning as theirs, and need not be sent once more.
+            Step::StartExisting { cluster, .. } if let Some(launch) = self.late_founder(*cluster, view) => {
+                return Ok(Some(launch));
+            }
             Step::StartExisting { cluster, member, initial_cluster } => {
                 let (cluster, member, initial_cluster) = (*cluster, *member, initial_cluster.clone());
                 let kind = Kind::Existing { cluster, member, initial_cluster };
@@ -291,6 +295,14 @@ impl Daemon {
         };
         self.executor.pace(list, view).await;
         Some(Launch { kind: Kind::New(list.clone()), staged, others: Vec::new() })
+    }
+
+    /// A start under the chosen list, if that cluster is the list's and the data for it is ready.
+    fn late_founder(&mut self, cluster: ClusterId, view: &View) -> Option<Launch> {
+        let list =
+            view.ledger.chosen.as_ref().filter(|_| view.chosen_cluster == Some(cluster) && !view.ledger.founded)?;
+        let staged = self.restoration.take(&list.token)?;
+        Some(Launch { kind: Kind::New(list.clone()), staged: Some(staged), others: client_urls(view) })
     }
 
     /// Makes the data ready with which this node starts under a list that has a seed. Everything is observed and decided again afterwards, because that may
@@ -429,8 +441,12 @@ impl Daemon {
             .is_ok()
         {
             let callers = self.acceptor_state.drain_new_callers();
+            let is_refused = self.acceptor_state.drain_refusal();
+            if is_refused {
+                self.observer.expire_snapshots();
+            }
             // (There was no call and no report: a wake-up from a caller that was already handled.)
-            let is_news = self.acceptor_state.ledger().lists() != before.lists();
+            let is_news = is_refused || self.acceptor_state.ledger().lists() != before.lists();
             if is_news || callers.iter().any(|id| self.observer.knows(id)) {
                 if self.wakeups.allow(clock::now()) {
                     break;

@@ -15,7 +15,7 @@ use crate::snapshot::place::{Listing, Place};
 use crate::util::clock;
 
 /// What was seen serves this long: observations come in bursts while peers change.
-const SERVES: Duration = Duration::from_secs(5);
+const SERVES: Duration = Duration::from_secs(2);
 /// A place that says nothing for this long is unknown; a store's own retries take longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// So many orders are read, the last ones.
@@ -58,6 +58,11 @@ impl EarlierSnapshots {
         let found = self.look_now(first).await;
         self.seen = Some(Seen { at: clock::now(), first: first.to_vec(), found: found.clone() });
         found
+    }
+
+    /// The next look is a new one.
+    pub fn expire(&mut self) {
+        self.seen = None;
     }
 
     async fn look_now(&mut self, first: &First) -> (Snapshots, SeedSeen) {

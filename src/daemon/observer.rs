@@ -189,6 +189,11 @@ impl Observer {
         }
     }
 
+    /// Forgets what the places for snapshots held, after a call that spoke of something else.
+    pub fn expire_snapshots(&mut self) {
+        self.earlier_snapshots.expire();
+    }
+
     /// One observation of everything. `with_roster` gets the roster before any peer is queried, so that our own answers to
     /// peers are already right.
     pub async fn observe(&mut self, own: &LocalState, with_roster: impl FnOnce(&Known<Roster>)) -> View {

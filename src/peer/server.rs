@@ -62,6 +62,8 @@ struct State {
     release: Option<Release>,
     /// An observation has shown which seeds a list may have.
     has_looked: bool,
+    /// A call was refused as unfit since this was last read.
+    has_refused: bool,
     /// What is being restored here, and how far it is.
     restoring: Option<String>,
 }
@@ -82,6 +84,7 @@ impl AcceptorState {
             strangers: 0,
             release: None,
             has_looked: false,
+            has_refused: false,
             restoring: None,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), woken: Notify::new() }))
@@ -130,6 +133,11 @@ impl AcceptorState {
     /// What is being restored here, and how far it is: for whoever looks on.
     pub fn restoring(&self, progress: Option<String>) {
         self.state().restoring = progress;
+    }
+
+    /// Whether a list was refused as unfit since this was last read: another observation may show that it fits.
+    pub fn drain_refusal(&self) -> bool {
+        std::mem::take(&mut self.state().has_refused)
     }
 
     /// The callers since this was last read.
@@ -349,9 +357,10 @@ async fn take_call(acceptor_state: &AcceptorState, request: Request<Incoming>) -
                     log::info!("{} reports that a list was chosen (token {})", envelope.from, list.token);
                     acceptor_state.0.woken.notify_one();
                 }
-                // An observation may show how the instances are listed now.
+                // An observation may show how the instances are listed now, or what was ordered meanwhile.
                 (_, Answer::Unfit { why }) => {
                     log::warn!("refused a call from {}: {why}", envelope.from);
+                    acceptor_state.state().has_refused = true;
                     acceptor_state.0.woken.notify_one();
                 }
                 _ => {}

@@ -58,6 +58,7 @@ def run(options: argparse.Namespace, interrupts: Interrupts) -> None:
 def parse_options() -> argparse.Namespace:
     parser = command.parser("demo", __doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster running, and show what to try")
+    parser.add_argument("--disaster", action="store_true", help="lose all instances, then a quorum, and come back from each")
     command.add_etcd(parser, prepare.install.offered())
     parser.add_argument("--nodes", type=int, choices=(3, 5), default=3, help="size of the cluster; default: 3")
     parser.add_argument("--rounds", type=rounds, default=1, metavar="N", help="replace an instance N times in a row")

@@ -1,4 +1,4 @@
-"""The last act: a snapshot of the cluster goes to the emulated S3 and to a directory, is listed there and read back."""
+"""Snapshots of the demo's cluster, in the emulated S3 and in a directory, and the commands about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muster_tools.lab.node import Lab
 
 BUCKET, PREFIX = "demo-backups", "etcd"
 RIGHTS = ("s3:PutObject", "s3:GetObject", "s3:ListBucket")
-COMMAND_BOUND_SECONDS = 30  # each takes a tenth of a second
+COMMAND_BOUND_SECONDS = 60  # each takes a tenth of a second, and a restore a second or two
 
 
 class Places:
@@ -31,15 +31,19 @@ class Places:
 
     def ask(self, actor: Actor, what: str) -> list[str]:
         """`etcd-muster snapshot` on that node, and what it prints."""
-        given = {**actor.node.environment(), "MUSTER_SNAPSHOTS": f"s3://{BUCKET}/{PREFIX},file:{self._share}"}
-        command = [str(self._lab.muster), "snapshot", what]
-        try:
-            done = subprocess.run(
-                command, env=given, cwd=actor.node.directory, capture_output=True, text=True, timeout=COMMAND_BOUND_SECONDS
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Failed(f"snapshot {what} did not end within {COMMAND_BOUND_SECONDS} s") from error
-        if done.returncode != 0:
-            said = done.stdout + done.stderr
-            raise Failed(f"snapshot {what} ended with {done.returncode}: {first_line(said)}")
-        return done.stdout.splitlines()
+        code, lines = run(self._lab, actor, ["snapshot", what], f"s3://{BUCKET}/{PREFIX},file:{self._share}")
+        if code != 0:
+            raise Failed(f"snapshot {what} ended with {code}: {first_line(' '.join(lines))}")
+        return lines
+
+
+def run(lab: Lab, actor: Actor, words: list[str], places: str = f"s3://{BUCKET}/{PREFIX}") -> tuple[int, list[str]]:
+    """That command of etcd-muster on that node: its exit code, and what it prints."""
+    given = {**actor.node.environment(), "MUSTER_SNAPSHOTS": places}
+    try:
+        done = subprocess.run(
+            [str(lab.muster), *words], env=given, cwd=actor.node.directory, capture_output=True, text=True, timeout=COMMAND_BOUND_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"{' '.join(words)} did not end within {COMMAND_BOUND_SECONDS} s") from error
+    return done.returncode, (done.stdout + done.stderr).splitlines()

@@ -1,4 +1,4 @@
-"""The acts: a cluster founds itself, keeps a key, loses an instance, is whole again, and has its snapshots."""
+"""The acts: a cluster founds itself, keeps a key, loses an instance, is whole again, and has its snapshots; or it loses all, and comes back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from muster_tools.demo.ending import Failed, Interrupts
+from muster_tools.demo.progress import first_line
 from muster_tools.demo.screen import Live, Plain
-from muster_tools.demo.snapshots import Places
+from muster_tools.demo.snapshots import BUCKET, PREFIX, Places, run
 from muster_tools.demo.stage import Actor, Stage
 from muster_tools.demo.table import seconds, short
 from muster_tools.lab.etcd import NOT_YET
@@ -40,6 +41,8 @@ class Times:
             f"the default is {DEFAULT_DWELL_SECONDS} s"
         )
         lines = [f"formed in {seconds(self.formed)} from the start of the last supervisor to {count} healthy voters"]
+        if not self.replaced:
+            return lines
         if len(self.replaced) == 1:
             return [*lines, f"replaced in {seconds(self.replaced[0])} from the termination; {shortened}"]
         median, worst = statistics.median(self.replaced), max(self.replaced)
@@ -63,6 +66,18 @@ class Story:
             self.replace(self.write_and_read())
         self._screen.act(f"The cluster is whole again: {self.count} instances, {self.count} voters, and the key.")
         self.take_snapshots()
+
+    def play_disaster(self) -> None:
+        """All instances are lost with their disks, then a quorum; the key is there after each."""
+        places = Places(self._lab)
+        places.make()
+        self._lab.env |= {"MUSTER_SNAPSHOTS": f"s3://{BUCKET}/{PREFIX}", "MUSTER_SNAPSHOT_EVERY": "0"}
+        self.form()
+        value = self.write_and_read()
+        self._command(self.actors[0], "snapshot", "save")
+        self._lose_all()
+        self._restore(value)
+        self._recover(value)
 
     @property
     def actors(self) -> list[Actor]:
@@ -145,6 +160,77 @@ class Story:
             shown = places.ask(chosen, what)
             self._screen.print("\n".join([f"$ etcd-muster snapshot {what}", *(f"  {line}" for line in shown)]))
         self._screen.note(f"stored at two places, listed and verified in {seconds(time.monotonic() - begun)}")
+
+    # A disaster's acts.
+
+    def _lose_all(self) -> None:
+        self._screen.act(f"All {self.count} instances are terminated, with their disks. {self.count.capitalize()} new ones start in their place.")
+        self._stage.clear_the_gone()
+        self._terminate(self.actors)
+        for _ in range(self._size):
+            self._launch().start()
+        self._until(self._holds_beside_snapshots, FORM_BOUND_SECONDS, "the new instances did not hold beside the snapshot")
+        self._screen.note("nobody founds an empty cluster: there is a snapshot, so a cluster was")
+
+    def _restore(self, value: str) -> None:
+        chosen = self.actors[0]
+        self._screen.act("An operator looks at the plan, and orders the restore.")
+        plan = self._plan(chosen, "restore")
+        begun, self.cluster = time.monotonic(), ""
+        self._command(chosen, "restore", "--yes", plan)
+        self._until(self._flaw, FORM_BOUND_SECONDS, "the restored cluster is not whole")
+        took = time.monotonic() - begun
+        self._until(self._learn_cluster, ANSWER_BOUND_SECONDS, "the cluster's id could not be read")
+        self._expect(self.actors[-1], value)
+        self._screen.note(f"restored in {seconds(took)}: cluster {self.cluster}, {self.count} voters, and the key is back")
+
+    def _recover(self, value: str) -> None:
+        survivor, *others = self.actors
+        self._screen.act(f"All but {survivor.instance} are terminated, with their disks: the quorum is lost for good.")
+        self._stage.clear_the_gone()
+        self._terminate(others)
+        plan = self._plan(survivor, "recover")
+        begun, self.cluster = time.monotonic(), ""
+        self._command(survivor, "recover", "--yes", plan)
+        self._expect(survivor, value)
+        self._screen.note(f"one voter again after {seconds(time.monotonic() - begun)}, and the key is there")
+        self._screen.act("New instances join by themselves.")
+        for _ in others:
+            self._launch().start()
+        self._until(self._flaw, REPLACE_BOUND_SECONDS, "the recovered cluster is not whole")
+        self._until(self._learn_cluster, ANSWER_BOUND_SECONDS, "the cluster's id could not be read")
+        self._expect(self.actors[-1], value)
+        self._screen.note(f"cluster {self.cluster}, {self.count} voters, and the key is still there")
+
+    def _terminate(self, actors: list[Actor]) -> None:
+        for actor in actors:
+            actor.bow_out("terminated")
+            self._lab.terminate(actor.node)
+
+    def _holds_beside_snapshots(self) -> str:
+        seen = any("so a cluster was" in decision.text for decision in self._stage.decisions)
+        return "" if seen else "no hold yet"
+
+    def _plan(self, actor: Actor, command: str) -> str:
+        """The id of a plan that nothing stands against, shown as it is printed."""
+        shown: list[str] = []
+
+        def not_yet() -> str:
+            code, shown[:] = run(self._lab, actor, [command])
+            return "" if code == 0 else first_line(" ".join(shown[-1:]))
+
+        self._until(not_yet, FORM_BOUND_SECONDS, f"{command} can't be done")
+        self._show(command, shown)
+        return next(line.split()[1] for line in shown if line.startswith("plan "))
+
+    def _command(self, actor: Actor, *words: str) -> None:
+        code, shown = run(self._lab, actor, list(words))
+        if code != 0:
+            raise Failed(f"{' '.join(words)} ended with {code}: {first_line(' '.join(shown[-1:]))}")
+        self._show(" ".join(words), shown)
+
+    def _show(self, command: str, lines: list[str]) -> None:
+        self._screen.print("\n".join([f"$ etcd-muster {command}", *(f"  {line}" for line in lines)]))
 
     # What the acts are made of.
 

@@ -45,7 +45,7 @@ def _play(
     story = Story(lab, stage, screen, options.nodes, options.rounds, interrupts)
     ending: Exception | None = None
     try:
-        story.play()
+        story.play_disaster() if options.disaster else story.play()
         if options.keep:
             screen.print("\n".join([*story.times.lines(story.count), "demo: passed"]))
             give_tour(story, screen, prepare.etcdctl(options.etcd), binary, lab.directory)
