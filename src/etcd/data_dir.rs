@@ -292,6 +292,18 @@ impl Paths {
         Ok(found)
     }
 
+    /// Makes all entries of a log committed ([`wal::commit_to_the_end`]): of a copy.
+    ///
+    /// # Errors
+    /// The log can't be read or written.
+    pub fn commit_log(wal: &Path) -> io::Result<()> {
+        let mut files = wal_files(wal)?;
+        files.sort();
+        let newest = files.pop().ok_or_else(|| io::Error::other("no WAL"))?;
+        let before = wal_index(&newest).and_then(|first| first.checked_sub(1)).unwrap_or_default();
+        wal::commit_to_the_end(&mut File::options().read(true).write(true).open(&newest)?, before)
+    }
+
     /// Whether the WAL lies in etcd's default place, inside the data.
     pub fn wal_is_inside(&self) -> bool {
         self.wal == self.data.join(MEMBER_DIR).join("wal")

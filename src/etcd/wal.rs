@@ -2,7 +2,7 @@
 //! length, whose upper byte is padding, and a protobuf, `walpb.Record`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use super::protobuf::{self, Value};
 use crate::core::release::Minor;
@@ -17,6 +17,8 @@ const MAX_RECORD_BYTES: u64 = 64 << 20;
 /// walpb's types of records.
 const METADATA_TYPE: u64 = 1;
 const ENTRY_TYPE: u64 = 2;
+const STATE_TYPE: u64 = 3;
+const CRC_TYPE: u64 = 4;
 const SNAPSHOT_TYPE: u64 = 5;
 
 /// Reads the cluster and member id from the head of a WAL file. Every file starts with a CRC record and the metadata record
@@ -78,6 +80,74 @@ pub fn log_end(mut file: impl Read, before: u64) -> io::Result<LogEnd> {
         0 => Err(io::Error::other("the WAL has no entry")),
         _ => Ok(end),
     }
+}
+
+/// Makes all entries of the newest WAL file committed: appends a hard state that says so. For a copy of a member whose cluster is lost. etcd writes down what is
+/// committed only with the next entries, so the log of a leader that acknowledged a write and was killed may not say that this write is committed, and
+/// `--force-new-cluster` drops what is not (seen on 3.6.16). A write that was never acknowledged may come back by this, as it may by any restart.
+///
+/// `before`: the index of the last entry before this file.
+///
+/// # Errors
+/// The file can't be read or written, or holds what no WAL does.
+pub fn commit_to_the_end(file: &mut (impl Read + Write + Seek), before: u64) -> io::Result<()> {
+    let (mut state, mut last) = ((0, 0), LogEnd { term: 0, index: before });
+    let (mut crc, mut end, mut record) = (0, 0, Vec::new());
+    loop {
+        let fields = match read_record(file, &mut record, MAX_RECORD_BYTES) {
+            Ok(fields) => fields,
+            Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(cause) => return Err(cause),
+        };
+        let Some(kind) = fields.varint(1) else { break };
+        let bytes = fields.bytes(3).unwrap_or_default();
+        let own = fields.varint(2).unwrap_or_default() as u32;
+        // The first record is the checksum of the file before it. One that is wrong was cut short by a crash, and is the last.
+        if kind != CRC_TYPE && own != crc32c(crc, bytes) {
+            break;
+        }
+        let data = Fields(bytes);
+        match kind {
+            ENTRY_TYPE => {
+                last =
+                    LogEnd { term: data.varint(2).unwrap_or(last.term), index: data.varint(3).unwrap_or(last.index) };
+            }
+            // raftpb.HardState: Term = 1, Vote = 2, Commit = 3.
+            STATE_TYPE => state = (data.varint(1).unwrap_or_default(), data.varint(2).unwrap_or_default()),
+            SNAPSHOT_TYPE if data.varint(1) > Some(last.index) => {
+                last = LogEnd { term: data.varint(2).unwrap_or_default(), index: data.varint(1).unwrap_or_default() };
+            }
+            _ => {}
+        }
+        (crc, end) = (own, file.stream_position()?);
+    }
+    if last.index == 0 {
+        return Err(io::Error::other("the WAL has no entry"));
+    }
+    let mut hard_state = Vec::new();
+    for (field, value) in [(1, state.0.max(last.term)), (2, state.1), (3, last.index)] {
+        protobuf::put_varint(field << 3, &mut hard_state);
+        protobuf::put_varint(value, &mut hard_state);
+    }
+    let mut message = Vec::new();
+    for (field, value) in [(1, STATE_TYPE), (2, u64::from(crc32c(crc, &hard_state)))] {
+        protobuf::put_varint(field << 3, &mut message);
+        protobuf::put_varint(value, &mut message);
+    }
+    message.extend([0x1a, hard_state.len() as u8]);
+    message.extend(hard_state);
+    let padding = (8 - message.len() % 8) % 8;
+    let flag = if padding == 0 { 0 } else { 0x80 | padding as u64 };
+    let mut frame = (message.len() as u64 | flag << 56).to_le_bytes().to_vec();
+    frame.extend(message);
+    frame.resize(frame.len() + padding, 0);
+    // What a record cut short has behind it would be read as one.
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(end))?;
+    file.write_all(&frame)?;
+    let rest = length.saturating_sub(end + frame.len() as u64);
+    io::copy(&mut io::repeat(0).take(rest), file)?;
+    Ok(())
 }
 
 /// What a raft log holds behind its newest snapshot.
@@ -281,6 +351,55 @@ mod tests {
             );
         }
         assert_eq!(crc32c(0, b"123456789"), 0xe306_9283, "the check value of CRC-32C");
+    }
+
+    /// With checksums, as etcd writes it.
+    fn written(parts: &[(u64, &[u8])]) -> Vec<u8> {
+        let (mut file, mut crc) = (HEAD.to_vec(), crc_of_head());
+        for (kind, data) in parts {
+            crc = crc32c(crc, data);
+            let mut message = vec![0x08, *kind as u8, 0x10];
+            protobuf::put_varint(u64::from(crc), &mut message);
+            message.extend([0x1a, data.len() as u8]);
+            message.extend(*data);
+            let padding = (8 - message.len() % 8) % 8;
+            let flag = if padding == 0 { 0 } else { 0x80 | padding as u64 };
+            file.extend((message.len() as u64 | flag << 56).to_le_bytes());
+            file.extend(&message);
+            file.resize(file.len() + padding, 0);
+        }
+        file
+    }
+
+    fn crc_of_head() -> u32 {
+        let (mut head, mut record) = (HEAD, Vec::new());
+        read_record(&mut head, &mut record, 100).unwrap();
+        read_record(&mut head, &mut record, 100).unwrap().varint(2).unwrap() as u32
+    }
+
+    #[test]
+    fn all_that_the_log_holds_becomes_committed() {
+        let (first, second): (&[u8], &[u8]) = (&[0x10, 2, 0x18, 8], &[0x10, 3, 0x18, 9]);
+        let parts = [(2, first), (3, &[0x08, 3, 0x10, 7, 0x18, 8]), (2, second)];
+        let expected = written(&[parts[0], parts[1], parts[2], (3, &[0x08, 3, 0x10, 7, 0x18, 9])]);
+        // Zeros up to the file's size; a record that a crash cut short; one whose bytes never came.
+        let torn = written(&[(2, first), (3, &[0x08, 3, 0x10, 7, 0x18, 8]), (2, second), (2, &[0x10, 3, 0x18, 10])]);
+        let mut unwritten = torn.clone();
+        let at = unwritten.len() - 8;
+        unwritten[at..].fill(0);
+        for rest in [
+            vec![0; 256],
+            torn[written(&parts).len()..written(&parts).len() + 12].to_vec(),
+            unwritten[written(&parts).len()..].to_vec(),
+        ] {
+            let mut file = io::Cursor::new([written(&parts), rest, vec![0; 64]].concat());
+            let length = file.get_ref().len();
+            commit_to_the_end(&mut file, 7).unwrap();
+            let bytes = file.into_inner();
+            assert_eq!(bytes[..expected.len()], expected, "a hard state behind the last entry");
+            assert!(bytes[expected.len()..].iter().all(|byte| *byte == 0) && bytes.len() == length.max(expected.len()));
+        }
+        assert!(commit_to_the_end(&mut io::Cursor::new(HEAD.to_vec()), 0).is_err(), "nothing is in it");
     }
 
     fn entry(term: u8, index: u8) -> Vec<u8> {

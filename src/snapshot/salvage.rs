@@ -96,7 +96,7 @@ pub async fn salvage(order: &Salvage<'_>, progress: &(dyn Fn(Stage) + Sync)) -> 
             let to = room.join("data/member").join(found.below).join(&found.name);
             copy(&found.path, found.size, &to, MODE, report)?;
         }
-        Ok(())
+        Paths::commit_log(&room.join("data/member/wal"))
     };
     let copied = at_length(order.spool, STALL, &|done| progress(Stage::Copying(done, size)), work).await;
     copied.map_err(|cause| disk(order.spool, cause))?;
