@@ -1,5 +1,7 @@
 //! The command line.
 
+mod adopt;
+mod adoption;
 mod discover;
 mod env;
 mod etcdctl_env;
@@ -11,6 +13,7 @@ mod status;
 mod terminal;
 mod upgrade;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use argh::FromArgs;
@@ -49,6 +52,7 @@ enum Command {
     Status(status::Status),
     Health(health::Health),
     Upgrade(upgrade::Upgrade),
+    Adopt(adopt::Adopt),
     Snapshot(snapshot::Snapshot),
     Env(env::Env),
     EtcdctlEnv(etcdctl_env::EtcdctlEnv),
@@ -81,7 +85,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, upgrade, snapshot, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, health, upgrade, adopt, snapshot, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -110,7 +114,7 @@ pub fn main() -> Result<i32, Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
-    let outcome = runtime.block_on(work(command, config, signals));
+    let outcome = runtime.block_on(work(command, config, environment, signals));
     // Dropping it would wait for name lookups that are still running.
     runtime.shutdown_background();
     outcome
@@ -122,6 +126,7 @@ pub fn main() -> Result<i32, Failure> {
 fn work(
     command: Command,
     config: Config,
+    environment: BTreeMap<String, String>,
     signals: Option<signals::Blocked>,
 ) -> Pin<Box<dyn Future<Output = Result<i32, Failure>>>> {
     match (command, signals) {
@@ -132,6 +137,7 @@ fn work(
         (Command::Status(status), _) => Box::pin(async move { status.run(&config.etcd).await }),
         (Command::Health(health), _) => Box::pin(async move { health.run(&config.etcd).await }),
         (Command::Upgrade(upgrade), _) => Box::pin(async move { upgrade.run(&config).await }),
+        (Command::Adopt(adopt), _) => Box::pin(async move { adopt.run(&config, &environment).await }),
         (Command::Snapshot(snapshot), _) => Box::pin(async move { snapshot.run(&config).await }),
         (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config.etcd)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),

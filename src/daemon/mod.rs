@@ -18,7 +18,7 @@ pub mod probe;
 pub mod services;
 pub mod snapshot_places;
 mod snapshots;
-mod startup;
+pub mod startup;
 mod stop;
 pub mod termination_notice;
 #[cfg(test)]

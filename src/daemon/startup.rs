@@ -127,7 +127,10 @@ impl From<data_dir::Error> for Trouble {
 }
 
 /// `ED_HOME/bin/etcd`, otherwise from PATH.
-fn find_etcd(config: &config::Etcd) -> Result<PathBuf, Trouble> {
+///
+/// # Errors
+/// There is none that can be run.
+pub fn find_etcd(config: &config::Etcd) -> Result<PathBuf, Trouble> {
     let home = config.home.join("bin/etcd");
     let on_path = config.search_path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join("etcd"));
     let mut seen_but_unfit = None;
