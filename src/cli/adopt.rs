@@ -629,4 +629,140 @@ mod tests {
         fs::write(scratch.path().join("volume/0.wal"), "").unwrap();
         assert_eq!(of(Some("volume/wal")), pair("S/volume/wal", "ED_WAL=S/volume/wal"));
     }
+
+    const CLUSTER: ClusterId = ClusterId(0xc);
+
+    fn member(id: u64) -> Member {
+        Member {
+            id: MemberId(id),
+            name: format!("n{id}"),
+            peer_urls: vec![format!("http://10.0.0.{id}:2380")],
+            client_urls: vec![format!("http://10.0.0.{id}:2379")],
+            is_learner: false,
+        }
+    }
+
+    fn status(member: u64, version: &str) -> Status {
+        Status {
+            cluster: CLUSTER,
+            member: MemberId(member),
+            version: version.to_owned(),
+            leader: None,
+            is_learner: false,
+            raft_index: 1,
+            raft_term: 1,
+            db_size_bytes: 0,
+            db_in_use_bytes: None,
+            quota_bytes: None,
+            storage_version: None,
+            downgrade_to: None,
+        }
+    }
+
+    /// Of member 1, whose etcd answers, in a cluster whose other members are healthy.
+    fn well(members: u64) -> Answers {
+        Answers {
+            here: Some(status(1, "3.6.16")),
+            trouble: None,
+            list: Some(MemberList { cluster: CLUSTER, members: (1..=members).map(member).collect() }),
+            healthy: (2..=members).map(MemberId).collect(),
+        }
+    }
+
+    fn check(settings: &[(&str, &str)]) -> Check<'static> {
+        let hosts = "static:h1=10.0.0.1,h2=10.0.0.2,h3=10.0.0.3";
+        let set = [&[("MUSTER_HOSTS", hosts)], settings].concat();
+        let env = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let config: &'static Config = Box::leak(Box::new(config::read(&env).unwrap()));
+        let listed = config::hosts::parse(
+            br#"[{"host": "h1", "address": "10.0.0.1"}, {"host": "h2", "address": "10.0.0.2"}, {"host": "h3", "address": "10.0.0.3"}]"#,
+        );
+        let (paths, wal) = places(Path::new("/d"), None);
+        Check {
+            config,
+            source: Source::default(),
+            data: Data { paths, wal, ids: Some((CLUSTER, MemberId(1))), members: Vec::new() },
+            own: Identity { instance: "h1".to_owned(), region: None, address: [10, 0, 0, 1].into(), hostname: None },
+            roster: Roster::written(listed.unwrap(), 0),
+            own_names: BTreeSet::new(),
+            notes: Vec::new(),
+            blockers: Vec::new(),
+        }
+    }
+
+    fn judged(settings: &[(&str, &str)], answers: &Answers, members: u64) -> Vec<String> {
+        let mut check = check(settings);
+        let members: Vec<Member> = (1..=members).map(member).collect();
+        check.judge_answers(answers, &members, MemberId(1), CLUSTER);
+        check.blockers
+    }
+
+    fn has_one(blockers: &[String], part: &str) -> bool {
+        blockers.len() == 1 && blockers[0].contains(part)
+    }
+
+    #[test]
+    fn data_and_the_etcd_that_answers_must_be_one_member() {
+        assert!(judged(&[], &well(3), 3).is_empty());
+        let other = Answers { here: Some(status(2, "3.6.16")), ..well(3) };
+        assert!(has_one(&judged(&[], &other, 3), "but member 2 of cluster c answers at this host"));
+        let gone =
+            Answers { list: Some(MemberList { cluster: CLUSTER, members: vec![member(2), member(3)] }), ..well(3) };
+        assert!(has_one(&judged(&[], &gone, 3), "the cluster has removed member 1"));
+        let elsewhere =
+            Answers { list: Some(MemberList { cluster: ClusterId(0xd), members: vec![member(1)] }), ..well(3) };
+        assert!(has_one(&judged(&[], &elsewhere, 3), "but cluster d answers"));
+    }
+
+    #[test]
+    fn a_member_that_the_quorum_needs_is_not_stopped() {
+        let healthy = |ids: &[u64], members| {
+            let answers = Answers { healthy: ids.iter().copied().map(MemberId).collect(), ..well(members) };
+            judged(&[], &answers, members)
+        };
+        assert!(has_one(&healthy(&[2], 3), "1 other voters are healthy, and without this one the cluster needs 2"));
+        assert!(healthy(&[2, 3, 4], 5).is_empty());
+        assert!(has_one(&healthy(&[], 2), "0 other voters are healthy"));
+        assert!(healthy(&[], 1).is_empty(), "of a single member nobody else has the data");
+    }
+
+    #[test]
+    fn without_learners_no_cluster_grows() {
+        let old = Answers { here: Some(status(1, "3.3.25")), ..well(1) };
+        assert!(has_one(&judged(&[("MUSTER_CLUSTER_SIZE", "3")], &old, 1), "upgrade to 3.4 first"));
+        assert!(judged(&[("MUSTER_CLUSTER_SIZE", "1"), ("MUSTER_MIN_NODES", "1")], &old, 1).is_empty());
+    }
+
+    #[test]
+    fn every_members_host_is_in_the_roster_under_no_other_members_name() {
+        let judged = |members: &[Member]| {
+            let mut check = check(&[]);
+            check.judge_members(&member(1), members);
+            check.blockers
+        };
+        assert!(judged(&[member(1), member(2), member(3)]).is_empty());
+        assert!(has_one(&judged(&[member(1), member(4)]), "member 4 n4 at http://10.0.0.4:2380 is no instance of"));
+        let named = Member { name: "h1".to_owned(), ..member(2) };
+        assert!(has_one(&judged(&[member(1), named]), "would be taken for h1's"));
+        let mut check = check(&[]);
+        check.judge_members(&Member { is_learner: true, ..member(1) }, &[member(1)]);
+        assert!(has_one(&check.blockers, "it is a learner"));
+    }
+
+    #[test]
+    fn a_single_member_is_confirmed_only_while_its_etcd_shows_that_its_data_is_here() {
+        let told = |answers: &Answers, members: u64| {
+            let (mut check, mut to) = (check(&[]), Translated::default());
+            let members: Vec<Member> = (1..=members).map(member).collect();
+            check.adopt_alone(answers, &members, MemberId(1), &mut to);
+            (
+                to.settings.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<String>(),
+                check.blockers.len(),
+            )
+        };
+        assert_eq!(told(&well(1), 1), ("MUSTER_ADOPT=1".to_owned(), 0));
+        assert_eq!(told(&Answers { here: None, ..well(1) }, 1), (String::new(), 1));
+        assert_eq!(told(&Answers { here: Some(status(2, "3.6.16")), ..well(1) }, 1), (String::new(), 1));
+        assert_eq!(told(&well(3), 3), (String::new(), 0), "the others' list shows it");
+    }
 }

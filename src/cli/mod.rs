@@ -6,6 +6,7 @@ mod discover;
 mod env;
 mod etcdctl_env;
 mod health;
+mod leave;
 mod members;
 mod plan;
 mod snapshot;
@@ -53,6 +54,7 @@ enum Command {
     Health(health::Health),
     Upgrade(upgrade::Upgrade),
     Adopt(adopt::Adopt),
+    Leave(leave::Leave),
     Snapshot(snapshot::Snapshot),
     Env(env::Env),
     EtcdctlEnv(etcdctl_env::EtcdctlEnv),
@@ -85,7 +87,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, upgrade, adopt, snapshot, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, health, upgrade, adopt, leave, snapshot, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -138,6 +140,7 @@ fn work(
         (Command::Health(health), _) => Box::pin(async move { health.run(&config.etcd).await }),
         (Command::Upgrade(upgrade), _) => Box::pin(async move { upgrade.run(&config).await }),
         (Command::Adopt(adopt), _) => Box::pin(async move { adopt.run(&config, &environment).await }),
+        (Command::Leave(leave), _) => Box::pin(async move { leave.run(&config).await }),
         (Command::Snapshot(snapshot), _) => Box::pin(async move { snapshot.run(&config).await }),
         (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config.etcd)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),

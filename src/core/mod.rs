@@ -20,6 +20,7 @@ pub mod quorum_loss;
 pub mod release;
 pub mod removal;
 pub mod restart;
+pub mod size;
 pub mod snapshot;
 pub mod step;
 pub mod stopping;

@@ -5,7 +5,7 @@ pub mod certificates;
 pub mod claim_store;
 mod dead_member_remover;
 mod decision_loop;
-mod departure;
+pub mod departure;
 mod etcd_release;
 mod etcd_run;
 mod executor;

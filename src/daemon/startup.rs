@@ -51,6 +51,7 @@ pub struct Startup {
 pub async fn start(config: &Config, reaper: &Reaper, recorder: &StatusRecorder) -> Result<Startup, Failure> {
     let program = wait_out(recorder, async || find_etcd(&config.etcd)).await?;
     let mut store = wait_out(recorder, async || open_store(&config.etcd.data, recorder).await).await?;
+    recorder.set_wanted(config.bootstrap.cluster_size);
     serve(recorder, Place::Socket(config.etcd.data.join(MUSTER_DIR).join(SOCKET)));
     if let Some(listen) = config.status_listen {
         serve(recorder, Place::Address(listen));
