@@ -25,7 +25,7 @@ use crate::discovery::aws_clients::Aws;
 use crate::discovery::member_owner::owner;
 use crate::discovery::{Discovery, addresses};
 use crate::etcd::by_hand::{self, Given};
-use crate::etcd::client::{Client, MemberList, Status};
+use crate::etcd::client::{self, Client, MemberList, Status};
 use crate::etcd::data_dir::{MUSTER_DIR, Paths};
 use crate::peer::clients::PeerClients;
 use crate::state::store::Identity;
@@ -377,6 +377,11 @@ impl Check<'_> {
         let mut answers = Answers::default();
         match etcd.status(&url, ANSWER_TIMEOUT).await {
             Ok(status) => answers.here = Some(status),
+            // Until 3.4 a configuration file turns the gateway off (seen on 3.4.23).
+            Err(error @ client::Error::NotEtcd { .. }) => {
+                let way_out = "its JSON gateway may be off, as with a configuration file until 3.4; add enable-grpc-gateway: true to it";
+                answers.trouble = Some(format!("{error}; {way_out}, and start it again"));
+            }
             Err(error) => answers.trouble = Some(error.to_string()),
         }
         let own = self.data.ids.map(|(_, id)| id);

@@ -171,7 +171,9 @@ impl ByHand<'_> {
 
     /// Everything else is handed to etcd as it was.
     fn pass_on(&self, to: &mut Translated) {
-        const CARRIED: [&str; 7] = [
+        // (The gateway is on wherever no configuration file is used, and etcd-muster uses none.)
+        const CARRIED: [&str; 8] = [
+            "ETCD_ENABLE_GRPC_GATEWAY",
             "ETCD_NAME",
             "ETCD_DATA_DIR",
             "ETCD_WAL_DIR",

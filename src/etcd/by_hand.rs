@@ -62,8 +62,8 @@ pub fn of_config_file(text: &str) -> Result<Given, String> {
     }
     let mut given = Given::new();
     for (number, line) in numbered(text) {
-        let nested = line.starts_with([' ', '\t', '-']);
-        let pair = line.split_once(':').filter(|(key, _)| !nested && !key.contains(char::is_whitespace));
+        // What is nested is indented.
+        let pair = line.split_once(':').filter(|(key, _)| !key.contains(char::is_whitespace));
         let value = pair.map(|(_, value)| unquoted(value.split(" #").next().unwrap_or_default().trim()));
         match (pair, value) {
             (Some((key, _)), Some(value))
@@ -113,6 +113,7 @@ fn unquoted_word(word: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn shown(given: &Given) -> String {
         given.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
@@ -151,6 +152,20 @@ mod tests {
         ] {
             let said = of_config_file(nested).unwrap_err();
             assert!(said.contains("only flat lines") && said.contains("--env-file"), "{nested}: {said}");
+        }
+    }
+
+    proptest! {
+        /// Whatever somebody's file holds: settings of etcd, or a line that says why not.
+        #[test]
+        fn any_text_is_settings_or_a_reason(text in "[-a-zA-Z_=:'\"#$ \\t\n\u{e9}\u{2028}]{0,60}") {
+            let words = text.split_whitespace();
+            for outcome in [of_env_file(&text), of_config_file(&text), of_flags(words)] {
+                match outcome {
+                    Ok(given) => prop_assert!(given.keys().all(|name| name.starts_with("ETCD_"))),
+                    Err(why) => prop_assert!(!why.is_empty()),
+                }
+            }
         }
     }
 }

@@ -135,6 +135,7 @@ def start_by_env_file(node: Node, flags: dict[str, str]) -> Path:
 
 def start_by_config_file(node: Node, flags: dict[str, str]) -> Path:
     file = node.directory / "etcd.yaml"
+    flags = {**flags, "enable-grpc-gateway": "true"}  # until 3.4 a configuration file turns it off
     file.write_text("# etcd\n" + "".join(f"{key}: {value}\n" for key, value in flags.items()))
     node.start_program([str(node.program), f"--config-file={file}"], {"PATH": os.environ["PATH"]})
     return file
