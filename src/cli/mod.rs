@@ -1,9 +1,12 @@
 //! The command line.
 
+mod adopt;
+mod adoption;
 mod discover;
 mod env;
 mod etcdctl_env;
 mod health;
+mod leave;
 mod members;
 mod plan;
 mod recover;
@@ -13,6 +16,7 @@ mod status;
 mod terminal;
 mod upgrade;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use argh::FromArgs;
@@ -51,6 +55,8 @@ enum Command {
     Status(status::Status),
     Health(health::Health),
     Upgrade(upgrade::Upgrade),
+    Adopt(adopt::Adopt),
+    Leave(leave::Leave),
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Recover(recover::Recover),
@@ -85,7 +91,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, upgrade, snapshot, restore, recover, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, health, upgrade, adopt, leave, snapshot, restore, recover, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -114,7 +120,7 @@ pub fn main() -> Result<i32, Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
-    let outcome = runtime.block_on(work(command, config, signals));
+    let outcome = runtime.block_on(work(command, config, environment, signals));
     // Dropping it would wait for name lookups that are still running.
     runtime.shutdown_background();
     outcome
@@ -126,6 +132,7 @@ pub fn main() -> Result<i32, Failure> {
 fn work(
     command: Command,
     config: Config,
+    environment: BTreeMap<String, String>,
     signals: Option<signals::Blocked>,
 ) -> Pin<Box<dyn Future<Output = Result<i32, Failure>>>> {
     match (command, signals) {
@@ -136,6 +143,8 @@ fn work(
         (Command::Status(status), _) => Box::pin(async move { status.run(&config.etcd).await }),
         (Command::Health(health), _) => Box::pin(async move { health.run(&config.etcd).await }),
         (Command::Upgrade(upgrade), _) => Box::pin(async move { upgrade.run(&config).await }),
+        (Command::Adopt(adopt), _) => Box::pin(async move { adopt.run(&config, &environment).await }),
+        (Command::Leave(leave), _) => Box::pin(async move { leave.run(&config).await }),
         (Command::Snapshot(snapshot), _) => Box::pin(async move { snapshot.run(&config).await }),
         (Command::Restore(restore), _) => Box::pin(async move { restore.run(config).await }),
         (Command::Recover(recover), _) => Box::pin(async move { recover.run(config).await }),

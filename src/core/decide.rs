@@ -263,9 +263,9 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
         });
     }
     let voters = etcd.members.len();
-    if policy.cluster_size.is_some_and(|size| voters >= size) {
+    if let Some(wanted) = policy.cluster_size.filter(|wanted| voters >= *wanted) {
         let kept = etcd.members.iter().filter_map(|m| Some((m.id, removal::verdict(policy, view, etcd, m).err()?)));
-        return Step::Hold(Hold::Spare { cluster: etcd.cluster, voters, kept: kept.collect() });
+        return Step::Hold(Hold::Spare { cluster: etcd.cluster, voters, wanted, kept: kept.collect() });
     }
     if view.since_own_removal.is_some_and(|since| since < SETTLE_AFTER_REMOVAL) {
         return Step::Hold(Hold::Settling);

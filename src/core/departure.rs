@@ -1,4 +1,4 @@
-//! Leaving for good (`MUSTER_LEAVE`): an instance that EC2 is about to terminate removes its member from the cluster, if the
+//! Leaving for good (`MUSTER_LEAVE`, `etcd-muster leave`): an instance that EC2 is about to terminate, or whose operator says so, removes its member from the cluster, if the
 //! others keep their quorum (section "Leaving" of ARCHITECTURE.md).
 
 use std::collections::BTreeSet;

@@ -238,11 +238,15 @@ pub const HOLDS: &[Explained] = &[
         "Another node would start an etcd release that does not work together with this node's.",
         "Install the same release on all nodes.",
     ),
-    hold("ending", "EC2 is about to terminate this instance, so it does not join.", "The termination is cancelled."),
+    hold(
+        "ending",
+        "EC2 is about to terminate this instance, or `etcd-muster leave` was run, so it does not join.",
+        "The termination is cancelled; `etcd-muster leave --cancel`.",
+    ),
     hold(
         "left",
-        "This instance left the cluster because EC2 was about to terminate it.",
-        "The termination is cancelled; or set `MUSTER_LEAVE=no`.",
+        "This node left the cluster, because EC2 was about to terminate its instance, or because `etcd-muster leave` was run.",
+        "The termination is cancelled, or set `MUSTER_LEAVE=no`; `etcd-muster leave --cancel`.",
     ),
     hold(
         "certificates",

@@ -8,6 +8,7 @@ use super::step::{
 };
 use super::types::{ClusterId, InstanceId, Known, MemberId};
 use super::upgrade::Blocker;
+use super::view::Ending;
 
 fn ids<T: ToString>(ids: &[T]) -> String {
     ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -260,8 +261,12 @@ impl fmt::Display for Hold {
                     None => write!(f, "; it {kept}"),
                 }
             }
-            Self::Spare { cluster, voters, kept } => {
-                write!(f, "spare: cluster {cluster} has all its {voters} members; this node waits to replace one that is provably dead")?;
+            Self::Spare { cluster, voters, wanted, kept } => {
+                match voters > wanted {
+                    true => write!(f, "spare: cluster {cluster} has {voters} members, more than MUSTER_CLUSTER_SIZE={wanted} here")?,
+                    false => write!(f, "spare: cluster {cluster} has all its {voters} members")?,
+                }
+                f.write_str("; this node waits to replace one that is provably dead")?;
                 kept.iter().filter(|(_, why)| !matches!(why, KeepReason::Alive | KeepReason::Unasked)).try_for_each(|(id, why)| write!(f, "; {id} {why}"))
             }
             Self::NameTaken { member, urls, kept } => write!(
@@ -273,7 +278,13 @@ impl fmt::Display for Hold {
             Self::AddressTaken { member, kept } => write!(f, "member {member} is already listed at this node's peer URL; {member} {kept}"),
             Self::Settling => f.write_str("waiting for etcd to apply the removal of the old member"),
             Self::Release(obstacle) => write!(f, "{obstacle}"),
+            Self::Ending(ending @ Ending::Asked) => {
+                write!(f, "this node is to be no member ({ending}); to have it join: etcd-muster leave --cancel")
+            }
             Self::Ending(ending) => write!(f, "this instance is about to be terminated, so it does not join ({ending})"),
+            Self::Left { ending: Known::Known(ending @ Ending::Asked) } => {
+                write!(f, "this node has left the cluster ({ending}); to have it join again: etcd-muster leave --cancel")
+            }
             Self::Left { ending: Known::Known(ending) } => {
                 write!(f, "this instance has left the cluster ({ending}); it rejoins if the termination is cancelled")
             }

@@ -281,6 +281,8 @@ pub enum Hold {
     Spare {
         cluster: ClusterId,
         voters: usize,
+        /// `MUSTER_CLUSTER_SIZE`.
+        wanted: usize,
         kept: Vec<(MemberId, KeepReason)>,
     },
     AddressTaken {

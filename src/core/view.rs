@@ -329,9 +329,12 @@ impl ClaimState {
     }
 }
 
-/// What proves that this instance is about to be terminated for good. A stop, a reboot or a deployment never does.
+/// Why this node's member is to leave: what proves that this instance is about to be terminated for good (a stop, a reboot or a
+/// deployment never does), or the operator's word.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Ending {
+    /// `etcd-muster leave`: the instance goes on running.
+    Asked,
     /// Its Auto Scaling group moves it to that state.
     Group(String),
     /// EC2 reclaims a Spot instance.
@@ -350,11 +353,17 @@ impl Ending {
     pub fn by_spot_action(action: &str) -> Option<Self> {
         (action == "terminate").then_some(Self::Spot)
     }
+
+    /// Whether the instance itself ends, for which its Auto Scaling group may be waiting.
+    pub fn is_termination(&self) -> bool {
+        *self != Self::Asked
+    }
 }
 
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Asked => f.write_str("etcd-muster leave was run here"),
             Self::Group(state) => write!(f, "its Auto Scaling group terminates it: target-lifecycle-state is {state}"),
             Self::Spot => f.write_str("EC2 reclaims this Spot instance: instance-action is terminate"),
         }

@@ -153,15 +153,7 @@ impl CertificateManager {
 
     /// Whether etcd can serve with these files, and whether others would accept them.
     async fn check(&mut self, side: &str, files: Files) -> Result<(), Fault> {
-        let key = files.pair.key.clone();
-        let pair = inspect(&files.pair.cert, move |cert| Pair::load(cert, &key)).await?;
-        let ca = match &files.ca {
-            Some(path) => Some(inspect(path, Ca::load).await?),
-            None => None,
-        };
-        let names = self.advertised(side);
-        let as_client = files.demands.is_some();
-        pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names: &names, as_client })?;
+        let (pair, ca) = check_files(&files, &self.advertised(side)).await?;
         if side == "peer" {
             self.check_meeting_place(&pair);
         }
@@ -380,6 +372,21 @@ impl CertificateManager {
             self.said.insert(without_digits, clock::now());
         }
     }
+}
+
+/// Whether an etcd that is advertised under these names can serve with these files.
+///
+/// # Errors
+/// What is wrong with them.
+pub async fn check_files(files: &Files, names: &[String]) -> Result<(Pair, Option<Ca>), Fault> {
+    let key = files.pair.key.clone();
+    let pair = inspect(&files.pair.cert, move |cert| Pair::load(cert, &key)).await?;
+    let ca = match &files.ca {
+        Some(path) => Some(inspect(path, Ca::load).await?),
+        None => None,
+    };
+    pair.check(&Want { now: clock::epoch(), ca: ca.as_ref(), names, as_client: files.demands.is_some() })?;
+    Ok((pair, ca))
 }
 
 /// Reads a file on another thread: it may be on a dead mount.

@@ -123,7 +123,8 @@ impl Daemon {
         loop {
             self.recorder.heartbeat();
             if self.notices.are_wanted()
-                && let Known::Known(Some(_)) = self.notices.read().await
+                && let Known::Known(Some(ending)) = self.notices.read().await
+                && ending.is_termination()
             {
                 self.hooks.complete(Transition::Terminate, &InstanceId(self.identity.instance.clone()));
             }
@@ -141,7 +142,7 @@ impl Daemon {
         }
         match (&view.ending, step) {
             // There is nothing to leave, or no longer.
-            (Known::Known(Some(_)), Step::Hold(_) | Step::Halt(_)) => {
+            (Known::Known(Some(ending)), Step::Hold(_) | Step::Halt(_)) if ending.is_termination() => {
                 self.hooks.complete(Transition::Terminate, &view.me.instance);
             }
             (Known::Known(None), _) => self.hooks.recall_termination(),
@@ -166,7 +167,7 @@ impl Daemon {
     async fn observe(&mut self) -> Result<View, data_dir::Error> {
         let ending = self.notices.recent().await;
         if ending == Known::Known(None) && self.acceptor_state.ledger().left {
-            log::info!("EC2 cancelled the termination of this instance");
+            log::info!("EC2 cancelled the termination of this instance, or the request to leave was taken back");
             if let Err(error) = self.acceptor_state.amend(|ledger| ledger.left = false) {
                 log::error!("{error}");
             }

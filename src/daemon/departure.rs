@@ -1,5 +1,5 @@
-//! A running member of an instance that may be about to be terminated: watches for that, and removes the member from the
-//! cluster if the others keep their quorum.
+//! A running member that may have to leave, because its instance is about to be terminated or because the operator says so: watches
+//! for that, and removes the member from the cluster if the others keep their quorum.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -71,17 +71,17 @@ impl Departure<'_> {
     }
 
     async fn watch(&self) {
-        if !self.notices.are_wanted() {
-            std::future::pending::<()>().await;
-        }
-        let mut said = LogOnce::default();
+        let (mut said, mut leaving) = (LogOnce::default(), None);
         loop {
-            let ended_before = self.notices.proven_since().is_some();
             let pause = match self.notices.read().await {
                 Known::Known(Some(ending)) => {
-                    if !ended_before {
-                        log::info!("this instance is about to be terminated: {ending}");
+                    if leaving.as_ref() != Some(&ending) {
+                        match ending.is_termination() {
+                            true => log::info!("this instance is about to be terminated: {ending}"),
+                            false => log::info!("this member is to leave: {ending}"),
+                        }
                     }
+                    leaving = Some(ending.clone());
                     match self.depart(&ending, &mut said).await {
                         Some(pause) => pause,
                         None => return,
@@ -89,8 +89,11 @@ impl Departure<'_> {
                 }
                 Known::Known(None) => {
                     self.hooks.recall_termination();
-                    if ended_before {
-                        log::info!("EC2 cancelled the termination of this instance");
+                    if let Some(ending) = leaving.take() {
+                        match ending.is_termination() {
+                            true => log::info!("EC2 cancelled the termination of this instance"),
+                            false => log::info!("the request to leave was taken back"),
+                        }
                     }
                     said.forget();
                     POLL
@@ -134,10 +137,16 @@ impl Departure<'_> {
             },
         };
         let overdue = self.notices.proven_since().is_some_and(|since| clock::now() - since >= PATIENCE);
-        if overdue || !stay.may_pass() {
+        if (overdue || !stay.may_pass()) && ending.is_termination() {
             self.hooks.complete(Transition::Terminate, &self.instance);
         }
-        say(said, &format!("this instance is about to be terminated, and its member stays until then: {stay}"));
+        say(
+            said,
+            &match ending.is_termination() {
+                true => format!("this instance is about to be terminated, and its member stays until then: {stay}"),
+                false => format!("this member is to leave ({ending}), and stays until it may: {stay}"),
+            },
+        );
         Some(if overdue { POLL } else { SOON })
     }
 
@@ -160,9 +169,30 @@ impl Departure<'_> {
         }
     }
 
-    /// The cluster as it is now, and the leader's client URL.
     async fn observe(&self) -> Result<(Seen, Option<String>), String> {
-        let status = self.etcd.status(&self.own_client_url, ANSWER_TIMEOUT).await.map_err(|e| e.to_string())?;
+        Looking { etcd: self.etcd, paths: self.paths, own_client_url: &self.own_client_url, others: &self.others }
+            .observe()
+            .await
+    }
+}
+
+/// Looks at the cluster for a member that is to leave it.
+#[derive(Clone, Copy, Debug)]
+pub struct Looking<'a> {
+    pub etcd: &'a Client,
+    pub paths: &'a Paths,
+    pub own_client_url: &'a str,
+    /// Whom a learner asks.
+    pub others: &'a [String],
+}
+
+impl Looking<'_> {
+    /// The cluster as it is now, and the leader's client URL.
+    ///
+    /// # Errors
+    /// No quorum answers.
+    pub async fn observe(&self) -> Result<(Seen, Option<String>), String> {
+        let status = self.etcd.status(self.own_client_url, ANSWER_TIMEOUT).await.map_err(|e| e.to_string())?;
         let list = self.list(&status).await?;
         let healthy = self.ask_health(&list.members, status.member).await;
         let leader = list.members.iter().find(|m| Some(m.id) == status.leader);
@@ -172,8 +202,7 @@ impl Departure<'_> {
 
     /// The member list through the quorum; 3.4 answers from its own state, so a read through the quorum goes first.
     async fn list(&self, status: &Status) -> Result<MemberList, String> {
-        let sources =
-            if status.is_learner { self.others.as_slice() } else { std::slice::from_ref(&self.own_client_url) };
+        let sources = if status.is_learner { self.others } else { &[self.own_client_url.to_owned()] };
         let mut trouble = "no other member is known".to_owned();
         for url in sources {
             let listed = async {
@@ -220,6 +249,7 @@ mod tests {
         FakeAws, FakeEtcd, REFUSING, acceptor_state, config, etcd_client, paths, put_backend, services, voter,
     };
     use crate::net::scripted::Reply;
+    use crate::state::store::leave_request;
     use crate::util::file::paused_time::stand_still_while_reading;
     use crate::util::overheard;
     use crate::util::scratch::Scratch;
@@ -242,11 +272,27 @@ mod tests {
 
     impl Scene {
         async fn start(leader: u64) -> Self {
+            let scene = Self::on(leader, Scratch::make(), &[("MUSTER_LEAVE", "on-terminate")]).await;
+            scene.aws.now(|says| says.target_state = Some("Terminated"));
+            scene
+        }
+
+        /// The same, on an instance that goes on running, whose operator wants the member to leave.
+        async fn asked(leader: u64) -> Self {
+            let scratch = Scratch::make();
+            let request = leave_request(scratch.path());
+            std::fs::create_dir_all(request.parent().unwrap()).unwrap();
+            std::fs::write(request, "").unwrap();
+            Self::on(leader, scratch, &[]).await
+        }
+
+        async fn on(leader: u64, scratch: Scratch, settings: &[(&str, &str)]) -> Self {
             overheard::listen();
             stand_still_while_reading();
-            let (scratch, aws) = (Scratch::make(), FakeAws::start().await);
-            aws.now(|says| says.target_state = Some("Terminated"));
-            let settings = [("MUSTER_LEAVE", "on-terminate"), ("MUSTER_LIFECYCLE_HOOK", "hook")];
+            let aws = FakeAws::start().await;
+            // Of its own: one path is read by one clock.
+            let data = scratch.path().display().to_string();
+            let settings = [&[("MUSTER_LIFECYCLE_HOOK", "hook"), ("ED_DATA", data.as_str())], settings].concat();
             let [own, b, c] = [FakeEtcd::start(1).await, FakeEtcd::start(2).await, FakeEtcd::start(3).await];
             let members = [(1, &own), (2, &b), (3, &c)].map(|(id, etcd)| voter(id, &etcd.server.url));
             for etcd in [&own, &b, &c] {
@@ -320,6 +366,25 @@ mod tests {
         assert_eq!(overheard::count("1 other voters are healthy, removing it needs 2"), 2, "once a life of etcd");
         scene.others[1].now(|says| says.unhealthy = None);
         assert!(scene.attend(MINUTE).await, "it has passed");
+    }
+
+    /// Its Auto Scaling group waits for nothing: the instance goes on.
+    #[tokio::test(start_paused = true)]
+    async fn the_operators_word_is_obeyed_by_the_same_rules_and_completes_no_hook() {
+        let scene = Scene::asked(2).await;
+        scene.others[1].now(|says| says.unhealthy = Some("ALARM CORRUPT"));
+        assert!(!scene.attend(MINUTE * 2).await);
+        assert_eq!(
+            overheard::count("this member is to leave (etcd-muster leave was run here), and stays until it may"),
+            1
+        );
+        scene.others[1].now(|says| says.unhealthy = None);
+        assert!(scene.attend(MINUTE).await);
+        assert_eq!(scene.removals(), 1);
+        let scene = Scene::asked(1).await;
+        scene.own.now(|says| says.members = vec![voter(1, REFUSING)]);
+        assert!(!scene.attend(MINUTE * 2).await, "the last member");
+        assert_eq!(scene.aws.completions(), 1, "its launch is completed, and no termination");
     }
 
     #[tokio::test(start_paused = true)]

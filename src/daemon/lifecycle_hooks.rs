@@ -142,6 +142,8 @@ impl LifecycleHooks {
 mod tests {
     use aws_credential_types::Credentials;
 
+    use std::path::PathBuf;
+
     use super::*;
     use crate::aws::credentials::{Provider, Source};
     use crate::aws::imds::Imds;
@@ -180,7 +182,7 @@ mod tests {
         let caller = Arc::new(SigningClient::new(http, "eu-west-1".to_owned(), provider, imds.meters().clone()));
         let ec2 = Arc::new(Ec2::new(caller.clone(), server.url.clone()));
         let autoscaling = AutoScaling::new(caller, server.url.clone());
-        let notices = Arc::new(TerminationNotices::new(imds, Leave::OnTerminate));
+        let notices = Arc::new(TerminationNotices::new(imds, Leave::OnTerminate, PathBuf::from("/nowhere")));
         (server, LifecycleHooks::new(ec2, autoscaling, notices, vec!["launch".to_owned()]))
     }
 
@@ -221,8 +223,10 @@ mod tests {
         let ending =
             Scripted::start(|line, _| Reply::ok(if line.starts_with("PUT") { "token" } else { "Terminated" })).await;
         let imds = Imds::new(Client::new(Trust::public(None)), &ending.url);
-        let hooks =
-            LifecycleHooks { notices: Arc::new(TerminationNotices::new(Arc::new(imds), Leave::OnTerminate)), ..hooks };
+        let hooks = LifecycleHooks {
+            notices: Arc::new(TerminationNotices::new(Arc::new(imds), Leave::OnTerminate, PathBuf::from("/nowhere"))),
+            ..hooks
+        };
         assert_eq!(hooks.attempt(Transition::Launch, &InstanceId("i-a".to_owned())).await, Ok(Answer::NotWaiting));
         assert_eq!(completions(&server), 0);
         assert_eq!(hooks.attempt(Transition::Terminate, &InstanceId("i-a".to_owned())).await, Ok(Answer::Completed));

@@ -5,7 +5,7 @@ pub mod certificates;
 pub mod claim_store;
 mod dead_member_remover;
 mod decision_loop;
-mod departure;
+pub mod departure;
 pub mod earlier_snapshots;
 mod etcd_release;
 mod etcd_run;
@@ -21,7 +21,7 @@ mod restoration;
 pub mod services;
 pub mod snapshot_places;
 mod snapshots;
-mod startup;
+pub mod startup;
 mod stop;
 pub mod termination_notice;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::aws::ssm::Ssm;
 use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::discovery::aws_clients::Aws;
+use crate::state::store::leave_request;
 
 /// The services outside this host.
 #[derive(Debug)]
@@ -35,7 +36,11 @@ impl Services {
     /// The services of this region, or of the default one.
     pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
         let aws = Aws::new(&config.aws, imds, region);
-        let notices = Arc::new(TerminationNotices::new(aws.imds.clone(), config.departure.leave));
+        let notices = Arc::new(TerminationNotices::new(
+            aws.imds.clone(),
+            config.departure.leave,
+            leave_request(&config.etcd.data),
+        ));
         let names = config.departure.lifecycle_hooks.clone();
         Self {
             discovery: Discovery::new(config.instances.clone(), &aws),

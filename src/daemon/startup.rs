@@ -51,6 +51,7 @@ pub struct Startup {
 pub async fn start(config: &Config, reaper: &Reaper, recorder: &StatusRecorder) -> Result<Startup, Failure> {
     let program = wait_out(recorder, async || find_etcd(&config.etcd)).await?;
     let mut store = wait_out(recorder, async || open_store(&config.etcd.data, recorder).await).await?;
+    recorder.set_wanted(config.bootstrap.cluster_size);
     serve(recorder, Place::Socket(config.etcd.data.join(MUSTER_DIR).join(SOCKET)));
     if let Some(listen) = config.status_listen {
         serve(recorder, Place::Address(listen));
@@ -127,7 +128,10 @@ impl From<data_dir::Error> for Trouble {
 }
 
 /// `ED_HOME/bin/etcd`, otherwise from PATH.
-fn find_etcd(config: &config::Etcd) -> Result<PathBuf, Trouble> {
+///
+/// # Errors
+/// There is none that can be run.
+pub fn find_etcd(config: &config::Etcd) -> Result<PathBuf, Trouble> {
     let home = config.home.join("bin/etcd");
     let on_path = config.search_path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join("etcd"));
     let mut seen_but_unfit = None;

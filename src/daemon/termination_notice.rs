@@ -1,5 +1,7 @@
-//! What the metadata service reports about this instance's termination.
+//! Whether this node's member is to leave: what the metadata service reports about this instance's termination, and the operator's
+//! request, a file beside the ledger.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use crate::config::Leave;
 use crate::core::types::Known;
 use crate::core::view::Ending;
 use crate::util::clock;
+use crate::util::file;
 use crate::util::lock::lock;
 
 /// EC2 gives two minutes for a Spot instance; a poll may take some seconds of them (the EC2 User Guide recommends five).
@@ -17,7 +20,7 @@ pub const POLL: Duration = Duration::from_secs(5);
 /// No observation waits longer: with data, etcd must start whatever the metadata service does.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// `Known(None)`: nothing reports that this instance is about to be terminated.
+/// `Known(None)`: nothing shows that this member is to leave.
 pub type Reading = Known<Option<Ending>>;
 
 /// Reads the notices; with `MUSTER_LEAVE=no` it makes no calls.
@@ -25,6 +28,7 @@ pub type Reading = Known<Option<Ending>>;
 pub struct TerminationNotices {
     imds: Arc<Imds>,
     leave: Leave,
+    request: PathBuf,
     last: Mutex<Option<Last>>,
 }
 
@@ -37,8 +41,9 @@ struct Last {
 }
 
 impl TerminationNotices {
-    pub fn new(imds: Arc<Imds>, leave: Leave) -> Self {
-        Self { imds, leave, last: Mutex::default() }
+    /// `request`: the file that is the operator's request to leave.
+    pub fn new(imds: Arc<Imds>, leave: Leave, request: PathBuf) -> Self {
+        Self { imds, leave, request, last: Mutex::default() }
     }
 
     /// Whether this instance is to leave before it is terminated (`MUSTER_LEAVE`).
@@ -46,12 +51,21 @@ impl TerminationNotices {
         self.leave == Leave::OnTerminate
     }
 
-    /// The current notice.
+    /// The current notice. A termination is one by EC2's word, whether or not the operator has asked, too.
     pub async fn read(&self) -> Reading {
-        if !self.are_wanted() {
-            return Known::Known(None);
-        }
-        let reading = self.ask().await;
+        let request = self.request.clone();
+        let reading = match file::aside(&self.request, move || request.try_exists()).await {
+            Ok(Ok(true)) => match self.are_wanted().then_some(self.ask()) {
+                Some(asking) => match asking.await {
+                    Known::Known(Some(ending)) => Known::Known(Some(ending)),
+                    _ => Known::Known(Some(Ending::Asked)),
+                },
+                None => Known::Known(Some(Ending::Asked)),
+            },
+            Ok(Ok(false)) if !self.are_wanted() => Known::Known(None),
+            Ok(Ok(false)) => self.ask().await,
+            Ok(Err(cause)) | Err(cause) => Known::Unknown(format!("{}: {cause}", self.request.display())),
+        };
         self.remember(&reading);
         reading
     }
@@ -83,8 +97,8 @@ impl TerminationNotices {
         let before = last.as_ref().and_then(|last| last.proven_since);
         let at = clock::now();
         let proven_since = match reading {
-            Known::Known(Some(_)) => before.or(Some(at)),
-            Known::Known(None) => None,
+            Known::Known(Some(ending)) if ending.is_termination() => before.or(Some(at)),
+            Known::Known(_) => None,
             Known::Unknown(_) => before,
         };
         *last = Some(Last { reading: reading.clone(), at, proven_since });
@@ -129,6 +143,8 @@ mod tests {
     use crate::net::http::Client;
     use crate::net::scripted::{Reply, Scripted};
     use crate::net::tls::Trust;
+    use crate::util::file::paused_time::stand_still_while_reading;
+    use crate::util::scratch::Scratch;
 
     const GROUP: &str = "GET /latest/meta-data/autoscaling/target-lifecycle-state";
 
@@ -144,7 +160,15 @@ mod tests {
         })
         .await;
         let imds = Imds::new(Client::new(Trust::public(None)), &server.url);
-        (server, TerminationNotices::new(Arc::new(imds), Leave::OnTerminate))
+        stand_still_while_reading();
+        (
+            server,
+            TerminationNotices::new(
+                Arc::new(imds),
+                Leave::OnTerminate,
+                format!("/nowhere/{:x}", clock::random()).into(),
+            ),
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -182,5 +206,25 @@ mod tests {
         let notices = TerminationNotices { leave: Leave::Never, ..notices };
         assert_eq!(notices.read().await, Known::Known(None));
         assert!(server.asked().is_empty());
+    }
+
+    /// The operator's word needs no EC2, and stands until it is taken back; what EC2 ends ends by EC2's word.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_to_leave_stands_until_it_is_taken_back() {
+        let scratch = Scratch::make();
+        let now = Arc::<AtomicUsize>::default();
+        let (server, notices) = notices(&["InService", "Terminated"], now.clone()).await;
+        let notices = TerminationNotices { leave: Leave::Never, request: scratch.path().join("leave"), ..notices };
+        assert_eq!(notices.read().await, Known::Known(None));
+        std::fs::write(&notices.request, "").unwrap();
+        assert_eq!(notices.read().await, Known::Known(Some(Ending::Asked)));
+        assert!(server.asked().is_empty() && notices.proven_since().is_none(), "nobody waits for this instance's end");
+        let notices = TerminationNotices { leave: Leave::OnTerminate, ..notices };
+        assert_eq!(notices.read().await, Known::Known(Some(Ending::Asked)));
+        now.store(1, Ordering::Relaxed);
+        assert_eq!(notices.read().await, Known::Known(Some(Ending::Group("Terminated".to_owned()))));
+        now.store(0, Ordering::Relaxed);
+        std::fs::rename(&notices.request, scratch.path().join("away")).unwrap();
+        assert_eq!(notices.read().await, Known::Known(None));
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::statvfs::statvfs;
 use super::backend::{self, Backend};
 use super::{raft_snapshot, wal};
 use crate::core::release::DataRelease;
-use crate::core::types::{ClusterId, Known, MemberId};
+use crate::core::types::{ClusterId, Known, Member, MemberId};
 use crate::core::view::{DataDir, LogEnd};
 use crate::util::durable::{self, Readers, sync_dir};
 use crate::util::file;
@@ -220,6 +220,15 @@ impl Paths {
     /// As [`release`](Self::release).
     pub fn raft_learners(&self) -> io::Result<Option<BTreeSet<MemberId>>> {
         Ok(self.backend()?.raft_learners)
+    }
+
+    /// The members as the backend lists them, also while etcd has it open.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub fn members(&self) -> io::Result<Vec<Member>> {
+        let file = File::open(self.data.join(MEMBER_DIR).join("snap").join("db"))?;
+        Ok(backend::moment(&file).or_else(|_| backend::moment(&file))?.members)
     }
 
     /// The members that can't vote, because to raft they are learners, as far as it is known; read on another thread.

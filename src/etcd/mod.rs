@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod backend;
+pub mod by_hand;
 pub mod by_release;
 pub mod client;
 pub mod command;

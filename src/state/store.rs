@@ -25,6 +25,7 @@ const IDENTITY: &str = "identity.json";
 const QUARANTINE: &str = "quarantine";
 const LOGS: &str = "logs.json";
 const RELEASES: &str = "releases.json";
+const LEAVE: &str = "leave";
 /// The format of the ledger's file. A program that does not know a format leaves the file unchanged.
 const FORMAT: u32 = 1;
 
@@ -98,6 +99,12 @@ pub struct Identity {
     pub region: Option<String>,
     pub address: IpAddr,
     pub hostname: Option<String>,
+}
+
+/// The file that is the operator's request to leave (`etcd-muster leave`): it outlives the supervisor, as the ledger does, and is
+/// no field of that, which would be a newer format.
+pub fn leave_request(data: &Path) -> PathBuf {
+    data.join(MUSTER_DIR).join(LEAVE)
 }
 
 /// Whose a ledger is.

@@ -44,6 +44,8 @@ struct State {
     ids: Option<(ClusterId, MemberId)>,
     role: Option<&'static str>,
     members: Option<(Members, Instant)>,
+    /// `MUSTER_CLUSTER_SIZE`.
+    wanted: Option<usize>,
     listed: Vec<Listed>,
     certificates: Vec<Certificate>,
     snapshots: Vec<PlaceStatus>,
@@ -80,6 +82,7 @@ impl StatusRecorder {
             ids: None,
             role: None,
             members: None,
+            wanted: None,
             listed: Vec::new(),
             certificates: Vec::new(),
             snapshots: Vec::new(),
@@ -99,6 +102,16 @@ impl StatusRecorder {
         let fit = |word| words::on_one_line(word).into_owned();
         let (instance, address, region) = (fit(instance), fit(address), region.map(fit));
         self.state().who = Some(Who { instance, address, region });
+    }
+
+    /// `MUSTER_CLUSTER_SIZE`.
+    pub fn set_wanted(&self, members: Option<usize>) {
+        self.state().wanted = members;
+    }
+
+    /// How many members the cluster is to have; `None`: as many as there are instances.
+    pub fn wanted(&self) -> Option<usize> {
+        self.state().wanted
     }
 
     /// Whether the loop has sent a heartbeat within that time.
@@ -261,6 +274,7 @@ impl State {
                 seconds_since_healthy: (now - self.healthy_at.unwrap_or(self.began.0)).as_secs(),
             },
             members: members.map(|(members, age)| Members { seconds_ago: age.as_secs(), ..members.clone() }),
+            wanted_members: self.wanted,
             last_listed: self.listed.clone(),
             certificates: self.certificates.clone(),
             snapshots: self.snapshots.clone(),

@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub etcd: Etcd,
     /// `None`: no member list was read recently.
     pub members: Option<Members>,
+    /// `MUSTER_CLUSTER_SIZE`; `None`: as many as there are instances.
+    #[serde(default)]
+    pub wanted_members: Option<usize>,
     /// The last member list, however old.
     #[serde(default)]
     pub last_listed: Vec<Listed>,

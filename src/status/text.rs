@@ -43,7 +43,13 @@ pub fn render(now: &Snapshot, asked: Option<&Asked>) -> String {
     line("member", format!("{member}{role}{health}"));
     if let Some(m) = &now.members {
         let age = span(m.seconds_ago);
-        line("cluster", format!("{} voters, {} learners, {} unstarted, {age} ago", m.voters, m.learners, m.unstarted));
+        let listed = m.voters + m.learners + m.unstarted;
+        let wanted = now.wanted_members.filter(|wanted| *wanted != listed);
+        let wanted = wanted.map_or(String::new(), |wanted| format!("; MUSTER_CLUSTER_SIZE is {wanted} here"));
+        line(
+            "cluster",
+            format!("{} voters, {} learners, {} unstarted, {age} ago{wanted}", m.voters, m.learners, m.unstarted),
+        );
     }
     let calls: Vec<String> = now
         .api

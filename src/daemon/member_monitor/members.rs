@@ -4,6 +4,7 @@ use tokio::task::JoinSet;
 
 use super::{ANSWER_TIMEOUT, CHANGE_TIMEOUT, MEMBERS_EVERY, MemberMonitor, Progress};
 use crate::core::decide::has_moved;
+use crate::core::size;
 use crate::core::step::Step;
 use crate::core::types::Member;
 use crate::core::view::LogEnd;
@@ -12,6 +13,11 @@ impl MemberMonitor<'_> {
     pub(super) async fn observe_members(&self, progress: &mut Progress) -> bool {
         let Ok(list) = self.etcd.member_list(&self.own_client_url, ANSWER_TIMEOUT).await else { return false };
         self.recorder.record_members(&list.members);
+        match size::difference(self.recorder.wanted(), &list.members) {
+            Some(line) if progress.size_problem.is_news(&line) => log::info!("{line}"),
+            Some(_) => {}
+            None => progress.size_problem.forget(),
+        }
         if !progress.address_is_published {
             self.publish_address(progress, &list.members).await;
         }

@@ -116,6 +116,8 @@ pub struct Progress {
     /// Why they do not, as last logged.
     address_problem: LogOnce,
     last_warning: LogOnce,
+    /// How many members there are, and how many there should be, as last logged.
+    size_problem: LogOnce,
     /// Queries at rest so far.
     questions: u32,
     /// Why it is not healthy, as last logged.
