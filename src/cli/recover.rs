@@ -37,6 +37,9 @@ pub(super) struct Recover {
     /// a member that is lost for good, although EC2 does not say so; once for each
     #[argh(option, arg_name = "MEMBER-ID")]
     lost: Vec<String>,
+    /// how far the log of another survivor goes, as `recover` says there; once for each
+    #[argh(option, arg_name = "MEMBER-ID=TERM.INDEX")]
+    log_end: Vec<String>,
     /// do it, if the plan still has this id
     #[argh(option, arg_name = "PLAN-ID")]
     yes: Option<String>,
@@ -68,7 +71,8 @@ impl Recover {
         let code = if plan.obstacle.is_none() { 0 } else { Code::Unhealthy as i32 };
         let Some(id) = &self.yes else {
             if plan.obstacle.is_none() && !self.json {
-                let mut more: String = self.lost.iter().map(|member| format!(" --lost {member}")).collect();
+                let lost = self.lost.iter().map(|member| format!(" --lost {member}"));
+                let mut more: String = lost.chain(self.log_end.iter().map(|log| format!(" --log-end {log}"))).collect();
                 if self.no_bump {
                     more.push_str(" --no-bump");
                 }
@@ -106,15 +110,18 @@ impl Recover {
         let is_learner = list.members.iter().any(|listed| listed.id == member && listed.is_learner);
         let own = Own { member, is_learner, leader, log };
         let lost = self.lost.iter().map(|text| named(text, &list.members)).collect::<Result<Vec<_>, _>>()?;
+        let logs = self.log_end.iter().map(|text| log_of(text, &list.members)).collect::<Result<BTreeMap<_, _>, _>>()?;
         let view = looker.look().await;
         let mut others = Vec::new();
         for member in list.members.iter().filter(|member| member.id != own.member) {
-            others.push(seen(looker, &etcd, &view, member, lost.contains(&member.id)).await);
+            let (mut other, shown) = seen(looker, &etcd, &view, member, lost.contains(&member.id)).await;
+            other.log = logs.get(&member.id).copied();
+            others.push((other, shown));
         }
         let known: Vec<Other> = others.iter().map(|(other, _)| other.clone()).collect();
         let obstacle = may_recover(&own, &known).err().map(|refusal| refusal.to_string());
         let gone: Vec<(MemberId, bool)> = known.iter().map(|other| (other.member.id, other.is_lost())).collect();
-        let about = json!([list.cluster, own.member, gone, self.no_bump]).to_string();
+        let about = json!([list.cluster, own.member, gone, self.log_end, self.no_bump]).to_string();
         let mut id = hex(digest(&SHA256, about.as_bytes()).as_ref());
         id.truncate(ID_DIGITS);
         Ok(Plan { id, cluster: list.cluster, own, others, obstacle })
@@ -131,6 +138,17 @@ fn named(text: &str, members: &[Member]) -> Result<MemberId, Failure> {
     id.ok_or_else(|| {
         Failure::new(Code::Usage, format!("--lost {text}: is no member's id; `etcd-muster recover` shows them"))
     })
+}
+
+fn log_of(text: &str, members: &[Member]) -> Result<(MemberId, LogEnd), Failure> {
+    let parsed = text.split_once('=').and_then(|(member, log)| {
+        let (term, index) = log.split_once('.')?;
+        Some((member, LogEnd { term: term.parse().ok()?, index: index.parse().ok()? }))
+    });
+    let usage =
+        || Failure::new(Code::Usage, format!("--log-end {text}: is no log's end; write --log-end MEMBER-ID=TERM.INDEX"));
+    let (member, log) = parsed.ok_or_else(usage)?;
+    Ok((named(member, members)?, log))
 }
 
 /// What is known of another member, and what shows it.
@@ -152,22 +170,13 @@ async fn seen(looker: &Looker, etcd: &Client, view: &View, member: &Member, name
         // Not among the instances: it is asked where it is listed.
         None => serves(etcd, member).await,
     };
-    let mut log = None;
-    for url in member.client_urls.iter().filter(|_| answers) {
-        if let Ok(status) = etcd.status(url, ANSWER_TIMEOUT).await
-            && status.member == member.id
-        {
-            log = Some(LogEnd { term: status.raft_term, index: status.raft_index });
-            break;
-        }
-    }
     let word = match &gone {
         Known::Known(true) => "terminated".to_owned(),
         Known::Known(false) => "exists".to_owned(),
         Known::Unknown(cause) => format!("unknown: {cause}"),
     };
     let shown = instance.map_or(word.clone(), |id: InstanceId| format!("{id} {word}"));
-    (Other { member: member.clone(), gone, named_lost, answers, log }, shown)
+    (Other { member: member.clone(), gone, named_lost, answers, log: None }, shown)
 }
 
 async fn serves(etcd: &Client, member: &Member) -> bool {

@@ -17,7 +17,8 @@ pub struct Other {
     pub named_lost: bool,
     /// Something answers where it is listed: its etcd, its supervisor, or what can't be understood.
     pub answers: bool,
-    /// How far its log goes, if it says so.
+    /// How far its log goes, as the operator read it there. (An etcd that runs says only how far its log is known to be committed, and an acknowledged write may lie
+    /// behind that.)
     pub log: Option<LogEnd>,
 }
 
@@ -82,8 +83,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Behind { of, theirs: None, .. } => write!(
                 f,
-                "how far the log of {} (member {}) goes is not known; see `etcd-muster recover` there; of the two the one with less is to be stopped and named here: \
-                 --lost {}",
+                "how far the log of {} (member {}) goes is not known; run `etcd-muster recover` there, and give here what it says: --log-end {}=TERM.INDEX",
                 name(of),
                 of.id,
                 of.id
