@@ -269,20 +269,21 @@ impl Paths {
         self.wal.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Moves a prepared data directory (what is in `data`: `member`), and a prepared WAL directory, to where etcd looks for them. What an etcd left that never
-    /// began is moved to quarantine. The WAL comes last: without one nothing counts as started, and it is begun anew.
+    /// Moves a prepared data directory (what is in `data`: `member`), and a prepared WAL directory (`None`: it is in `data` too), to where etcd looks for them,
+    /// where nothing is but the mark. The WAL comes last: without one nothing counts as started, and it is begun anew.
     ///
     /// # Errors
     /// The disk fails, in between perhaps.
-    pub fn install(&self, data: &Path, wal: Option<&Path>, stamp: &str) -> Result<(), Error> {
-        self.quarantine(stamp)?;
+    pub fn install(&self, data: &Path, wal: Option<&Path>) -> Result<(), Error> {
         let rename = |from: &Path, to: &Path| {
-            fs::rename(from, to).map_err(|cause| failed(from, "can't be moved into place", cause))?;
             let dir = to.parent().unwrap_or(Path::new("/"));
+            durable::make_dir(dir).map_err(|cause| failed(dir, "can't be made", cause))?;
+            fs::rename(from, to).map_err(|cause| failed(from, "can't be moved into place", cause))?;
             sync_dir(dir).map_err(|cause| failed(dir, "can't be synced", cause))
         };
-        rename(&data.join(MEMBER_DIR), &self.data.join(MEMBER_DIR))?;
-        wal.map_or(Ok(()), |wal| rename(wal, &self.wal))
+        let (from, to) = (data.join(MEMBER_DIR), self.data.join(MEMBER_DIR));
+        rename(&from.join("snap"), &to.join("snap"))?;
+        rename(wal.unwrap_or(&from.join("wal")), &self.wal)
     }
 
     /// How much space is free where etcd writes.

@@ -19,7 +19,7 @@ use crate::core::types::{InitialList, ListedMember};
 use crate::etcd::data_dir::{self, Paths};
 use crate::process::reaper::Reaper;
 use crate::util::words::hex;
-use crate::util::{clock, durable, file};
+use crate::util::{durable, file};
 
 /// Two files of raft's log, of 64 MB each.
 const WAL_BYTES: u64 = 128 << 20;
@@ -98,7 +98,7 @@ impl Staged {
     /// The disk fails.
     pub fn install(&self, paths: &Paths) -> Result<(), data_dir::Error> {
         let wal = self.wal.as_ref().map(wal_in);
-        paths.install(&self.scratch.room.path().join("data"), wal.as_deref(), &clock::file_stamp())
+        paths.install(&self.scratch.room.path().join("data"), wal.as_deref())
     }
 }
 

@@ -22,7 +22,7 @@ from muster_tools.repository import ROOT, target
 
 # A mutation is done with as soon as one check fails: those first that are nearest to what is broken, the long ones last.
 CORE = [f"--package muster-core {check}" for check in ("--test decide", "--test upgrade", "--test paxos", "--lib", "--test retention")] + ["--test scenarios"]
-EDGES = ["--lib", "--test tls", "--test scenarios"]
+EDGES = ["--lib", "--test tls", "--test restore", "--test scenarios"]
 # Not in debug: the small views alone take a quarter of an hour there.
 WHOLE = [f"--profile model --package muster-core {check}" for check in ("--test model", "--test exhaustive")]
 CHECK_BOUND_SECONDS = 900
