@@ -1,7 +1,7 @@
 //! `restore`: shows what a restore of this fleet would do, and orders it. The supervisors carry it out: this command only writes the order beside the
 //! snapshots, where every one of them finds it, and shows how far they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::core::seed::{BUMP, Order, Seed, Which, choose};
 use crate::core::snapshot::manifest::{Manifest, seconds};
 use crate::core::snapshot::name::Name;
 use crate::core::step::{Hold, Step};
-use crate::core::types::{InstanceId, Known, LaunchTime};
+use crate::core::types::{ClusterId, InstanceId, Known};
 use crate::core::view::{PeerState, Policy, View};
 use crate::daemon::snapshot_places;
 use crate::discovery;
 use crate::discovery::aws_clients::Aws;
 use crate::snapshot::catalog;
-use crate::snapshot::place::{Place, Written};
+use crate::snapshot::place::{Listing, Place, Written};
 use crate::state::store::Store;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
@@ -69,10 +69,13 @@ impl Restore {
     pub(super) async fn run(&self, config: Config) -> Result<i32, Failure> {
         let source = self.source(&config)?;
         let place = self.place(&config, &source).await?;
-        let manifest = snapshot(&place, &source.which).await.map_err(|why| unfit(format!("{source}: {why}")))?;
+        let unreadable = |why: String| unfit(format!("{source}: {why}"));
+        let listing = place.list("").await.map_err(|error| unreadable(error.to_string()))?;
+        let manifest = snapshot(&place, &listing, &source.which).await.map_err(unreadable)?;
+        let clusters = catalog::names(&listing).map(|name| name.cluster).collect();
         let mut looker = Looker::new(&config).await?;
         let view = looker.look().await;
-        let plan = self.plan(&place, manifest, looker.policy(), &view)?;
+        let plan = self.plan(&place, manifest, clusters, looker.policy(), &view)?;
         match self.json {
             true => print_json(&place, &plan, &view),
             false => print_text(&place, &plan, &view),
@@ -129,7 +132,14 @@ impl Restore {
         places.into_iter().next().ok_or_else(|| unfit(format!("{} can't be opened", source.location)))
     }
 
-    fn plan(&self, place: &Place, manifest: Manifest, policy: &Policy, view: &View) -> Result<Plan, Failure> {
+    fn plan(
+        &self,
+        place: &Place,
+        manifest: Manifest,
+        clusters: BTreeSet<ClusterId>,
+        policy: &Policy,
+        view: &View,
+    ) -> Result<Plan, Failure> {
         let Known::Known(roster) = &view.roster else {
             let Known::Unknown(cause) = &view.roster else { return Err(unfit(String::new())) };
             return Err(unfit(format!("which instances there are is unknown: {cause}")));
@@ -137,9 +147,8 @@ impl Restore {
         let first = policy.charter(roster).first;
         let bump = if self.no_bump { 0 } else { BUMP };
         let seed = Seed { bump, ..Seed::of(&place.to_string(), &manifest) };
-        let id = plan_id(&seed, &first);
-        let obstacle = obstacle(policy, view, &seed);
-        Ok(Plan { id, manifest, order: Order { format: Order::FORMAT, seed, first, at: clock::stamp() }, obstacle })
+        let order = Order { format: Order::FORMAT, seed, first, clusters, at: clock::stamp() };
+        Ok(Plan { id: plan_id(&order), obstacle: obstacle(policy, view, &order.seed), manifest, order })
     }
 }
 
@@ -147,23 +156,20 @@ fn unfit(why: String) -> Failure {
     Failure::new(Code::Unhealthy, why)
 }
 
-async fn snapshot(place: &Arc<Place>, which: &Which) -> Result<Manifest, String> {
-    let manifests: BTreeMap<Name, Manifest> = match which {
+async fn snapshot(place: &Arc<Place>, listing: &Listing, which: &Which) -> Result<Manifest, String> {
+    let manifests: BTreeMap<Name, Result<Manifest, String>> = match which {
         Which::Named(name) => {
-            let read = catalog::manifests(place, [(name.clone(), name.clone())].into_iter()).await;
-            read.into_iter().map(|(name, manifest)| Ok((name, manifest?))).collect::<Result<_, String>>()?
+            let named = [(name.clone(), name.clone())].into_iter();
+            catalog::manifests(place, named).await.into_iter().collect()
         }
-        Which::Newest | Which::Of(_) => {
-            let listing = place.list("").await.map_err(|error| error.to_string())?;
-            catalog::newest(place, &listing, NEWEST).await
-        }
+        Which::Newest | Which::Of(_) => catalog::newest(place, listing, NEWEST).await,
     };
     choose(which, &manifests)
 }
 
-/// Another snapshot or other instances are another plan.
-fn plan_id(seed: &Seed, first: &[(InstanceId, Option<LaunchTime>)]) -> String {
-    let mut id = hex(digest(&SHA256, json!([seed, first]).to_string().as_bytes()).as_ref());
+/// Another snapshot, other instances, or snapshots of another cluster beside it are another plan.
+fn plan_id(Order { seed, first, clusters, .. }: &Order) -> String {
+    let mut id = hex(digest(&SHA256, json!([seed, first, clusters]).to_string().as_bytes()).as_ref());
     id.truncate(ID_DIGITS);
     id
 }

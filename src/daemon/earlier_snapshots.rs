@@ -9,7 +9,7 @@ use super::snapshot_places;
 use crate::aws::s3::S3;
 use crate::config;
 use crate::core::seed::{Order, Seed, SeedSeen, Snapshots, Which, choose};
-use crate::core::types::{InstanceId, Known, LaunchTime};
+use crate::core::types::{ClusterId, InstanceId, Known, LaunchTime};
 use crate::snapshot::catalog;
 use crate::snapshot::place::{Listing, Place};
 use crate::util::clock;
@@ -130,14 +130,14 @@ fn the_more_telling(one: Snapshots, other: Snapshots) -> Snapshots {
 async fn meant_by(which: &Which, place: &Arc<Place>, listing: &Listing) -> Result<(Seed, BTreeSet<Seed>), String> {
     let manifests = match which {
         Which::Named(name) => {
-            let found = catalog::manifests(place, [((), name.clone())].into_iter()).await;
-            let manifest = found.into_iter().find_map(|((), manifest)| Some(manifest)).ok_or("it can't be read")??;
-            [(name.clone(), manifest)].into()
+            let named = [(name.clone(), name.clone())].into_iter();
+            catalog::manifests(place, named).await.into_iter().collect()
         }
         Which::Newest | Which::Of(_) => catalog::newest(place, listing, NEWEST).await,
     };
     let (chosen, at) = (choose(which, &manifests)?, place.to_string());
-    let of_it = manifests.values().filter(|manifest| manifest.cluster == chosen.cluster);
+    let read = manifests.values().filter_map(|manifest| manifest.as_ref().ok());
+    let of_it = read.filter(|manifest| manifest.cluster == chosen.cluster);
     let verified = of_it.filter(|manifest| manifest.verified.is_some() || matches!(which, Which::Named(_)));
     Ok((Seed::of(&at, &chosen), verified.map(|manifest| Seed::of(&at, manifest)).collect()))
 }
@@ -147,6 +147,7 @@ type Ordered = (String, Result<Seed, String>);
 
 async fn orders_in(place: &Arc<Place>, listing: &Listing, first: &First) -> Vec<Ordered> {
     let keys = listing.entries.iter().rev().map(|entry| &entry.key).filter(|key| Order::is_key(key)).take(ORDERS);
+    let clusters: BTreeSet<ClusterId> = catalog::names(listing).map(|name| name.cluster).collect();
     let mut found = Vec::new();
     for key in keys {
         let unreadable = |cause: String| (key.clone(), Err(format!("the order {place}/{key} can't be read: {cause}")));
@@ -164,7 +165,7 @@ async fn orders_in(place: &Arc<Place>, listing: &Listing, first: &First) -> Vec<
                         Order::FORMAT
                     )));
                 }
-                Ok(order) if order.first != first || order.seed.place != place.to_string() => {}
+                Ok(order) if !order.is_for(&place.to_string(), first, &clusters) => {}
                 Ok(order) => found.push((key.clone(), is_there(place, order.seed).await)),
             },
         }

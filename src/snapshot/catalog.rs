@@ -52,8 +52,8 @@ pub async fn read(place: &Arc<Place>, below: &str, cluster: Option<ClusterId>) -
     Ok(objects)
 }
 
-/// The newest manifests of each cluster that are listed, at most so many; without those that are not understood.
-pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BTreeMap<Name, Manifest> {
+/// The newest manifests of each cluster that are listed, at most so many, or why one can't be read or is not understood.
+pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BTreeMap<Name, Result<Manifest, String>> {
     let mut of_cluster = BTreeMap::<ClusterId, usize>::new();
     let is_wanted = |name: &Name| {
         let count = of_cluster.entry(name.cluster).or_default();
@@ -61,8 +61,7 @@ pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BT
         *count <= of_each
     };
     let wanted: Vec<Name> = names(listing).rev().filter(is_wanted).collect();
-    let read = manifests(place, wanted.into_iter().map(|name| (name.clone(), name))).await;
-    read.into_iter().filter_map(|(name, manifest)| Some((name, manifest.ok()?))).collect()
+    manifests(place, wanted.into_iter().map(|name| (name.clone(), name))).await.into_iter().collect()
 }
 
 /// The names of the snapshots that are listed, in their order: those of which there is a manifest.
