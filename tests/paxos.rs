@@ -445,3 +445,44 @@ fn void_data_that_is_moved_aside_takes_its_list_with_it() {
     ledger.left_behind(LeftBehind::Void);
     assert!(!ledger.founded && ledger.chosen.is_none() && ledger.renounced.contains(&list.token));
 }
+
+#[test]
+fn a_list_with_a_seed_has_a_shape_of_its_own_and_no_other_is_a_list() {
+    let unseeded = InitialList::empty(vec![listed('a')], "t".to_owned());
+    let seeded = InitialList { seed: some_seed(9), ..unseeded.clone() };
+    for list in [&unseeded, &seeded] {
+        let text = serde_json::to_string(list).unwrap();
+        assert_eq!(serde_json::from_str::<InitialList>(&text).unwrap(), *list);
+    }
+    let text = serde_json::to_string(&seeded).unwrap();
+    assert!(text.starts_with(r#"{"seeded":{"members":["#), "a program that knows no seeds finds no members: {text}");
+    for odd in [
+        "{}".to_owned(),
+        r#"{"token":"t"}"#.to_owned(),
+        r#"{"members":[]}"#.to_owned(),
+        // Conditions that this program can't keep.
+        text.replace(r#""token":"#, r#""only_if":1,"token":"#),
+        text.replace(r#""bump":"#, r#""only_if":1,"bump":"#),
+        text.replace(r#""bump":1000000000"#, r#""bump":-1"#),
+        text.replace(r#"{"seeded":"#, r#"{"members":[],"token":"t","seeded":"#),
+    ] {
+        assert!(odd != text && serde_json::from_str::<InitialList>(&odd).is_err(), "{odd}");
+    }
+}
+
+/// It would be chosen, and nobody could ever start by it.
+#[test]
+fn a_seed_that_can_not_be_restored_is_refused_whoever_ordered_it() {
+    let world = World::new(3);
+    let odd = Seed { snapshot: "latest".to_owned(), ..seed(9) };
+    let list = InitialList {
+        seed: Some(Box::new(odd.clone())),
+        ..InitialList::empty(['a', 'b', 'c'].map(listed).to_vec(), "t".to_owned())
+    };
+    let standing = AcceptorContext { may_seed: MaySeed::OneOf([odd].into()), ..world.standing(1) };
+    let ballot = Ballot { round: 1, proposer: id('a'), nonce: 1 };
+    let call = Call::Accept { charter: world.charter.clone(), ballot, list };
+    let (said, next) = answer(&world.ledgers[1], &standing, &call);
+    assert!(matches!(&said, Answer::Unfit { why } if why.contains("no snapshot's name")), "{said:?}");
+    assert!(next.is_none_or(|ledger| ledger.accepted.is_none()));
+}

@@ -203,10 +203,74 @@ fn obey(seed: &mut SeedSeen, mut orders: Vec<Ordered>) {
 mod tests {
     use super::*;
     use crate::core::seed::BUMP;
+    use crate::core::snapshot::manifest::Manifest;
+    use crate::snapshot::place::directory::Directory;
+    use crate::util::scratch::Scratch;
 
     fn seed(place: &str) -> Seed {
         let snapshot = "00000000000000c1/00000000000000000009-00000000000000000012-i-1".to_owned();
         Seed { place: place.to_owned(), snapshot, sha256: "ab".repeat(32), size: 8_224, bump: BUMP }
+    }
+
+    /// Which orders are seen in a place, and what is made of them.
+    #[tokio::test]
+    async fn an_order_is_obeyed_by_its_instances_while_what_it_names_is_there() {
+        let dir = Scratch::make();
+        let place = Arc::new(Place::Directory(Directory::new(dir.path().to_owned())));
+        let first = [(InstanceId("i-a".to_owned()), Some(1)), (InstanceId("i-b".to_owned()), Some(2))];
+        let manifest: Manifest = serde_json::from_value(serde_json::json!({
+            "format": 1, "cluster": "00000000000000c1", "member": "0000000000000001", "instance": "i-1", "etcd": "3.6.16",
+            "revision": 9, "compact_revision": 1, "term": 2, "index": 12, "size": 8_224, "sha256": "ab".repeat(32),
+            "members": [], "auth": false, "alarms": [], "taken_at": "2026-11-30T06:00:00Z", "reason": "scheduled",
+        }))
+        .unwrap();
+        let folder = dir.path().join("00000000000000c1");
+        std::fs::create_dir(&folder).unwrap();
+        let written = folder.join("00000000000000000009-00000000000000000012-i-1.json");
+        std::fs::write(&written, catalog::written(&manifest)).unwrap();
+        let seen = async || {
+            let listing = place.list("").await.unwrap();
+            let mut seed = SeedSeen::default();
+            obey(&mut seed, orders_in(&place, &listing, &first).await);
+            seed
+        };
+        let given = Order {
+            format: Order::FORMAT,
+            seed: Seed::of(&place.to_string(), &manifest),
+            first: first.to_vec(),
+            clusters: [ClusterId(0xc1)].into(),
+            at: "2026-11-30T06:00:00Z".to_owned(),
+        };
+        let give = async |order: &Order, plan: &str| {
+            let bytes = serde_json::to_vec(order).unwrap();
+            place.put_order(&order.key(plan), bytes.into()).await.unwrap();
+        };
+        assert_eq!(seen().await, SeedSeen::default(), "nothing is ordered");
+        give(&Order { first: first[..1].to_vec(), ..given.clone() }, "a").await;
+        give(&Order { clusters: BTreeSet::new(), ..given.clone() }, "b").await;
+        give(&Order { seed: seed("file:/elsewhere"), ..given.clone() }, "c").await;
+        assert_eq!(seen().await, SeedSeen::default(), "for others, for before, or from elsewhere");
+        give(&given, "d").await;
+        let wanted = || Some(Known::Known(given.seed.clone()));
+        assert_eq!(seen().await, SeedSeen { wanted: wanted(), acceptable: [given.seed.clone()].into() });
+        // Another snapshot of that name, none, and one that can't be read.
+        let other = Manifest { sha256: "cd".repeat(32), ..manifest };
+        let before = std::fs::read(&written).unwrap();
+        for now in [Some(catalog::written(&other)), Some(b"{}".to_vec()), None] {
+            match &now {
+                Some(bytes) => std::fs::write(&written, bytes).unwrap(),
+                None => std::fs::remove_file(&written).unwrap(),
+            }
+            let seen = seen().await;
+            assert!(matches!(seen.wanted, Some(Known::Unknown(_))) && seen.acceptable.is_empty(), "{now:?}: {seen:?}");
+        }
+        std::fs::write(&written, before).unwrap();
+        assert_eq!(seen().await.wanted, wanted());
+        // Of a newer program: it may be for these instances.
+        give(&Order { format: Order::FORMAT + 1, first: Vec::new(), ..given.clone() }, "e").await;
+        let seen = seen().await;
+        assert!(matches!(&seen.wanted, Some(Known::Unknown(why)) if why.contains("format")), "{seen:?}");
+        assert_eq!(seen.acceptable, [given.seed.clone()].into(), "what another node proposed before is accepted");
     }
 
     #[test]
