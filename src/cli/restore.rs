@@ -14,6 +14,7 @@ use super::plan::{Looker, fleet};
 use super::terminal::{self, bytes, line};
 use crate::config::{self, Config, SOURCE_FORMS, Source};
 use crate::core::decide::decide;
+use crate::core::release::Release;
 use crate::core::seed::{BUMP, Order, Seed, Which, choose};
 use crate::core::snapshot::manifest::{Manifest, seconds};
 use crate::core::snapshot::name::Name;
@@ -25,6 +26,7 @@ use crate::discovery;
 use crate::discovery::aws_clients::Aws;
 use crate::snapshot::catalog;
 use crate::snapshot::place::{Listing, Place, Written};
+use crate::snapshot::restore::suits;
 use crate::state::store::Store;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
@@ -75,7 +77,8 @@ impl Restore {
         let clusters = catalog::names(&listing).map(|name| name.cluster).collect();
         let mut looker = Looker::new(&config).await?;
         let view = looker.look().await;
-        let plan = self.plan(&place, manifest, clusters, looker.policy(), &view)?;
+        let releases = releases(&view, &looker.own_state(&config).await);
+        let plan = self.plan(&place, manifest, clusters, looker.policy(), &view, &releases)?;
         match self.json {
             true => print_json(&place, &plan, &view),
             false => print_text(&place, &plan, &view),
@@ -139,6 +142,7 @@ impl Restore {
         clusters: BTreeSet<ClusterId>,
         policy: &Policy,
         view: &View,
+        releases: &[(InstanceId, Release)],
     ) -> Result<Plan, Failure> {
         let Known::Known(roster) = &view.roster else {
             let Known::Unknown(cause) = &view.roster else { return Err(unfit(String::new())) };
@@ -148,8 +152,23 @@ impl Restore {
         let bump = if self.no_bump { 0 } else { BUMP };
         let seed = Seed { bump, ..Seed::of(&place.to_string(), &manifest) };
         let order = Order { format: Order::FORMAT, seed, first, clusters, at: clock::stamp() };
-        Ok(Plan { id: plan_id(&order), obstacle: obstacle(policy, view, &order.seed), manifest, order })
+        let unsuited = releases.iter().find_map(|(id, release)| {
+            let why = suits(*release, &manifest, bump).err()?;
+            Some(format!("{id}: {why}"))
+        });
+        let obstacle = obstacle(policy, view, &order.seed).or(unsuited);
+        Ok(Plan { id: plan_id(&order), obstacle, manifest, order })
     }
+}
+
+/// What would start on the snapshot, as each supervisor reports it. A chosen list can't be changed any more, so this is looked at before.
+fn releases(view: &View, own: &PeerState) -> Vec<(InstanceId, Release)> {
+    let others = view.peers.iter().map(|(id, peer)| (id, &peer.sighting));
+    let of = |(id, state): (&InstanceId, &PeerState)| match state {
+        PeerState::Fresh(fresh) => Some((id.clone(), fresh.release?)),
+        _ => None,
+    };
+    others.chain([(&view.me.instance, own)]).filter_map(of).collect()
 }
 
 fn unfit(why: String) -> Failure {

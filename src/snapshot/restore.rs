@@ -42,8 +42,8 @@ pub enum Error {
     #[error("{0}")]
     Release(Obstacle),
     #[error(
-        "the tool of etcd {0} can't raise revisions, so clients could meet a revision again that they have seen with other content; put etcdutl 3.5.10 or \
-         later beside etcd, or order the restore with --no-bump"
+        "the tool of etcd {0} can't raise revisions, so clients could meet a revision again that they have seen with other content; install etcd 3.5.10 or \
+         later; an order that is not given yet can do without (--no-bump)"
     )]
     NoBump(Release),
     #[error(transparent)]
@@ -114,7 +114,10 @@ pub async fn stage(order: &Restore<'_>, progress: &(dyn Fn(Stage) + Sync)) -> Re
     let Restore { place, seed, spool, paths, .. } = *order;
     let object = format!("{place}/{}", seed.snapshot);
     let manifest = manifest_of(place, seed, &object).await?;
-    let tool = may_restore(order, &manifest)?;
+    if let Some(installed) = order.installed {
+        suits(installed, &manifest, seed.bump)?;
+    }
+    let tool = tool_beside(order.etcd)?;
     let disk = |path: &Path, cause| verify::Error::Spool(spool::Error::disk(path, cause));
     let plain_size = manifest.plain.as_ref().map_or(manifest.size, |plain| plain.size);
     let copies = if manifest.encryption.is_some() { 2 } else { 1 };
@@ -179,15 +182,16 @@ async fn manifest_of(place: &Arc<Place>, seed: &Seed, object: &str) -> Result<Ma
     }
 }
 
-/// The tool, if this etcd may start on what it restores, and if it can raise revisions where that is wanted.
-fn may_restore(order: &Restore<'_>, manifest: &Manifest) -> Result<PathBuf, Error> {
-    if let Some(installed) = order.installed {
-        fits(installed, &manifest.etcd).map_err(Error::Release)?;
-        if order.seed.bump > 0 && installed < RAISES {
-            return Err(Error::NoBump(installed));
-        }
+/// Whether an etcd of that release may start on what its tool restores, and that tool can raise revisions where it is wanted.
+///
+/// # Errors
+/// Not. Once a list with that seed is chosen, only another etcd helps.
+pub fn suits(installed: Release, manifest: &Manifest, bump: u64) -> Result<(), Error> {
+    fits(installed, &manifest.etcd).map_err(Error::Release)?;
+    match bump > 0 && installed < RAISES {
+        true => Err(Error::NoBump(installed)),
+        false => Ok(()),
     }
-    Ok(tool_beside(order.etcd)?)
 }
 
 fn arguments(order: &Restore<'_>, wal: Option<&Room>) -> Vec<String> {
