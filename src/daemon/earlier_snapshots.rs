@@ -26,13 +26,16 @@ const ORDERS: usize = 16;
 /// The first N of the roster, with their launch times.
 pub type First = [(InstanceId, Option<LaunchTime>)];
 
+/// What was there when, for whom.
+type Seen = (Instant, Box<First>, (Snapshots, SeedSeen));
+
 /// Looks at the places, and remembers for a moment what was there.
 #[derive(Debug)]
 pub struct EarlierSnapshots {
     settings: config::Snapshots,
     s3: S3,
     places: Vec<Arc<Place>>,
-    seen: Option<(Instant, Vec<(InstanceId, Option<LaunchTime>)>, (Snapshots, SeedSeen))>,
+    seen: Option<Seen>,
 }
 
 impl EarlierSnapshots {
@@ -45,12 +48,12 @@ impl EarlierSnapshots {
     pub async fn look(&mut self, first: &First) -> (Snapshots, SeedSeen) {
         if let Some((at, of, seen)) = &self.seen
             && clock::now() - *at < SERVES
-            && of == first
+            && **of == *first
         {
             return seen.clone();
         }
         let seen = self.look_now(first).await;
-        self.seen = Some((clock::now(), first.to_vec(), seen.clone()));
+        self.seen = Some((clock::now(), first.into(), seen.clone()));
         seen
     }
 
