@@ -69,7 +69,8 @@ def checks_of(file: str) -> list[str]:
     if file.startswith("core/"):
         return [*CORE, *EDGES, *WHOLE]
     module = file.removesuffix(".rs").removesuffix("/mod").replace("/", "::")
-    return [f"--lib {module}::", *EDGES]
+    own = [check for check in EDGES if check == f"--test {Path(file).stem}"]
+    return [f"--lib {module}::", *own, *(check for check in EDGES if check not in own)]
 
 
 def named(check: str) -> str:
