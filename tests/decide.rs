@@ -11,8 +11,10 @@ use muster_core::paxos::{
     Accepted, AcceptorContext, Answer, Ballot, Call, FirstStart, Joined, Ledger, LeftBehind, answer,
 };
 use muster_core::removal::{UNHEALTHY_AFTER, reconcile};
+use muster_core::seed::{MaySeed, SeedSeen, Snapshots};
 use muster_core::step::KeepReason;
 use muster_core::step::{AbsenceReason, AloneReason, Doubt, Halt, Hold, Quarantine, RemovalReason, Step};
+use muster_core::types::Seed;
 use muster_core::types::{ClusterId, InitialList, Instance, InstanceState, Known, Member, MemberId, Roster};
 use muster_core::view::Claim;
 use muster_core::view::ClaimState;
@@ -246,6 +248,223 @@ fn one_of_two_may_found_when_the_other_is_terminated_but_not_over_a_shared_list(
     older.ledger.accepted =
         Some(Accepted { ballot: Ballot { round: 1, proposer: id('b'), nonce: 2 }, list: list("ab") });
     assert_eq!(*absence(&decide(&policy, &older)), AbsenceReason::OneOfTwo, "that list may have been chosen");
+}
+
+// ---- snapshots of an earlier cluster, and seeds
+
+/// With a place for snapshots.
+fn keeping(policy: Policy) -> Policy {
+    Policy { snapshots: vec!["file:/b".to_owned()], ..policy }
+}
+
+fn some_are_seen() -> Snapshots {
+    Snapshots::Seen { place: "file:/b".to_owned(), count: 3, newest: "n".to_owned() }
+}
+
+fn no_answer() -> Snapshots {
+    Snapshots::Unknown { place: "file:/b".to_owned(), cause: "503".to_owned() }
+}
+
+fn ordered(seed: Seed) -> SeedSeen {
+    SeedSeen { by_order: false, acceptable: [seed.clone()].into(), wanted: Some(Known::Known(seed)) }
+}
+
+/// The ways to found: as the oldest of three, as the only one, alone of two, as the rest of two, alone of two by a claim, and of three by a claim.
+fn about_to_found() -> Vec<(&'static str, Policy, View)> {
+    let claim = |policy: Policy| Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy };
+    let mut three = view('a', "abc");
+    all_fresh(&policy(Some(3)), &mut three, "bc");
+    let mut claimed = view('a', "abc");
+    all_fresh(&claim(policy(Some(3))), &mut claimed, "bc");
+    claimed.claim = ClaimState::Absent;
+    let mut two = view('a', "ab");
+    says(&mut two, 'b', PeerState::Refused, LONG);
+    let mut left = view('b', "b");
+    let both = vec![instance('a', InstanceState::Terminated), instance('b', InstanceState::Running)];
+    left.roster = Known::Known(Roster::new(both, NOW));
+    let two_by_claim = View { claim: ClaimState::Absent, ..two.clone() };
+    vec![
+        ("three", policy(Some(3)), three),
+        ("one", policy(Some(1)), view('a', "a")),
+        ("alone of two", policy(Some(2)), two),
+        ("the rest of two", policy(Some(2)), left),
+        ("three by a claim", claim(policy(Some(3))), claimed),
+        ("alone of two by a claim", claim(policy(Some(2))), two_by_claim),
+    ]
+}
+
+/// The list with which it would found.
+fn founds(step: &Step) -> Option<&InitialList> {
+    match step {
+        Step::Propose(proposal) => Some(&proposal.list),
+        Step::FoundAlone { accepted, .. } => Some(&accepted.list),
+        Step::Claim(claiming) => Some(&claiming.list),
+        _ => None,
+    }
+}
+
+#[test]
+fn no_empty_cluster_is_founded_beside_snapshots_or_where_there_may_be_some() {
+    for (how, policy, v) in about_to_found() {
+        let begins_empty = |step: &Step| founds(step).is_some_and(|list| list.seed.is_none());
+        assert!(begins_empty(&decide(&policy, &v)), "{how}: without a place");
+        let policy = keeping(policy);
+        let sees = |snapshots: Snapshots| decide(&policy, &View { snapshots, ..v.clone() });
+        let Step::Hold(Hold::SnapshotsSeen { place, count, newest }) = sees(some_are_seen()) else {
+            panic!("{how}: {}", sees(some_are_seen()));
+        };
+        assert_eq!((place.as_str(), count, newest.as_str()), ("file:/b", 3, "n"));
+        assert!(matches!(sees(no_answer()), Step::Hold(Hold::SnapshotsUnknown { .. })), "{how}");
+        assert!(matches!(sees(Snapshots::NotAsked), Step::Hold(Hold::SnapshotsUnknown { .. })), "{how}: not asked");
+        assert!(begins_empty(&sees(Snapshots::Absent)), "{how}: none are there");
+    }
+}
+
+#[test]
+fn what_is_ordered_is_what_is_founded_with() {
+    for (how, policy, v) in about_to_found() {
+        // MUSTER_SEED names a place that need not be one for snapshots to come.
+        let named = Policy { seed: Some("file:/b".to_owned()), ..policy.clone() };
+        for policy in [keeping(policy.clone()), keeping(named.clone()), named] {
+            for snapshots in [some_are_seen(), no_answer(), Snapshots::Absent, Snapshots::NotAsked] {
+                let ordered = View { seed: ordered(seed(9)), snapshots: snapshots.clone(), ..v.clone() };
+                let step = decide(&policy, &ordered);
+                let list = founds(&step).unwrap_or_else(|| panic!("{how}, {snapshots:?}: {step}"));
+                assert_eq!(list.seed.as_deref(), Some(&seed(9)), "{how}, {snapshots:?}");
+                assert_eq!(ordered.may_seed(&policy).misfit(list.seed.as_deref()), None, "it accepts that itself");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_seed_that_is_not_known_holds_even_where_no_snapshots_are() {
+    for (how, policy, v) in about_to_found() {
+        let unknown = SeedSeen { wanted: Some(Known::Unknown("503".to_owned())), ..SeedSeen::default() };
+        let named = Policy { seed: Some("file:/b".to_owned()), ..policy.clone() };
+        for (policy, seed) in
+            [(keeping(policy.clone()), unknown.clone()), (named.clone(), unknown), (named, SeedSeen::default())]
+        {
+            for snapshots in [Snapshots::Absent, Snapshots::NotAsked, some_are_seen(), no_answer()] {
+                let v = View { seed: seed.clone(), snapshots: snapshots.clone(), ..v.clone() };
+                let step = decide(&policy, &v);
+                assert!(matches!(step, Step::Hold(Hold::SeedUnknown { .. })), "{how}, {snapshots:?}: {step}");
+                assert_eq!(v.may_seed(&policy), MaySeed::OneOf([].into()), "{how}: nothing is accepted either");
+            }
+        }
+    }
+}
+
+/// What a node accepts by what it sees itself.
+#[test]
+fn what_may_be_accepted_follows_from_what_is_seen() {
+    let v = view('a', "abc");
+    let bare = policy(Some(3));
+    let one = |seed: Seed| MaySeed::OneOf([seed].into());
+    for (policy, snapshots, seed, may) in [
+        (bare.clone(), Snapshots::NotAsked, SeedSeen::default(), MaySeed::Nothing),
+        (keeping(bare.clone()), Snapshots::Absent, SeedSeen::default(), MaySeed::Nothing),
+        (keeping(bare.clone()), Snapshots::NotAsked, SeedSeen::default(), MaySeed::OneOf([].into())),
+        (keeping(bare.clone()), no_answer(), SeedSeen::default(), MaySeed::OneOf([].into())),
+        (keeping(bare.clone()), some_are_seen(), SeedSeen::default(), MaySeed::OneOf([].into())),
+        (keeping(bare.clone()), some_are_seen(), ordered(seed(9)), one(seed(9))),
+        (keeping(bare.clone()), Snapshots::Absent, ordered(seed(9)), one(seed(9))),
+        (bare, Snapshots::NotAsked, ordered(seed(9)), one(seed(9))),
+    ] {
+        let v = View { snapshots: snapshots.clone(), seed, ..v.clone() };
+        assert_eq!(v.may_seed(&policy), may, "{snapshots:?}");
+        assert_eq!(v.acceptor_context(&policy).may_seed, may, "{snapshots:?}");
+    }
+}
+
+/// It may have been chosen, and another node can no longer change that either.
+#[test]
+fn an_accepted_list_with_a_seed_is_carried_on_when_its_order_is_gone() {
+    let policy = keeping(policy(Some(3)));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    let accepted = InitialList { seed: Some(Box::new(seed(9))), ..list("abc") };
+    let ballot = Ballot { round: 1, proposer: id('b'), nonce: 2 };
+    v.ledger.accepted = Some(Accepted { ballot: ballot.clone(), list: accepted.clone() });
+    for snapshots in [some_are_seen(), no_answer(), Snapshots::Absent] {
+        v.snapshots = snapshots;
+        let step = decide(&policy, &v);
+        assert_eq!(founds(&step).and_then(|list| list.seed.as_deref()), Some(&seed(9)), "{step}");
+        let again = Ballot { round: 2, ..ballot.clone() };
+        let charter = v.acceptor_context(&policy).charter.unwrap();
+        let call = Call::Accept { charter, ballot: again, list: accepted.clone() };
+        assert_eq!(answer(&v.ledger, &v.acceptor_context(&policy), &call).0, Answer::Accepted);
+    }
+    v.snapshots = some_are_seen();
+    v.seed = ordered(seed(10));
+    let step = decide(&policy, &v);
+    assert_eq!(founds(&step).and_then(|list| list.seed.as_deref()), Some(&seed(10)), "a later order: {step}");
+    v.seed = SeedSeen::default();
+    v.ledger.renounced = [accepted.token].into();
+    for name in ['b', 'c'] {
+        let PeerState::Fresh(mut fresh) = v.peers[&id(name)].sighting.clone() else { panic!() };
+        fresh.renounced = v.ledger.renounced.clone();
+        says(&mut v, name, PeerState::Fresh(fresh), NO_TIME);
+    }
+    let step = decide(&policy, &v);
+    assert!(matches!(step, Step::Hold(Hold::SnapshotsSeen { .. })), "a void one is not: {step}");
+}
+
+/// G-S5: anything that may be the cluster or its data.
+#[test]
+fn nothing_is_restored_beside_a_cluster_or_data() {
+    for policy in [policy(Some(3)), Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy(Some(3)) }] {
+        let policy = keeping(policy);
+        let mut v = view('a', "abc");
+        all_fresh(&policy, &mut v, "bc");
+        (v.snapshots, v.seed, v.claim) = (some_are_seen(), ordered(seed(9)), ClaimState::Absent);
+        assert!(founds(&decide(&policy, &v)).is_some());
+        for sign in [
+            etcd("abc", false),
+            seen_data(Some(LIVING), None),
+            seen_data(None, None),
+            PeerState::Mismatch("an older program, or TLS".to_owned()),
+        ] {
+            let mut v = v.clone();
+            says(&mut v, 'c', sign.clone(), LONG);
+            assert!(matches!(decide(&policy, &v), Step::Hold(_)), "{sign}");
+        }
+        // Our own data is not restored over: it is run.
+        let whole = DataDir::Whole { ids: Known::Known((LIVING, member_id('a'))) };
+        assert_eq!(decide(&policy, &View { data: whole, ..v.clone() }), Step::Resume);
+        let partial = DataDir::Partial { what: "no WAL".to_owned() };
+        let step = decide(&policy, &View { data: partial, ..v.clone() });
+        assert!(matches!(step, Step::Hold(Hold::PartialData { .. })), "{step}");
+        // Nor is a member that lost its disk founded anew.
+        let mut lost = v.clone();
+        lost.ledger.start_founding(&list("abc"));
+        assert_eq!(decide(&policy, &lost), Step::Hold(Hold::DiskLost));
+    }
+}
+
+#[test]
+fn a_living_cluster_is_joined_and_a_chosen_list_obeyed_whatever_snapshots_say() {
+    let policy = keeping(Policy { seed: Some("file:/b".to_owned()), ..policy(Some(3)) });
+    let unknown = SeedSeen { wanted: Some(Known::Unknown("503".to_owned())), ..SeedSeen::default() };
+    for snapshots in [Snapshots::NotAsked, Snapshots::Absent, some_are_seen(), no_answer()] {
+        for seed in [SeedSeen::default(), unknown.clone(), ordered(seed(10))] {
+            let mut v = View { snapshots: snapshots.clone(), seed, ..view('c', "abc") };
+            for seeded in [None, Some(Box::new(common::seed(9)))] {
+                let chosen = InitialList { seed: seeded, ..list("abc") };
+                v.ledger.chosen = Some(chosen.clone());
+                assert_eq!(decide(&policy, &v), Step::StartNew(chosen.clone()), "{snapshots:?}");
+                let claim = Claim::Founding { list: chosen.clone() };
+                let claimed = Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy.clone() };
+                let mut by_claim = v.clone();
+                by_claim.ledger.chosen = None;
+                by_claim.claim = ClaimState::Held { claim, version: "1".to_owned() };
+                assert_eq!(decide(&claimed, &by_claim), Step::StartNew(chosen), "{snapshots:?}");
+            }
+            v.ledger.chosen = None;
+            says(&mut v, 'a', etcd("ab", true), NO_TIME);
+            assert_eq!(decide(&policy, &v), Step::AddSelf, "{snapshots:?}");
+        }
+    }
 }
 
 // ---- a written roster

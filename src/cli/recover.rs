@@ -110,7 +110,8 @@ impl Recover {
         let is_learner = list.members.iter().any(|listed| listed.id == member && listed.is_learner);
         let own = Own { member, is_learner, leader, log };
         let lost = self.lost.iter().map(|text| named(text, &list.members)).collect::<Result<Vec<_>, _>>()?;
-        let logs = self.log_end.iter().map(|text| log_of(text, &list.members)).collect::<Result<BTreeMap<_, _>, _>>()?;
+        let logs =
+            self.log_end.iter().map(|text| log_of(text, &list.members)).collect::<Result<BTreeMap<_, _>, _>>()?;
         let view = looker.look().await;
         let mut others = Vec::new();
         for member in list.members.iter().filter(|member| member.id != own.member) {
@@ -145,8 +146,9 @@ fn log_of(text: &str, members: &[Member]) -> Result<(MemberId, LogEnd), Failure>
         let (term, index) = log.split_once('.')?;
         Some((member, LogEnd { term: term.parse().ok()?, index: index.parse().ok()? }))
     });
-    let usage =
-        || Failure::new(Code::Usage, format!("--log-end {text}: is no log's end; write --log-end MEMBER-ID=TERM.INDEX"));
+    let usage = || {
+        Failure::new(Code::Usage, format!("--log-end {text}: is no log's end; write --log-end MEMBER-ID=TERM.INDEX"))
+    };
     let (member, log) = parsed.ok_or_else(usage)?;
     Ok((named(member, members)?, log))
 }

@@ -1,7 +1,7 @@
 //! `restore`: shows what a restore of this fleet would do, and orders it. The supervisors carry it out: this command only writes the order beside the
 //! snapshots, where every one of them finds it, and shows how far they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +14,18 @@ use super::plan::{Looker, fleet};
 use super::terminal::{self, bytes, line};
 use crate::config::{self, Config, SOURCE_FORMS, Source};
 use crate::core::decide::decide;
-use crate::core::seed::{BUMP, Order, Seed, Which, choose};
+use crate::core::release::Release;
+use crate::core::seed::{BUMP, Order, Which, choose};
 use crate::core::snapshot::manifest::{Manifest, seconds};
 use crate::core::step::{Hold, Step};
-use crate::core::types::{InstanceId, Known, LaunchTime};
+use crate::core::types::{ClusterId, InstanceId, Known, Seed};
 use crate::core::view::{PeerState, Policy, View};
 use crate::daemon::snapshot_places;
 use crate::discovery;
 use crate::discovery::aws_clients::Aws;
 use crate::snapshot::catalog;
 use crate::snapshot::place::{Place, Written};
+use crate::snapshot::restore::suits;
 use crate::state::store::Store;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
@@ -66,12 +68,15 @@ impl Restore {
     pub(super) async fn run(&self, config: Config) -> Result<i32, Failure> {
         let source = self.source(&config)?;
         let place = self.place(&config, &source).await?;
-        let candidates = catalog::candidates(&place, &source.which).await;
-        let manifest = candidates.and_then(|candidates| choose(&source.which, &candidates));
-        let manifest = manifest.map_err(|why| unfit(format!("{source}: {why}")))?;
+        let unreadable = |why: String| unfit(format!("{source}: {why}"));
+        let listing = place.list("").await.map_err(|error| unreadable(error.to_string()))?;
+        let manifest =
+            choose(&source.which, &catalog::candidates(&place, &listing, &source.which).await).map_err(unreadable)?;
+        let clusters = catalog::names(&listing).map(|name| name.cluster).collect();
         let mut looker = Looker::new(&config).await?;
         let view = looker.look().await;
-        let plan = self.plan(&place, manifest, looker.policy(), &view)?;
+        let releases = releases(&view, &looker.own_state(&config).await);
+        let plan = self.plan(&place, manifest, clusters, looker.policy(), &view, &releases)?;
         match self.json {
             true => print_json(&place, &plan, &view),
             false => print_text(&place, &plan, &view),
@@ -128,7 +133,15 @@ impl Restore {
         places.into_iter().next().ok_or_else(|| unfit(format!("{} can't be opened", source.location)))
     }
 
-    fn plan(&self, place: &Place, manifest: Manifest, policy: &Policy, view: &View) -> Result<Plan, Failure> {
+    fn plan(
+        &self,
+        place: &Place,
+        manifest: Manifest,
+        clusters: BTreeSet<ClusterId>,
+        policy: &Policy,
+        view: &View,
+        releases: &[(InstanceId, Release)],
+    ) -> Result<Plan, Failure> {
         let Known::Known(roster) = &view.roster else {
             let Known::Unknown(cause) = &view.roster else { return Err(unfit(String::new())) };
             return Err(unfit(format!("which instances there are is unknown: {cause}")));
@@ -136,19 +149,33 @@ impl Restore {
         let first = policy.charter(roster).first;
         let bump = if self.no_bump { 0 } else { BUMP };
         let seed = Seed { bump, ..Seed::of(&place.to_string(), &manifest) };
-        let id = plan_id(&seed, &first);
-        let obstacle = obstacle(policy, view, &seed);
-        Ok(Plan { id, manifest, order: Order { format: Order::FORMAT, seed, first, at: clock::stamp() }, obstacle })
+        let order = Order { format: Order::FORMAT, seed, first, clusters, at: clock::stamp() };
+        let unsuited = releases.iter().find_map(|(id, release)| {
+            let why = suits(*release, &manifest, bump).err()?;
+            Some(format!("{id}: {why}"))
+        });
+        let obstacle = obstacle(policy, view, &order.seed).or(unsuited);
+        Ok(Plan { id: plan_id(&order), obstacle, manifest, order })
     }
+}
+
+/// What would start on the snapshot, as each supervisor reports it. A chosen list can't be changed any more, so this is looked at before.
+fn releases(view: &View, own: &PeerState) -> Vec<(InstanceId, Release)> {
+    let others = view.peers.iter().map(|(id, peer)| (id, &peer.sighting));
+    let of = |(id, state): (&InstanceId, &PeerState)| match state {
+        PeerState::Fresh(fresh) => Some((id.clone(), fresh.release?)),
+        _ => None,
+    };
+    others.chain([(&view.me.instance, own)]).filter_map(of).collect()
 }
 
 fn unfit(why: String) -> Failure {
     Failure::new(Code::Unhealthy, why)
 }
 
-/// Another snapshot or other instances are another plan.
-fn plan_id(seed: &Seed, first: &[(InstanceId, Option<LaunchTime>)]) -> String {
-    let mut id = hex(digest(&SHA256, json!([seed, first]).to_string().as_bytes()).as_ref());
+/// Another snapshot, other instances, or snapshots of another cluster beside it are another plan.
+fn plan_id(Order { seed, first, clusters, .. }: &Order) -> String {
+    let mut id = hex(digest(&SHA256, json!([seed, first, clusters]).to_string().as_bytes()).as_ref());
     id.truncate(ID_DIGITS);
     id
 }

@@ -4,9 +4,9 @@
 use super::evidence::signs_of_a_cluster;
 use super::paxos::{Accepted, Ballot, Charter};
 use super::quorum::quorum;
-use super::seed::{Seed, Snapshots};
+use super::seed::Snapshots;
 use super::step::{AbsenceReason, AloneReason, Hold, Proposal, Step};
-use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster};
+use super::types::{InitialList, Instance, InstanceId, Known, ListedMember, Roster, Seed};
 use super::view::{Peer, PeerState, Policy, View};
 
 /// Bootstraps, or says why not yet. Only for a fresh node that sees no sign of a cluster and knows no chosen list.

@@ -5,9 +5,8 @@
 use super::bootstrap::{self, start_by};
 use super::evidence::{may_believe, signs_of_a_cluster};
 use super::paxos::{Accepted, Ballot};
-use super::seed::Seed;
 use super::step::{ClaimProposal, Hold, Step};
-use super::types::{ClusterId, InitialList, Known};
+use super::types::{ClusterId, InitialList, Known, Seed};
 use super::view::{Claim, ClaimState, Policy, View};
 
 /// For a fresh node that sees no cluster with quorum.

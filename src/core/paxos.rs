@@ -491,11 +491,11 @@ pub fn tally_promises(charter: &Charter, standing: &AcceptorContext, answers: &B
     if let Some(verdict) = settled(answers) {
         return verdict;
     }
-    let promises: Vec<&Option<Accepted>> = charter
+    let promises: BTreeMap<&InstanceId, &Option<Accepted>> = charter
         .first
         .iter()
         .filter_map(|(id, _)| match answers.get(id) {
-            Some(Answer::Promised { accepted }) => Some(accepted),
+            Some(Answer::Promised { accepted }) => Some((id, accepted)),
             _ => None,
         })
         .collect();
@@ -503,11 +503,29 @@ pub fn tally_promises(charter: &Charter, standing: &AcceptorContext, answers: &B
     if promises.len() < needed {
         return unmet(answers, promises.len(), needed);
     }
-    let highest = promises.into_iter().flatten().max_by(|a, b| a.ballot.cmp(&b.ballot));
+    let highest = promises.values().copied().flatten().max_by(|a, b| a.ballot.cmp(&b.ballot));
     match highest {
-        Some(accepted) if !standing.voids(&accepted.list) => Tally::Adopt(accepted.list.clone()),
-        _ => Tally::Free,
+        Some(Accepted { list, .. }) if standing.voids(list) => Tally::Free,
+        // An older program, which sees no snapshots, may have proposed it; nobody who sees them ever accepts it.
+        Some(Accepted { list, .. })
+            if standing.may_seed.misfit(list.seed.as_deref()).is_some() && was_never_chosen(list, &promises) =>
+        {
+            Tally::Free
+        }
+        Some(accepted) => Tally::Adopt(accepted.list.clone()),
+        None => Tally::Free,
     }
+}
+
+/// Whether so many of the listed promised and last accepted another list, or none, that no quorum can have accepted this one, which has the highest
+/// ballot: whoever accepted it, and later another, would have been told of it in that later round.
+fn was_never_chosen(list: &InitialList, promises: &BTreeMap<&InstanceId, &Option<Accepted>>) -> bool {
+    let may_have_accepted = |member: &&ListedMember| match promises.get(&member.instance) {
+        Some(Some(accepted)) => accepted.list == *list,
+        Some(None) => false,
+        None => true,
+    };
+    list.members.iter().filter(may_have_accepted).count() < quorum(list.members.len())
 }
 
 /// Reads the answers to [`Call::Accept`]: chosen once quorum(N) of the *listed* accepted.

@@ -7,32 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::release::Release;
 use super::snapshot::manifest::{Manifest, is_sha256};
 use super::snapshot::name::Name;
-use super::step::{Obstacle, Subject};
-use super::types::{ClusterId, InstanceId, Known, LaunchTime};
-use super::upgrade::one_minor;
+use super::types::{ClusterId, InstanceId, Known, LaunchTime, Seed};
 
 /// How far revisions are raised: far more than a cluster can have written since its last snapshot, so that no client meets a revision
 /// again that it has seen with other content (etcd's "Disaster recovery" advises as much).
 pub const BUMP: u64 = 1_000_000_000;
-
-/// The snapshot that all first members of a list restore.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Seed {
-    /// Where it is, as `MUSTER_SNAPSHOTS` names the place.
-    pub place: String,
-    /// Its name there: `CLUSTER/REVISION-INDEX-INSTANCE`.
-    pub snapshot: String,
-    /// SHA-256 of the data as stored, 64 hex digits.
-    pub sha256: String,
-    /// Bytes of the data as stored.
-    pub size: u64,
-    /// By how much the revision is raised; 0: not at all, because the operator says so.
-    pub bump: u64,
-}
 
 impl Seed {
     /// The seed that a manifest in that place describes.
@@ -81,6 +62,9 @@ pub struct Order {
     pub seed: Seed,
     /// The first N of the roster when it was given, with their launch times. Instances that come later don't obey it.
     pub first: Vec<(InstanceId, Option<LaunchTime>)>,
+    /// The clusters of which the place held snapshots then. Once it holds one of another, the order was carried out, or is not what is wanted any more: hosts
+    /// of a static list are the same ones for years, and would restore that old snapshot again whenever they lost their disks.
+    pub clusters: BTreeSet<ClusterId>,
     /// When, by the clock of the instance on which it was given, RFC 3339 in UTC. For people only.
     pub at: String,
 }
@@ -95,6 +79,16 @@ impl Order {
     pub fn key(&self, plan: &str) -> String {
         let at: String = self.at.chars().filter(char::is_ascii_alphanumeric).collect();
         format!("{}{at}-{plan}.json", Self::FOLDER)
+    }
+
+    /// Whether it is still to be obeyed by these instances, where that place holds snapshots of these clusters.
+    pub fn is_for(
+        &self,
+        place: &str,
+        first: &[(InstanceId, Option<LaunchTime>)],
+        clusters: &BTreeSet<ClusterId>,
+    ) -> bool {
+        self.seed.place == place && self.first == first && clusters.is_subset(&self.clusters)
     }
 
     /// Whether that is such a key.
@@ -126,14 +120,6 @@ impl MaySeed {
             (_, Some(seed)) => Some(format!("it restores {}/{}, which nobody ordered", seed.place, seed.snapshot)),
         }
     }
-}
-
-/// Whether the etcd here may start on a snapshot of that release: of its own minor release, or of the one before.
-///
-/// # Errors
-/// Why not; a release that is not understood passes, for etcd itself looks again.
-pub fn fits(installed: Release, taken_with: &str) -> Result<(), Obstacle> {
-    Release::parse(taken_with).map_or(Ok(()), |taken| one_minor(installed, taken.minor(), Subject::Snapshot))
 }
 
 /// What is known about snapshots of earlier clusters, before a bootstrap.
@@ -179,35 +165,47 @@ pub enum Which {
     Named(Name),
 }
 
-/// Chooses among the snapshots of a place: `manifests` are all of them that are understood.
+/// Chooses among the snapshots of a place: `manifests` are those that are listed, with the reason why one can't be read or is not understood.
 ///
 /// # Errors
 /// Why none can be chosen, with the way out.
-pub fn choose(which: &Which, manifests: &BTreeMap<Name, Manifest>) -> Result<Manifest, String> {
+pub fn choose(which: &Which, manifests: &BTreeMap<Name, Result<Manifest, String>>) -> Result<Manifest, String> {
     let cluster = match which {
         Which::Named(name) => {
-            let found = manifests.get(name).cloned();
-            return found.ok_or_else(|| format!("there is no snapshot {name} with a manifest that is understood"));
+            let found = manifests.get(name).ok_or_else(|| format!("there is no snapshot {name}"))?;
+            return found.clone().map_err(|cause| format!("the manifest of {name} can't be used: {cause}"));
         }
         Which::Of(cluster) => *cluster,
         Which::Newest => last_of_lineage(manifests)?,
     };
-    let of_it = manifests.values().rev().filter(|manifest| manifest.cluster == cluster);
-    let verified = of_it.clone().find(|manifest| manifest.verified.is_some());
-    verified.cloned().ok_or_else(|| match of_it.count() {
-        0 => format!("there is no snapshot of cluster {cluster} with a manifest that is understood"),
-        count => format!("none of the {count} snapshots of cluster {cluster} is verified; verify one (etcd-muster snapshot verify), or name one"),
+    let of_it = manifests.iter().rev().filter(|(name, _)| name.cluster == cluster);
+    for (name, manifest) in of_it.clone() {
+        match manifest {
+            Ok(manifest) if manifest.verified.is_some() => return Ok(manifest.clone()),
+            Ok(_) => {}
+            // It may be the newest verified one; an older one would be restored without a word.
+            Err(cause) => {
+                return Err(format!("the manifest of {name} can't be used: {cause}; name the snapshot to restore"));
+            }
+        }
+    }
+    Err(match of_it.count() {
+        0 => format!("there is no snapshot of cluster {cluster}"),
+        count => format!(
+            "none of the {count} snapshots of cluster {cluster} is verified; verify one (etcd-muster snapshot verify), or name one"
+        ),
     })
 }
 
-/// The cluster that no other one there was restored from.
-fn last_of_lineage(manifests: &BTreeMap<Name, Manifest>) -> Result<ClusterId, String> {
-    let clusters: BTreeSet<ClusterId> = manifests.values().map(|manifest| manifest.cluster).collect();
-    let parents: BTreeSet<ClusterId> = manifests.values().filter_map(|manifest| manifest.parent).collect();
+/// The cluster that no other one there was restored from. One of which no manifest can be read counts: what it was restored from is unknown.
+fn last_of_lineage(manifests: &BTreeMap<Name, Result<Manifest, String>>) -> Result<ClusterId, String> {
+    let clusters: BTreeSet<ClusterId> = manifests.keys().map(|name| name.cluster).collect();
+    let read = manifests.values().filter_map(|manifest| manifest.as_ref().ok());
+    let parents: BTreeSet<ClusterId> = read.filter_map(|manifest| manifest.parent).collect();
     let last: Vec<ClusterId> = clusters.difference(&parents).copied().collect();
     match last.as_slice() {
         [cluster] => Ok(*cluster),
-        [] => Err("there is no snapshot with a manifest that is understood".to_owned()),
+        [] => Err("there is no snapshot".to_owned()),
         several => {
             let named: Vec<String> = several.iter().map(ToString::to_string).collect();
             Err(format!("there are snapshots of several clusters: {}; name one: PLACE/CLUSTER", named.join(", ")))
@@ -221,7 +219,7 @@ mod tests {
     use super::super::types::MemberId;
     use super::*;
 
-    fn snapshots(of: &[(u64, u64, Option<u64>, bool)]) -> BTreeMap<Name, Manifest> {
+    fn snapshots(of: &[(u64, u64, Option<u64>, bool)]) -> BTreeMap<Name, Result<Manifest, String>> {
         let manifest = |&(cluster, revision, parent, is_verified): &(u64, u64, Option<u64>, bool)| {
             let at = "2026-11-30T06:00:00Z".to_owned();
             let verified = Verified { level: Level::Digest, at: at.clone(), by: "i-1".to_owned() };
@@ -251,7 +249,7 @@ mod tests {
                 verified: Some(verified).filter(|_| is_verified),
             }
         };
-        of.iter().map(manifest).map(|manifest| (manifest.name(), manifest)).collect()
+        of.iter().map(manifest).map(|manifest| (manifest.name(), Ok(manifest))).collect()
     }
 
     fn chosen(which: &Which, of: &[(u64, u64, Option<u64>, bool)]) -> Result<(u64, u64), String> {
@@ -293,6 +291,29 @@ mod tests {
         assert!(chosen(&Which::Named(name), &two).is_err());
     }
 
+    /// A place that can't be read for a moment, or a manifest of a newer release.
+    #[test]
+    fn what_can_not_be_read_may_be_what_is_meant() {
+        let all = [(7, 10, None, true), (7, 9, None, true), (3, 5, Some(7), true), (3, 4, Some(7), true)];
+        let choose_without = |which: &Which, unreadable: &[(u64, u64)]| {
+            let mut manifests = snapshots(&all);
+            for (name, manifest) in &mut manifests {
+                if unreadable.contains(&(name.cluster.0, name.revision)) {
+                    *manifest = Err("503".to_owned());
+                }
+            }
+            choose(which, &manifests).map(|manifest| (manifest.cluster.0, manifest.revision))
+        };
+        assert_eq!(choose_without(&Which::Newest, &[]), Ok((3, 5)));
+        assert_eq!(choose_without(&Which::Newest, &[(3, 4), (7, 10)]), Ok((3, 5)), "older ones don't matter");
+        assert!(choose_without(&Which::Newest, &[(3, 5)]).unwrap_err().contains("503"), "nor an older one instead");
+        let lost = choose_without(&Which::Newest, &[(3, 5), (3, 4)]).unwrap_err();
+        assert!(lost.contains("several clusters: 3, 7"), "nor the one before it: {lost}");
+        assert!(choose_without(&Which::Of(ClusterId(7)), &[(7, 10)]).is_err());
+        let name = Name::new(ClusterId(7), 10, 13, "i-1");
+        assert!(choose_without(&Which::Named(name), &[(7, 10)]).unwrap_err().contains("503"));
+    }
+
     fn unverified_name() -> Name {
         Name::new(ClusterId(7), 9, 12, "i-1")
     }
@@ -331,20 +352,37 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_snapshot_is_restored_with_its_release_or_the_next() {
-        let with = |installed: &str, taken: &str| fits(Release::parse(installed).unwrap(), taken);
-        for taken in ["3.6.16", "3.6.1", "3.5.33", "unheard of"] {
-            assert_eq!(with("3.6.16", taken), Ok(()), "{taken}");
+    fn order(first: &[(InstanceId, Option<LaunchTime>)], clusters: &[u64]) -> Order {
+        Order {
+            format: Order::FORMAT,
+            seed: seed(),
+            first: first.to_vec(),
+            clusters: clusters.iter().copied().map(ClusterId).collect(),
+            at: "2026-11-30T06:00:00Z".to_owned(),
         }
-        assert!(matches!(with("3.5.33", "3.6.1"), Err(Obstacle::Older { .. })));
-        assert!(matches!(with("3.7.3", "3.5.33"), Err(Obstacle::Skips { .. })));
+    }
+
+    #[test]
+    fn an_order_is_for_its_instances_until_another_cluster_left_snapshots() {
+        let host = |name: &str, launched: Option<i64>| (InstanceId(name.to_owned()), launched);
+        let first = [host("db-1", None), host("db-2", None)];
+        let there = |clusters: &[u64]| clusters.iter().copied().map(ClusterId).collect();
+        let given = order(&first, &[7]);
+        assert!(given.is_for("file:/b", &first, &there(&[7])));
+        assert!(given.is_for("file:/b", &first, &there(&[])), "the snapshot itself is looked for apart");
+        assert!(!given.is_for("file:/c", &first, &there(&[7])), "copied from another place");
+        for other in [vec![], first[..1].to_vec(), vec![first[1].clone(), first[0].clone()]] {
+            assert!(!given.is_for("file:/b", &other, &there(&[7])), "{other:?}");
+        }
+        assert!(!given.is_for("file:/b", &[host("db-1", Some(1)), first[1].clone()], &there(&[7])), "launched anew");
+        // What was restored by it runs for a year and leaves snapshots; then all hosts are installed anew.
+        assert!(!given.is_for("file:/b", &first, &there(&[7, 9])), "would lose that year");
+        assert!(order(&first, &[7, 9]).is_for("file:/b", &first, &there(&[7, 9])), "ordered anew");
     }
 
     #[test]
     fn only_orders_are_orders() {
-        let order =
-            Order { format: Order::FORMAT, seed: seed(), first: Vec::new(), at: "2026-11-30T06:00:00Z".to_owned() };
+        let order = order(&[], &[]);
         assert_eq!(order.key("a1b2"), "restore-orders/20261130T060000Z-a1b2.json");
         assert!(Order::is_key(&order.key("a1b2")));
         for odd in ["restore-orders/.json", "restore-orders/a/b.json", "orders/a.json", "restore-orders/a.db", ""] {

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::seed::Seed;
-
 /// An EC2 instance id, `i-…`; with a static host list, the host's name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct InstanceId(pub String);
@@ -171,6 +169,22 @@ pub struct ListedMember {
     pub instance: InstanceId,
     pub name: String,
     pub peer_urls: Vec<String>,
+}
+
+/// The snapshot that all first members of a list restore.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// Where it is, as `MUSTER_SNAPSHOTS` names the place.
+    pub place: String,
+    /// Its name there: `CLUSTER/REVISION-INDEX-INSTANCE`.
+    pub snapshot: String,
+    /// SHA-256 of the data as stored, 64 hex digits.
+    pub sha256: String,
+    /// Bytes of the data as stored.
+    pub size: u64,
+    /// By how much the revision is raised; 0: not at all, because the operator says so.
+    pub bump: u64,
 }
 
 /// The agreed initial cluster, with the token that makes its ids unique.

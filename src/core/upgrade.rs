@@ -83,7 +83,15 @@ pub fn may_start(installed: Release, data: &DataRelease, max_learners: usize) ->
     Ok(())
 }
 
-pub(super) fn one_minor(installed: Release, minor: Minor, of: Subject) -> Result<(), Obstacle> {
+/// Whether the etcd here may start on a snapshot of that release: of its own minor release, or of the one before.
+///
+/// # Errors
+/// Why not; a release that is not understood passes, for etcd itself looks again.
+pub fn fits_snapshot(installed: Release, taken_with: &str) -> Result<(), Obstacle> {
+    Release::parse(taken_with).map_or(Ok(()), |taken| one_minor(installed, taken.minor(), Subject::Snapshot))
+}
+
+fn one_minor(installed: Release, minor: Minor, of: Subject) -> Result<(), Obstacle> {
     match installed.minor() {
         ours if ours < minor => Err(Obstacle::Older { installed, than: minor, of }),
         ours if ours > minor.next() => Err(Obstacle::Skips { installed, from: minor, of }),
@@ -243,4 +251,19 @@ pub fn blockers(
         found.push(Blocker::NotStepped { version, members: oldest });
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_restored_with_its_release_or_the_next() {
+        let with = |installed: &str, taken: &str| fits_snapshot(Release::parse(installed).unwrap(), taken);
+        for taken in ["3.6.16", "3.6.1", "3.5.33", "unheard of"] {
+            assert_eq!(with("3.6.16", taken), Ok(()), "{taken}");
+        }
+        assert!(matches!(with("3.5.33", "3.6.1"), Err(Obstacle::Older { .. })));
+        assert!(matches!(with("3.7.3", "3.5.33"), Err(Obstacle::Skips { .. })));
+    }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::snapshot_places;
 use crate::aws::s3::S3;
 use crate::config;
-use crate::core::seed::{Order, Seed, SeedSeen, Snapshots, Which, choose};
-use crate::core::types::{InstanceId, Known, LaunchTime};
+use crate::core::seed::{Order, SeedSeen, Snapshots, Which, choose};
+use crate::core::types::{ClusterId, InstanceId, Known, LaunchTime, Seed};
 use crate::snapshot::catalog;
 use crate::snapshot::place::{Listing, Place};
 use crate::util::clock;
@@ -88,8 +88,10 @@ impl EarlierSnapshots {
                 orders.extend(orders_in(place, listing, first).await);
             }
             if let Some(source) = self.settings.seed.as_ref().filter(|source| source.location == *location) {
-                let meant = tokio::time::timeout(PATIENCE, meant_by(&source.which, place)).await;
-                let meant = meant.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
+                let meant = match &listed {
+                    Ok(listing) => meant_by(&source.which, place, listing).await,
+                    Err(cause) => Err(cause.clone()),
+                };
                 (seed.wanted, seed.acceptable) = match meant {
                     Ok((wanted, acceptable)) => (Some(Known::Known(wanted)), acceptable),
                     Err(cause) => (Some(Known::Unknown(format!("MUSTER_SEED={source}: {cause}"))), BTreeSet::new()),
@@ -136,10 +138,11 @@ fn the_more_telling(one: Snapshots, other: Snapshots) -> Snapshots {
 }
 
 /// Which snapshot is to be restored, and all that another node could have taken for it.
-async fn meant_by(which: &Which, place: &Arc<Place>) -> Result<(Seed, BTreeSet<Seed>), String> {
-    let manifests = catalog::candidates(place, which).await?;
+async fn meant_by(which: &Which, place: &Arc<Place>, listing: &Listing) -> Result<(Seed, BTreeSet<Seed>), String> {
+    let manifests = catalog::candidates(place, listing, which).await;
     let (chosen, at) = (choose(which, &manifests)?, place.to_string());
-    let of_it = manifests.values().filter(|manifest| manifest.cluster == chosen.cluster);
+    let read = manifests.values().filter_map(|manifest| manifest.as_ref().ok());
+    let of_it = read.filter(|manifest| manifest.cluster == chosen.cluster);
     let verified = of_it.filter(|manifest| manifest.verified.is_some() || matches!(which, Which::Named(_)));
     Ok((Seed::of(&at, &chosen), verified.map(|manifest| Seed::of(&at, manifest)).collect()))
 }
@@ -149,6 +152,7 @@ type Ordered = (String, Result<Seed, String>);
 
 async fn orders_in(place: &Arc<Place>, listing: &Listing, first: &First) -> Vec<Ordered> {
     let keys = listing.entries.iter().rev().map(|entry| &entry.key).filter(|key| Order::is_key(key)).take(ORDERS);
+    let clusters: BTreeSet<ClusterId> = catalog::names(listing).map(|name| name.cluster).collect();
     let mut found = Vec::new();
     for key in keys {
         let unreadable = |cause: String| (key.clone(), Err(format!("the order {place}/{key} can't be read: {cause}")));
@@ -166,7 +170,7 @@ async fn orders_in(place: &Arc<Place>, listing: &Listing, first: &First) -> Vec<
                         Order::FORMAT
                     )));
                 }
-                Ok(order) if order.first != first || order.seed.place != place.to_string() => {}
+                Ok(order) if !order.is_for(&place.to_string(), first, &clusters) => {}
                 Ok(order) => found.push((key.clone(), is_there(place, order.seed).await)),
             },
         }
@@ -201,10 +205,77 @@ fn obey(seed: &mut SeedSeen, mut orders: Vec<Ordered>) {
 mod tests {
     use super::*;
     use crate::core::seed::BUMP;
+    use crate::core::snapshot::manifest::Manifest;
+    use crate::snapshot::place::directory::Directory;
+    use crate::util::scratch::Scratch;
 
     fn seed(place: &str) -> Seed {
         let snapshot = "00000000000000c1/00000000000000000009-00000000000000000012-i-1".to_owned();
         Seed { place: place.to_owned(), snapshot, sha256: "ab".repeat(32), size: 8_224, bump: BUMP }
+    }
+
+    /// Which orders are seen in a place, and what is made of them.
+    #[tokio::test]
+    async fn an_order_is_obeyed_by_its_instances_while_what_it_names_is_there() {
+        let dir = Scratch::make();
+        let place = Arc::new(Place::Directory(Directory::new(dir.path().to_owned())));
+        let first = [(InstanceId("i-a".to_owned()), Some(1)), (InstanceId("i-b".to_owned()), Some(2))];
+        let manifest: Manifest = serde_json::from_value(serde_json::json!({
+            "format": 1, "cluster": "00000000000000c1", "member": "0000000000000001", "instance": "i-1", "etcd": "3.6.16",
+            "revision": 9, "compact_revision": 1, "term": 2, "index": 12, "size": 8_224, "sha256": "ab".repeat(32),
+            "members": [], "auth": false, "alarms": [], "taken_at": "2026-11-30T06:00:00Z", "reason": "scheduled",
+        }))
+        .unwrap();
+        let folder = dir.path().join("00000000000000c1");
+        std::fs::create_dir(&folder).unwrap();
+        let written = folder.join("00000000000000000009-00000000000000000012-i-1.json");
+        std::fs::write(&written, catalog::written(&manifest)).unwrap();
+        let seen = async || {
+            let listing = place.list("").await.unwrap();
+            let mut seed = SeedSeen::default();
+            obey(&mut seed, orders_in(&place, &listing, &first).await);
+            seed
+        };
+        let given = Order {
+            format: Order::FORMAT,
+            seed: Seed::of(&place.to_string(), &manifest),
+            first: first.to_vec(),
+            clusters: [ClusterId(0xc1)].into(),
+            at: "2026-11-30T06:00:00Z".to_owned(),
+        };
+        let give = async |order: &Order, plan: &str| {
+            let bytes = serde_json::to_vec(order).unwrap();
+            place.put_order(&order.key(plan), bytes.into()).await.unwrap();
+        };
+        assert_eq!(seen().await, SeedSeen::default(), "nothing is ordered");
+        give(&Order { first: first[..1].to_vec(), ..given.clone() }, "a").await;
+        give(&Order { clusters: BTreeSet::new(), ..given.clone() }, "b").await;
+        give(&Order { seed: seed("file:/elsewhere"), ..given.clone() }, "c").await;
+        assert_eq!(seen().await, SeedSeen::default(), "for others, for before, or from elsewhere");
+        give(&given, "d").await;
+        let wanted = || Some(Known::Known(given.seed.clone()));
+        assert_eq!(
+            seen().await,
+            SeedSeen { wanted: wanted(), by_order: true, acceptable: [given.seed.clone()].into() }
+        );
+        // Another snapshot of that name, none, and one that can't be read.
+        let other = Manifest { sha256: "cd".repeat(32), ..manifest };
+        let before = std::fs::read(&written).unwrap();
+        for now in [Some(catalog::written(&other)), Some(b"{}".to_vec()), None] {
+            match &now {
+                Some(bytes) => std::fs::write(&written, bytes).unwrap(),
+                None => std::fs::remove_file(&written).unwrap(),
+            }
+            let seen = seen().await;
+            assert!(matches!(seen.wanted, Some(Known::Unknown(_))) && seen.acceptable.is_empty(), "{now:?}: {seen:?}");
+        }
+        std::fs::write(&written, before).unwrap();
+        assert_eq!(seen().await.wanted, wanted());
+        // Of a newer program: it may be for these instances.
+        give(&Order { format: Order::FORMAT + 1, first: Vec::new(), ..given.clone() }, "e").await;
+        let seen = seen().await;
+        assert!(matches!(&seen.wanted, Some(Known::Unknown(why)) if why.contains("format")), "{seen:?}");
+        assert_eq!(seen.acceptable, [given.seed.clone()].into(), "what another node proposed before is accepted");
     }
 
     #[test]

@@ -173,6 +173,10 @@ impl Daemon {
     /// What must be durable before etcd first runs under an id: the WAL volume's mark, then the ledger, then what was restored.
     fn record_launch(&self, launch: &Launch, paths: &Paths) -> Result<(), Trouble> {
         let kind = &launch.kind;
+        if launch.staged.is_some() {
+            // Room for what was restored, while nothing is recorded: this may move the mark, too.
+            paths.quarantine(&clock::file_stamp())?;
+        }
         if !matches!(kind, Kind::Resume) {
             paths.mark(self.acceptor_state.ledger().nonce)?;
         }

@@ -323,20 +323,21 @@ impl Paths {
         self.wal.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Moves a prepared data directory (what is in `data`: `member`), and a prepared WAL directory, to where etcd looks for them. What an etcd left that never
-    /// began is moved to quarantine. The WAL comes last: without one nothing counts as started, and it is begun anew.
+    /// Moves a prepared data directory (what is in `data`: `member`), and a prepared WAL directory (`None`: it is in `data` too), to where etcd looks for them,
+    /// where nothing is but the mark. The WAL comes last: without one nothing counts as started, and it is begun anew.
     ///
     /// # Errors
     /// The disk fails, in between perhaps.
-    pub fn install(&self, data: &Path, wal: Option<&Path>, stamp: &str) -> Result<(), Error> {
-        self.quarantine(stamp)?;
+    pub fn install(&self, data: &Path, wal: Option<&Path>) -> Result<(), Error> {
         let rename = |from: &Path, to: &Path| {
-            fs::rename(from, to).map_err(|cause| failed(from, "can't be moved into place", cause))?;
             let dir = to.parent().unwrap_or(Path::new("/"));
+            durable::make_dir(dir).map_err(|cause| failed(dir, "can't be made", cause))?;
+            fs::rename(from, to).map_err(|cause| failed(from, "can't be moved into place", cause))?;
             sync_dir(dir).map_err(|cause| failed(dir, "can't be synced", cause))
         };
-        rename(&data.join(MEMBER_DIR), &self.data.join(MEMBER_DIR))?;
-        wal.map_or(Ok(()), |wal| rename(wal, &self.wal))
+        let (from, to) = (data.join(MEMBER_DIR), self.data.join(MEMBER_DIR));
+        rename(&from.join("snap"), &to.join("snap"))?;
+        rename(wal.unwrap_or(&from.join("wal")), &self.wal)
     }
 
     /// How much space is free where etcd writes.
@@ -460,6 +461,48 @@ fn holds_wal(dir: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::scratch::Scratch;
+
+    /// Whatever fails, or ends, in between: without a WAL nothing counts as started, and the mark shows that none was lost.
+    #[test]
+    fn of_what_is_installed_the_wal_comes_last_and_the_mark_stays() {
+        let in_the_way = |dir: &Path| {
+            fs::create_dir_all(dir).unwrap();
+            fs::write(dir.join("in-the-way"), "").unwrap();
+        };
+        for is_inside in [false, true] {
+            let dir = Scratch::make();
+            let data = dir.path().join("data");
+            let named = is_inside.then(|| data.join("member/wal"));
+            let paths = Paths::on_volumes(&data, &dir.path().join("volume"), named.as_deref());
+            assert_eq!(paths.wal_is_inside(), is_inside);
+            let prepared = dir.path().join("prepared");
+            let wal = if is_inside { prepared.join("member/wal") } else { dir.path().join("prepared-wal") };
+            let prepare = || {
+                for (file, text) in [(prepared.join("member/snap/db"), "db"), (wal.join("0-0.wal"), "wal")] {
+                    fs::create_dir_all(file.parent().unwrap()).unwrap();
+                    fs::write(file, text).unwrap();
+                }
+            };
+            let install = || paths.install(&prepared, Some(wal.as_path()).filter(|_| !is_inside));
+            paths.mark(1).unwrap();
+            prepare();
+            in_the_way(&data.join("member/snap"));
+            install().unwrap_err();
+            assert!(!paths.holds_wal() && paths.is_marked(1), "the data can't be moved");
+            paths.quarantine("1").unwrap();
+            paths.mark(1).unwrap();
+            in_the_way(&paths.wal);
+            install().unwrap_err();
+            assert!(!paths.holds_wal() && paths.is_marked(1), "the WAL can't");
+            assert!(matches!(paths.inspect().unwrap(), DataDir::Partial { .. }));
+            paths.quarantine("2").unwrap();
+            paths.mark(1).unwrap();
+            prepare();
+            install().unwrap();
+            assert!(matches!(paths.inspect().unwrap(), DataDir::Whole { .. }) && paths.is_marked(1));
+        }
+    }
 
     #[test]
     fn a_volume_is_known_by_its_ledgers_mark_alone() {

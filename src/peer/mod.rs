@@ -66,3 +66,6 @@ struct Envelope {
     from: InstanceId,
     call: Call,
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,8 +53,8 @@ pub async fn read(place: &Arc<Place>, below: &str, cluster: Option<ClusterId>) -
     Ok(objects)
 }
 
-/// The newest manifests of each cluster that are listed, at most so many; without those that are not understood.
-pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BTreeMap<Name, Manifest> {
+/// The newest manifests of each cluster that are listed, at most so many, or why one can't be read or is not understood.
+pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BTreeMap<Name, Result<Manifest, String>> {
     let mut of_cluster = BTreeMap::<ClusterId, usize>::new();
     let is_wanted = |name: &Name| {
         let count = of_cluster.entry(name.cluster).or_default();
@@ -62,24 +62,21 @@ pub async fn newest(place: &Arc<Place>, listing: &Listing, of_each: usize) -> BT
         *count <= of_each
     };
     let wanted: Vec<Name> = names(listing).rev().filter(is_wanted).collect();
-    let read = manifests(place, wanted.into_iter().map(|name| (name.clone(), name))).await;
-    read.into_iter().filter_map(|(name, manifest)| Some((name, manifest.ok()?))).collect()
+    manifests(place, wanted.into_iter().map(|name| (name.clone(), name))).await.into_iter().collect()
 }
 
 /// So many manifests of a cluster are read to find a verified one.
 const NEWEST: usize = 32;
 
-/// Those that may be meant: the newest of each cluster, or the one that is named.
-///
-/// # Errors
-/// The place, or the one that is named, can't be read; as one line.
-pub async fn candidates(place: &Arc<Place>, which: &Which) -> Result<BTreeMap<Name, Manifest>, String> {
+/// Those that may be meant: the newest of each cluster that are listed, or the one that is named; or why one can't be read or is not understood.
+pub async fn candidates(
+    place: &Arc<Place>,
+    listing: &Listing,
+    which: &Which,
+) -> BTreeMap<Name, Result<Manifest, String>> {
     match which {
-        Which::Named(name) => Ok([(name.clone(), manifest(place, name).await?)].into()),
-        Which::Newest | Which::Of(_) => {
-            let listing = place.list("").await.map_err(|error| error.to_string())?;
-            Ok(newest(place, &listing, NEWEST).await)
-        }
+        Which::Named(name) => [(name.clone(), manifest(place, name).await)].into(),
+        Which::Newest | Which::Of(_) => newest(place, listing, NEWEST).await,
     }
 }
 

@@ -12,14 +12,14 @@ use super::place::{self, Place};
 use super::spool::{self, Owned, Room};
 use super::verify::{self, Scratch, restored, tool_beside};
 use crate::core::release::Release;
-use crate::core::seed::{Seed, fits};
 use crate::core::snapshot::manifest::Manifest;
 use crate::core::step::Obstacle;
-use crate::core::types::{InitialList, ListedMember};
+use crate::core::types::{InitialList, ListedMember, Seed};
+use crate::core::upgrade::fits_snapshot;
 use crate::etcd::data_dir::{self, Paths};
 use crate::process::reaper::Reaper;
 use crate::util::words::hex;
-use crate::util::{clock, durable, file};
+use crate::util::{durable, file};
 
 /// Two files of raft's log, of 64 MB each.
 const WAL_BYTES: u64 = 128 << 20;
@@ -42,8 +42,8 @@ pub enum Error {
     #[error("{0}")]
     Release(Obstacle),
     #[error(
-        "the tool of etcd {0} can't raise revisions, so clients could meet a revision again that they have seen with other content; put etcdutl 3.5.10 or \
-         later beside etcd, or order the restore with --no-bump"
+        "the tool of etcd {0} can't raise revisions, so clients could meet a revision again that they have seen with other content; install etcd 3.5.10 or \
+         later; an order that is not given yet can do without (--no-bump)"
     )]
     NoBump(Release),
     #[error(transparent)]
@@ -98,7 +98,7 @@ impl Staged {
     /// The disk fails.
     pub fn install(&self, paths: &Paths) -> Result<(), data_dir::Error> {
         let wal = self.wal.as_ref().map(wal_in);
-        paths.install(&self.scratch.room.path().join("data"), wal.as_deref(), &clock::file_stamp())
+        paths.install(&self.scratch.room.path().join("data"), wal.as_deref())
     }
 }
 
@@ -114,7 +114,10 @@ pub async fn stage(order: &Restore<'_>, progress: &(dyn Fn(Stage) + Sync)) -> Re
     let Restore { place, seed, spool, paths, .. } = *order;
     let object = format!("{place}/{}", seed.snapshot);
     let manifest = manifest_of(place, seed, &object).await?;
-    let tool = may_restore(order, &manifest)?;
+    if let Some(installed) = order.installed {
+        suits(installed, &manifest, seed.bump)?;
+    }
+    let tool = tool_beside(order.etcd)?;
     let disk = |path: &Path, cause| verify::Error::Spool(spool::Error::disk(path, cause));
     let plain_size = manifest.plain.as_ref().map_or(manifest.size, |plain| plain.size);
     let copies = if manifest.encryption.is_some() { 2 } else { 1 };
@@ -177,15 +180,16 @@ async fn manifest_of(place: &Arc<Place>, seed: &Seed, object: &str) -> Result<Ma
     }
 }
 
-/// The tool, if this etcd may start on what it restores, and if it can raise revisions where that is wanted.
-fn may_restore(order: &Restore<'_>, manifest: &Manifest) -> Result<PathBuf, Error> {
-    if let Some(installed) = order.installed {
-        fits(installed, &manifest.etcd).map_err(Error::Release)?;
-        if order.seed.bump > 0 && installed < RAISES {
-            return Err(Error::NoBump(installed));
-        }
+/// Whether an etcd of that release may start on what its tool restores, and that tool can raise revisions where it is wanted.
+///
+/// # Errors
+/// Not. Once a list with that seed is chosen, only another etcd helps.
+pub fn suits(installed: Release, manifest: &Manifest, bump: u64) -> Result<(), Error> {
+    fits_snapshot(installed, &manifest.etcd).map_err(Error::Release)?;
+    match bump > 0 && installed < RAISES {
+        true => Err(Error::NoBump(installed)),
+        false => Ok(()),
     }
-    Ok(tool_beside(order.etcd)?)
 }
 
 fn arguments(order: &Restore<'_>, wal: Option<&Room>) -> Vec<String> {

@@ -28,6 +28,8 @@ const RELEASES: &str = "releases.json";
 const LEAVE: &str = "leave";
 /// The format of the ledger's file. A program that does not know a format leaves the file unchanged.
 const FORMAT: u32 = 1;
+/// The format of one with a list that has a seed: a program that knows no seeds says that a newer one wrote it, not that it is damaged.
+const SEEDED_FORMAT: u32 = 2;
 
 /// What is wrong with our own files.
 #[derive(Debug, thiserror::Error)]
@@ -276,7 +278,7 @@ impl Store {
         let mut store = Self { dir: dir.clone(), ledger: Ledger::default(), logs, releases, _lock: lock };
         match read_ledger(&dir.join(LEDGER))? {
             Some(ledger) => {
-                store.ledger = Ledger { format: FORMAT, ..ledger };
+                store.ledger = ledger;
                 // A rewrite shows now, not in the middle of a bootstrap, that the directory can't be written.
                 match store.save(store.ledger.clone()) {
                     // The promises are there. A member with data can run without making another one.
@@ -404,6 +406,7 @@ impl Store {
     /// # Errors
     /// The file can't be written; the old ledger stays valid.
     pub fn save(&mut self, ledger: Ledger) -> Result<(), Error> {
+        let ledger = Ledger { format: format_of(&ledger), ..ledger };
         self.write(LEDGER, &ledger)?;
         self.ledger = ledger;
         Ok(())
@@ -461,6 +464,11 @@ fn new_ledger(instance: Option<InstanceId>) -> Ledger {
     Ledger { format: FORMAT, nonce: clock::random(), instance, ..Ledger::default() }
 }
 
+fn format_of(ledger: &Ledger) -> u32 {
+    let has_seed = ledger.lists().into_iter().flatten().any(|list| list.seed.is_some());
+    if has_seed || ledger.recovery.is_some() { SEEDED_FORMAT } else { FORMAT }
+}
+
 /// A ledger of a later format, or with an unknown field, was written by a newer program.
 fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
     #[derive(Deserialize)]
@@ -471,8 +479,8 @@ fn read_ledger(path: &Path) -> Result<Option<Ledger>, Error> {
     let newer = |what: String| Error::Newer { path: path.to_owned(), what };
     match read::<Head>(path)? {
         None => return Ok(None),
-        Some(Head { format }) if format > FORMAT => {
-            return Err(newer(format!("its format is {format}, this version reads {FORMAT}")));
+        Some(Head { format }) if format > SEEDED_FORMAT => {
+            return Err(newer(format!("its format is {format}, this version reads {SEEDED_FORMAT}")));
         }
         Some(_) => {}
     }
@@ -601,7 +609,7 @@ mod tests {
         in_a_directory(|data| {
             drop(Store::open(data).unwrap());
             let file = data.join(MUSTER_DIR).join(LEDGER);
-            for newer in [r#"{"format": 2, "nonce": 1}"#, r#"{"format": 1, "nonce": 1, "vow": true}"#] {
+            for newer in [r#"{"format": 3, "nonce": 1}"#, r#"{"format": 1, "nonce": 1, "vow": true}"#] {
                 fs::write(&file, newer).unwrap();
                 let error = Store::open(data).unwrap_err();
                 assert!(matches!(error, Error::Newer { .. }) && error.may_pass(), "{error}");
@@ -613,6 +621,49 @@ mod tests {
                 .unwrap();
             let ledger = Store::open(data).unwrap().ledger().clone();
             assert!((ledger.format, ledger.nonce, ledger.founded) == (FORMAT, 7, true));
+        });
+    }
+
+    /// Another number than the last one that a program without seeds reads: that one says so, and holds.
+    #[test]
+    fn a_ledger_has_another_format_as_long_as_it_has_a_list_with_a_seed() {
+        use crate::core::paxos::{Accepted, Ballot};
+        use crate::core::types::InitialList;
+        use crate::core::types::Seed;
+        let seed = Seed {
+            place: "file:/b".to_owned(),
+            snapshot: "00000000000000c1/00000000000000000009-00000000000000000012-i-1".to_owned(),
+            sha256: "ab".repeat(32),
+            size: 8_224,
+            bump: 0,
+        };
+        let unseeded = InitialList::empty(Vec::new(), "t".to_owned());
+        let seeded = InitialList { seed: Some(Box::new(seed)), ..unseeded.clone() };
+        let ballot = Ballot { round: 1, proposer: InstanceId("i-a".to_owned()), nonce: 1 };
+        let accepts = |list: &InitialList| Some(Accepted { ballot: ballot.clone(), list: list.clone() });
+        in_a_directory(|data| {
+            let mut store = Store::open(data).unwrap();
+            let new = store.ledger().clone();
+            let mut written = |accepted, chosen| {
+                store.save(Ledger { accepted, chosen, ..store.ledger().clone() }).unwrap();
+                let text = fs::read_to_string(data.join(MUSTER_DIR).join(LEDGER)).unwrap();
+                let on_disk: Ledger = serde_json::from_str(&text).unwrap();
+                assert_eq!(on_disk, *store.ledger());
+                on_disk.format
+            };
+            assert_eq!(written(accepts(&unseeded), Some(unseeded.clone())), 1);
+            assert_eq!(written(accepts(&seeded), None), 2);
+            assert_eq!(written(None, Some(seeded.clone())), 2);
+            assert_eq!(written(accepts(&unseeded), None), 1, "as soon as it has none any more");
+            assert_eq!(written(accepts(&seeded), Some(seeded.clone())), 2);
+            drop(store);
+            let store = Store::open(data).unwrap();
+            assert_eq!(
+                (store.ledger().format, store.ledger().nonce),
+                (2, new.nonce),
+                "read, and written again at once"
+            );
+            assert_eq!(store.ledger().chosen.as_ref(), Some(&seeded));
         });
     }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use muster_core::paxos::{Charter, Ledger};
 use muster_core::release::{DataRelease, Installed};
 use muster_core::release::{Minor, Release};
-use muster_core::seed::{SeedSeen, Snapshots};
+use muster_core::seed::{BUMP, SeedSeen, Snapshots};
+use muster_core::types::Seed;
 use muster_core::types::{
     ClusterId, InitialList, Instance, InstanceId, InstanceState, Known, ListedMember, Member, MemberId, Roster,
 };
@@ -66,6 +67,17 @@ pub fn member_id(name: char) -> MemberId {
 
 pub fn listed(name: char) -> ListedMember {
     ListedMember { instance: id(name), name: format!("i-{name}"), peer_urls: vec![format!("http://{name}:2380")] }
+}
+
+/// The snapshot of an earlier cluster at that revision, as a seed.
+pub fn seed(revision: u64) -> Seed {
+    Seed {
+        place: "file:/b".to_owned(),
+        snapshot: format!("00000000000000c1/{revision:020}-{:020}-i-1", revision + 3),
+        sha256: "ab".repeat(32),
+        size: 8_224,
+        bump: BUMP,
+    }
 }
 
 /// An instance launched a minute ago, `a` before `b`.

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from authentication import form_guarded
-from fleet import BOUND, QUICK, command, form, launch, leader_of, mark, said, start, stop, wait_formed, wait_said
+from fleet import BOUND, QUICK, command, form, launch, leader_of, mark, said, start, stop, wait_formed, wait_looks, wait_said
 from muster_tools.lab.ec2 import NODE_ACTIONS
 
 BUCKET = "backups"
@@ -103,3 +103,30 @@ def test_a_lost_fleet_holds_beside_its_snapshots_and_comes_back_by_an_order(lab,
     key = next(entry["Key"] for entry in found if entry["Key"].endswith(".json"))
     stored = json.loads(bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read())
     assert stored["parent"] == f"{int(before, 16):016x}"
+
+
+def test_an_order_is_not_carried_out_again_once_its_cluster_left_snapshots(lab, share):
+    """The same instances lose their disks later: what was ordered then would take them back to before all that was written since."""
+    old = form(lab, 2, size=2)
+    old[0].etcd.put("age", "old")
+    saved(lab, old[0])
+    lose(lab, old)
+    new = launch(lab, 2)
+    start(*new)
+    restore(lab, new[0])
+    wait_formed(lab, *new)
+    new[0].etcd.put("age", "new")
+    saved(lab, new[0])
+    for node in new:
+        stop(node)
+    since = {node: mark(node) for node in new}
+    for node in new:
+        node.wipe()
+    start(*new)
+    seen = lab.wait(lambda: next((node for node in new if said(node, "so a cluster was", since=since[node])), None), BOUND, "the hold")
+    wait_looks(lab, seen)
+    assert not any(said(node, "restoring", since=since[node]) for node in new)
+    # By default the newest one of the youngest cluster is ordered.
+    restore(lab, new[0])
+    wait_formed(lab, *new)
+    assert new[0].etcd.get("age") == "new"

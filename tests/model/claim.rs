@@ -9,6 +9,7 @@ use muster_core::view::Claim;
 use muster_core::view::ClaimState;
 use serde::{Deserialize, Serialize};
 
+use crate::restore::EARLIER;
 use crate::world::{NAMES, Rules, Store, World};
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -82,7 +83,12 @@ pub fn settle_claim(rules: &Rules, world: &World, add: &mut impl FnMut(String, W
     }
     for (n, node) in world.nodes.iter().enumerate() {
         let Some(data) = node.data.filter(|_| node.runs() && world.has_published(n)) else { continue };
-        let cluster = World::cluster_of_list(&world.clusters[usize::from(data.cluster)].list);
+        let list = &world.clusters[usize::from(data.cluster)].list;
+        if list.token == EARLIER {
+            // What is left of it never has a leader.
+            continue;
+        }
+        let cluster = World::cluster_of_list(list);
         if let Establish::Write { replaces } = establish(&world.object.read(), cluster, World::cluster_of_list) {
             let mut after = world.clone();
             after.object.send(Claim::Established { cluster }, replaces);

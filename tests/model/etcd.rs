@@ -10,7 +10,7 @@ use muster_core::view::{EtcdSeen, Quorum, View};
 use crate::world::{Cluster, Data, Launch, Life, NAMES, Place, World, bits, node_of};
 
 impl Cluster {
-    fn under(list: &InitialList) -> Self {
+    pub fn under(list: &InitialList) -> Self {
         let place =
             |m| Place { node: node_of(m) as u8, listed: m.clone(), is_learner: false, published: false, ran: false };
         let places = list.members.iter().enumerate().map(|(i, m)| (i as u8, place(m))).collect();
@@ -139,6 +139,7 @@ pub fn make_wal(after: &mut World, n: usize, launch: &Launch) {
         Launch::Resume => return,
         Launch::Existing { place, .. } => *place,
         Launch::New(list) => {
+            after.began_empty |= list.seed.is_some();
             let known = after.clusters.iter().position(|c| c.list == *list);
             let index = known.unwrap_or(after.clusters.len());
             if known.is_none() {

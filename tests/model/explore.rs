@@ -42,7 +42,7 @@ fn fingerprint(world: &World) -> Print {
     half(1) << 64 | half(2)
 }
 
-fn breach(world: &World, promise: Promise) -> Option<&'static str> {
+fn breach(rules: &Rules, world: &World, promise: Promise) -> Option<&'static str> {
     let quorate = world.quorate();
     if quorate.len() > 1 {
         return Some("G1a: two clusters could both accept writes");
@@ -52,6 +52,15 @@ fn breach(world: &World, promise: Promise) -> Option<&'static str> {
     }
     if world.amnesia {
         return Some("an id that may have voted was started with an empty log");
+    }
+    if world.began_empty {
+        return Some("a member of a cluster with a seed began without its data");
+    }
+    if rules.beside_snapshots
+        && !world.one_may_found_blindly(rules)
+        && world.clusters.iter().any(|c| c.is_new_and_empty())
+    {
+        return Some("an empty cluster was founded beside snapshots");
     }
     let wrote = (0..world.clusters.len()).filter(|c| world.clusters[*c].wrote && !world.is_lost(*c)).count();
     (promise == Promise::OneEver && wrote > 1).then_some("G1b: a second cluster wrote")
@@ -72,7 +81,7 @@ pub fn explore(rules: &Rules, starts: Vec<World>, promise: Promise, most: usize)
     while let Some((print, depth, world)) = queue.pop_front() {
         reached = depth;
         visited += 1;
-        if let Some(what) = breach(&world, promise) {
+        if let Some(what) = breach(rules, &world, promise) {
             let text = format!("{what}\n{}\n{}", trace(&seen, print), world.show());
             return Outcome { states: visited, is_complete: false, depth, healed, counterexample: Some(text) };
         }
@@ -131,7 +140,7 @@ pub fn walk(rules: &Rules, start: World, promise: Promise, seed: u64, most: usiz
         let (what, next) = possible.into_iter().nth(at).unwrap_or_else(|| (String::new(), now.clone()));
         steps.push(format!("  {}. {what}", steps.len() + 1));
         now = next;
-        if let Some(what) = breach(&now, promise) {
+        if let Some(what) = breach(rules, &now, promise) {
             return Err(format!("seed {seed}: {what}\n{}\n{}", steps.join("\n"), now.show()));
         }
     }

@@ -12,6 +12,7 @@ use muster_core::types::{InitialList, InstanceId, ListedMember};
 use crate::common::{id, listed};
 use crate::etcd::make_wal;
 use crate::mail::brief;
+use crate::restore::EARLIER;
 use crate::world::{
     Budget, Data, Disk, Doing, Launch, LeftOut, Life, NAMES, Node, Rules, World, bits, index_of, named, node_of,
 };
@@ -237,6 +238,9 @@ impl World {
         after.object.writes.clear();
         after.budget = Budget { rounds: 250, ..Budget::default() };
         after.image = None;
+        if rules.beside_snapshots {
+            after = after.settle_restore();
+        }
         for n in 0..after.nodes.len() {
             let wanted = after.truth().0.count_ones() < rules.size as u32;
             let node = &mut after.nodes[n];
@@ -300,6 +304,7 @@ impl World {
             let of_use = list.members.iter().map(|m| &self.nodes[node_of(m)]);
             of_use.filter(|n| n.life != Life::Dead && !bereft(n)).count() < quorum(list.members.len())
         });
-        robbed || (0..self.clusters.len()).any(|c| self.clusters[c].wrote && !with_data(c))
+        let is_present = |c: &usize| self.clusters[*c].wrote && self.clusters[*c].list.token != EARLIER;
+        robbed || (0..self.clusters.len()).filter(is_present).any(|c| !with_data(c))
     }
 }

@@ -54,7 +54,7 @@ pub fn go_on_with_round(rules: &Rules, world: &World, n: usize, waited: Waited) 
     };
     // R1: look again before the accept phase.
     let view = world.view(rules, n, waited);
-    match decide(&rules.policy, &view) {
+    match decide(&world.policy(rules, n), &view) {
         Step::Propose(again) if again.charter == *charter => {}
         _ => return vec![dropped],
     }

@@ -22,6 +22,19 @@ pub enum Letter {
     },
 }
 
+impl Letter {
+    /// An older program can't read it.
+    fn has_seed(&self) -> bool {
+        let list = match self {
+            Self::Call(Call::Accept { list, .. } | Call::Chosen { list, .. }) => Some(list),
+            Self::Answer { answer: Answer::Chosen { list }, .. } => Some(list),
+            Self::Answer { answer: Answer::Promised { accepted }, .. } => accepted.as_ref().map(|a| &a.list),
+            Self::Call(Call::Prepare { .. }) | Self::Answer { .. } => None,
+        };
+        list.is_some_and(|list| list.seed.is_some())
+    }
+}
+
 /// A letter under way. Its text gives it an order, and a hash, without asking the product for one.
 #[derive(Clone, Debug)]
 pub struct Mail {
@@ -72,6 +85,9 @@ pub fn deliver(rules: &Rules, world: &World, mail: &Mail) -> Option<(String, Wor
     let (to, from) = (usize::from(mail.to), usize::from(mail.from));
     // Whoever sent it may have ended since. Where an etcd runs or starts a call finds nobody: as if it never arrived.
     if world.nodes[to].life != Life::Up || !world.same_side(from, to) {
+        return None;
+    }
+    if world.nodes[to].older && mail.letter.has_seed() {
         return None;
     }
     let mut after = world.clone();
@@ -126,7 +142,7 @@ impl World {
         let nodes = &self.nodes;
         self.mail.retain(|mail| {
             let to = &nodes[usize::from(mail.to)];
-            if to.life == Life::Dead {
+            if to.life == Life::Dead || (to.older && mail.letter.has_seed()) {
                 return false;
             }
             match &*mail.letter {

@@ -14,6 +14,7 @@ mod explore;
 mod faults;
 mod founding;
 mod mail;
+mod restore;
 mod shared;
 mod steps;
 mod view;
@@ -24,7 +25,15 @@ use muster_core::view::Policy;
 use world::{Budget, Doing, LeftOut, Mask, Rules, Store, World};
 
 fn rules(size: usize, slots: usize) -> Rules {
-    Rules { policy: common::policy(Some(size)), size, slots, ec2_is_timely: true, store: Store::Keeps, left_out: None }
+    Rules {
+        policy: common::policy(Some(size)),
+        size,
+        slots,
+        ec2_is_timely: true,
+        store: Store::Keeps,
+        beside_snapshots: false,
+        left_out: None,
+    }
 }
 
 /// How much of it: enough for every run of the tests, or as much as the environment says.
@@ -91,8 +100,11 @@ const QUIET: Budget = Budget {
     strangers: 0,
     settings: 0,
     lies: 0,
+    orders: 0,
+    returns: 0,
 };
 const CRASH: Budget = Budget { crashes: 1, ..QUIET };
+const TWO_CRASHES: Budget = Budget { crashes: 2, ..QUIET };
 const CUT: Budget = Budget { cuts: 1, ..QUIET };
 
 #[test]
@@ -313,6 +325,67 @@ fn a_store_that_forgets() {
     );
 }
 
+/// Beside snapshots of an earlier cluster.
+fn restoring(size: usize, slots: usize) -> Rules {
+    let policy = Policy { snapshots: vec!["file:/b".to_owned()], ..common::policy(Some(size)) };
+    Rules { policy, beside_snapshots: true, ..rules(size, slots) }
+}
+
+fn restoring_by_a_claim(size: usize, slots: usize) -> Rules {
+    let policy = Policy { snapshots: vec!["file:/b".to_owned()], ..claiming(size, slots).policy };
+    Rules { policy, ..restoring(size, slots) }
+}
+
+/// A fleet of that size that sees all of itself.
+fn beside_snapshots(rules: &Rules, older: Option<usize>) -> World {
+    World::new(rules, &vec![(1 << rules.size) - 1; rules.size], QUIET).beside_snapshots(rules, older)
+}
+
+#[test]
+fn a_restore() {
+    let ordered = Budget { orders: 1, ..QUIET };
+    let crash = Budget { crashes: 1, ..ordered };
+    for size in [2, 3] {
+        let rules = restoring(size, size + 1);
+        let whole = [beside_snapshots(&rules, None)];
+        let name = |what: &str| format!("{size} beside snapshots, {what}");
+        check(&name("an order and crash"), &rules, &whole, crash, Promise::OneEver);
+        let two = Budget { orders: 2, ..QUIET };
+        check(&name("two orders, or one withdrawn"), &rules, &whole, two, Promise::OneEver);
+        let old = Budget { returns: 1, ..ordered };
+        check(&name("an order and an old member"), &rules, &whole, old, Promise::OneEver);
+        let older = (0..size).map(|older| beside_snapshots(&rules, Some(older))).collect::<Vec<_>>();
+        check(&name("an order, an older program and crash"), &rules, &older, crash, Promise::OneEver);
+        let late = older.iter().cloned().map(World::ordered).collect::<Vec<_>>();
+        check(&name("ordered, an older program"), &rules, &late, ordered, Promise::OneEver);
+    }
+    let rules = restoring_by_a_claim(3, 4);
+    let whole = [None, Some(0), Some(2)].map(|older| beside_snapshots(&rules, older));
+    check("three beside snapshots with a claim, an order and crash", &rules, &whole[..1], crash, Promise::OneEver);
+    check("the same, one of them older", &rules, &whole[1..], crash, Promise::OneEver);
+}
+
+/// Between its stages, where a search from the beginning doesn't get to.
+#[test]
+fn a_restore_further_on() {
+    let rules = restoring(3, 4);
+    let whole = beside_snapshots(&rules, None).ordered();
+    let chose = first(&rules, whole, |world| world.nodes[0].ledger.chosen.is_some());
+    let installs = first(&rules, chose.clone(), |world| matches!(world.nodes[0].doing, Doing::Installing(_)));
+    let half = first(&rules, installs.clone(), |world| world.nodes[0].half);
+    let runs = first(&rules, half.clone(), |world| world.nodes[0].runs());
+    let all_run = first(&rules, runs.clone(), |world| all_run(world, 3));
+    let early = [chose, installs, half];
+    check("three that begin with what is restored, two crashes", &rules, &early, TWO_CRASHES, Promise::OneEver);
+    let disturbed = Budget { orders: 1, returns: 1, ..CRASH };
+    for (stage, starts) in [("begin", &early[..]), ("run in part", &[runs]), ("run", &[all_run])] {
+        let name = |what: &str| format!("three that {stage} with what is restored, {what}");
+        let order = name("another order, an old member and crash");
+        check(&order, &rules, starts, disturbed, Promise::OneEver);
+        check(&name("cut and crash"), &rules, starts, Budget { cuts: 1, ..CRASH }, Promise::OneEver);
+    }
+}
+
 /// Deeper than a search gets: whole lives, disturbed many times over, then healed.
 #[test]
 fn walks() {
@@ -326,6 +399,15 @@ fn walks() {
     walk_all("walks with copied disks, strangers and changed settings", rules, copied, Promise::OneEver);
     walk_all("walks with a claim", claiming, budget, Promise::OneEver);
     walk_all("walks with a claim and lost disks", claiming, lost, Promise::OneEver);
+    let ordered = Budget { crashes: 4, cuts: 3, rounds: 8, orders: 3, returns: 1, ..QUIET };
+    walk_all("walks beside snapshots", restoring, ordered, Promise::OneEver);
+    walk_all(
+        "walks beside snapshots with lost WAL volumes",
+        restoring,
+        Budget { wals: 1, ..ordered },
+        Promise::OneEver,
+    );
+    walk_all("walks beside snapshots with a claim", restoring_by_a_claim, ordered, Promise::OneEver);
 }
 
 fn walk_all(name: &str, rules: fn(usize, usize) -> Rules, budget: Budget, promise: Promise) {
@@ -340,7 +422,11 @@ fn walk_all(name: &str, rules: fn(usize, usize) -> Rules, budget: Budget, promis
         let starts = all_stale_rosters(size.min(3));
         let mut shown = starts[seed * 7 % starts.len()].clone();
         shown.resize(size, (1 << size) - 1);
-        let start = World::new(&rules, &shown, budget);
+        let mut start = World::new(&rules, &shown, budget);
+        if rules.beside_snapshots {
+            // In every other of them one runs an older program.
+            start = start.beside_snapshots(&rules, Some(seed / 8 % size).filter(|_| seed % 8 < 4));
+        }
         if let Err(broken) = walk(&rules, start, promise, seed as u64, 120) {
             panic!("{name}: {size} nodes, {broken}");
         }

@@ -11,7 +11,8 @@ use crate::etcd::{is_removed, living_cluster, make_wal, promote, removal_keeps_q
 use crate::faults::{cut, disturb, endings, speak_as_a_stranger, stop_and_start, take_image};
 use crate::founding::{go_on_with_round, learn, send_round};
 use crate::mail::{Letter, deliver, post};
-use crate::world::{Data, Doing, Launch, Life, Moving, NAMES, Place, Round, Rules, Waited, World, node_of};
+use crate::restore::{EARLIER, install, order, prepare};
+use crate::world::{Cluster, Data, Doing, Launch, Life, Moving, NAMES, Place, Round, Rules, Waited, World, node_of};
 
 /// Everything that may happen next: what it is called, and the world after it.
 pub fn successors(rules: &Rules, world: &World) -> Vec<(String, World)> {
@@ -48,7 +49,10 @@ pub fn successors(rules: &Rules, world: &World) -> Vec<(String, World)> {
     take_image(world, &mut add);
     cut(world, &mut add);
     settle_claim(rules, world, &mut add);
-    if !world.old && world.clusters.iter().any(|c| c.wrote) {
+    order(rules, world, &mut add);
+    // One that waits for an order too; by a claim only if all have seen that there is none, as they do within seconds.
+    let counts = |c: &Cluster| c.wrote && (rules.policy.claim.is_none() || c.list.token != EARLIER);
+    if !world.old && world.clusters.iter().any(counts) {
         add("the fleet grows old".to_owned(), world.grown_old());
     }
     next
@@ -102,9 +106,13 @@ fn go_on(rules: &Rules, world: &World, n: usize, add: &mut impl FnMut(String, Wo
                 Launch::Resume => return,
             }
             node.marked = true;
-            node.doing = Doing::Starting(launch.clone());
+            node.doing = match launch {
+                Launch::New(list) if list.seed.is_some() => Doing::Installing(list.clone()),
+                _ => Doing::Starting(launch.clone()),
+            };
             add(format!("{name} records its launch"), after);
         }
+        Doing::Installing(list) => add(install(&mut after, n, list), after),
         Doing::Starting(launch) => {
             make_wal(&mut after, n, launch);
             after.nodes[n].doing = Doing::Runs;
@@ -169,7 +177,7 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
         after.nodes[n].ledger.saw_unclaimed = true;
         return vec![("the claim is free".to_owned(), after)];
     }
-    let step = decide(&rules.policy, &view);
+    let step = decide(&world.policy(rules, n), &view);
     match &step {
         Step::Hold(_) | Step::Halt(_) => return Vec::new(),
         // Before etcd starts, and by itself once it has a quorum (`settle`): here it is started.
@@ -200,7 +208,13 @@ fn look_and_act(rules: &Rules, world: &World, n: usize, waited: Waited) -> Vec<(
         }
         Step::StartNew(list) => {
             learn(rules, &mut after, n, list);
-            offer(rules, &mut after, n, &view, list);
+            if prepare(&mut after, n, list) {
+                offer(rules, &mut after, n, &view, list);
+                return vec![("restores the data of its list".to_owned(), after)];
+            }
+            if list.seed.is_none() {
+                offer(rules, &mut after, n, &view, list);
+            }
             after.nodes[n].doing = Doing::Launching(Launch::New(list.clone()));
         }
         Step::StartExisting { cluster, member, .. } => {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use muster_core::paxos::AcceptorContext;
 use muster_core::release::{DataRelease, Installed};
-use muster_core::seed::{MaySeed, SeedSeen, Snapshots};
 use muster_core::types::{Instance, InstanceState, Known, MemberId, Roster};
 use muster_core::view::ClaimState;
 use muster_core::view::{DataDir, DataSeen, FreshSeen, Liveness, LocalMember, Peer, PeerState, Silence, Twin, View};
@@ -56,7 +55,7 @@ impl World {
             has_data: self.nodes[n].has_data(),
             listings: peers.iter().map(listings).chain(own).collect(),
             renounced: told.chain([me]).flat_map(renounced).collect(),
-            may_seed: MaySeed::Nothing,
+            may_seed: self.may_seed(rules, n),
         }
     }
 
@@ -88,6 +87,9 @@ impl World {
         }
         let standing = self.standing(rules, to);
         let chosen = node.ledger.valid_choice(&standing).cloned();
+        if self.nodes[from].older && chosen.as_ref().is_some_and(|list| list.seed.is_some()) {
+            return PeerState::Mismatch("its hello can't be read".to_owned());
+        }
         let renounced = node.ledger.renounced.clone();
         match node.data {
             Some(data) => {
@@ -145,9 +147,9 @@ impl World {
             accepted_cluster: node.ledger.accepted.as_ref().map(|a| Self::cluster_of_list(&a.list)),
             chosen_cluster: node.ledger.chosen.as_ref().map(Self::cluster_of_list),
             ending: Known::Known(None),
-            claim: self.claim_seen(rules),
-            snapshots: Snapshots::NotAsked,
-            seed: SeedSeen::default(),
+            claim: self.claim_read_by(n, self.claim_seen(rules)),
+            snapshots: self.snapshots_seen(rules, n),
+            seed: self.seed_seen(n),
             roster: Known::Known(roster),
             roster_unchanged_for: silent_for,
             own_tags: Known::Unknown("not asked".to_owned()),

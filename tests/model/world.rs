@@ -24,6 +24,7 @@ use muster_core::view::Policy;
 use crate::claim::Object;
 use crate::common::{id, listed};
 use crate::mail::Mail;
+use crate::restore::Orders;
 use crate::shared::Shared;
 
 pub const NAMES: [char; 7] = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
@@ -85,6 +86,8 @@ pub enum Doing {
     Round(Round),
     /// Decided to found alone; by what it saw, which may have changed since.
     Alone(Accepted),
+    /// What was restored is being moved to where etcd looks for it: the data, then the WAL.
+    Installing(InitialList),
     /// Decided to start etcd: offers the list, paces, and still serves the roll call.
     Launching(Launch),
     /// The launch is on record. An etcd without a WAL yet, or one that serves nothing yet: who asks is refused. (A port that
@@ -117,6 +120,12 @@ pub struct Node {
     pub taken_for: Option<u8>,
     /// What EC2 shows this node: standing and terminated.
     pub shown: (Mask, Mask),
+    /// It runs a program that knows no seeds, and looks for no snapshots.
+    pub older: bool,
+    /// The orders that it sees.
+    pub sees: Orders,
+    /// For which list its data is restored, beside where etcd looks for it.
+    pub staged: Option<String>,
 }
 
 /// What a broken-off quarantine leaves behind for the next start.
@@ -142,12 +151,15 @@ impl Node {
             moved: false,
             taken_for: None,
             shown: (0, 0),
+            older: false,
+            sees: Orders::default(),
+            staged: None,
         }
     }
 
     /// The supervisor ends, and its etcd with it.
     pub fn stop(&mut self) {
-        (self.life, self.doing, self.yielded) = (Life::Down, Doing::Deliberates, false);
+        (self.life, self.doing, self.yielded, self.staged) = (Life::Down, Doing::Deliberates, false, None);
     }
 
     pub fn runs(&self) -> bool {
@@ -163,7 +175,7 @@ impl Node {
 
     /// The roll call is served.
     pub fn answers(&self) -> bool {
-        self.life == Life::Up && !matches!(self.doing, Doing::Starting(_) | Doing::Runs)
+        self.life == Life::Up && !matches!(self.doing, Doing::Installing(_) | Doing::Starting(_) | Doing::Runs)
     }
 
     pub fn has_data(&self) -> bool {
@@ -211,6 +223,10 @@ pub struct Budget {
     pub settings: u8,
     /// The store loses the claim, or serves the one before, though it passed its trial.
     pub lies: u8,
+    /// An operator orders a restore, or withdraws the last order.
+    pub orders: u8,
+    /// A member of the earlier cluster comes back with its data.
+    pub returns: u8,
 }
 
 /// What stays the same.
@@ -223,6 +239,8 @@ pub struct Rules {
     pub ec2_is_timely: bool,
     /// What the claim's store makes of a write on a condition.
     pub store: Store,
+    /// There are snapshots of an earlier cluster, of which one member may come back: the last slot.
+    pub beside_snapshots: bool,
     /// Guards that are left out, to show what they keep out.
     pub left_out: Option<LeftOut>,
 }
@@ -252,6 +270,8 @@ pub struct World {
     pub cut: Mask,
     /// What `MUSTER_CLAIM` names.
     pub object: Object,
+    /// What lies beside the snapshots.
+    pub orders: Orders,
     pub budget: Budget,
     /// The fleet has outlived the founding window.
     pub old: bool,
@@ -261,6 +281,10 @@ pub struct World {
     pub image: Option<Rc<Disk>>,
     /// An id that had run before was started with an empty log, and not in the window in which that can't be told.
     pub amnesia: bool,
+    /// One node ran an older program at first.
+    pub had_older: bool,
+    /// A first member of a list with a seed began without its data.
+    pub began_empty: bool,
 }
 
 /// How long a look thinks the silent have been silent.
@@ -285,11 +309,14 @@ impl World {
             clusters: Shared::new([]),
             cut: 0,
             object: Object::default(),
+            orders: Orders::default(),
             budget,
             old: false,
             restarted: false,
             image: None,
             amnesia: false,
+            had_older: false,
+            began_empty: false,
         }
     }
 
@@ -325,8 +352,9 @@ impl World {
         let lines = self.nodes.iter().enumerate().map(|(n, node)| {
             let l = &node.ledger;
             format!(
-                "  {} {:?} shown {}|{} data {:?}{}{}{} promised {:?} accepted {:?} chosen {:?} founded {} joined {:?}{}",
+                "  {}{} {:?} shown {}|{} data {:?}{}{}{} promised {:?} accepted {:?} chosen {:?} founded {} joined {:?}{}",
                 NAMES[n],
+                if node.older { " (older)" } else { "" },
                 node.life,
                 named(node.shown.0),
                 named(node.shown.1),
@@ -337,6 +365,7 @@ impl World {
                     Doing::Deliberates => "",
                     Doing::Round(_) => " in a round",
                     Doing::Alone(_) => " about to found alone",
+                    Doing::Installing(_) => " installing",
                     Doing::Launching(_) => " launching",
                     Doing::Starting(_) => " starting",
                     Doing::Runs => " running",

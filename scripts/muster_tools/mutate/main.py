@@ -22,7 +22,7 @@ from muster_tools.repository import ROOT, target
 
 # A mutation is done with as soon as one check fails: those first that are nearest to what is broken, the long ones last.
 CORE = [f"--package muster-core {check}" for check in ("--test decide", "--test upgrade", "--test paxos", "--lib", "--test retention")] + ["--test scenarios"]
-EDGES = ["--lib", "--test tls", "--test scenarios"]
+EDGES = ["--lib", "--test tls", "--test restore", "--test scenarios"]
 # Not in debug: the small views alone take a quarter of an hour there.
 WHOLE = [f"--profile model --package muster-core {check}" for check in ("--test model", "--test exhaustive")]
 CHECK_BOUND_SECONDS = 900
@@ -69,7 +69,8 @@ def checks_of(file: str) -> list[str]:
     if file.startswith("core/"):
         return [*CORE, *EDGES, *WHOLE]
     module = file.removesuffix(".rs").removesuffix("/mod").replace("/", "::")
-    return [f"--lib {module}::", *EDGES]
+    own = [check for check in EDGES if check == f"--test {Path(file).stem}"]
+    return [f"--lib {module}::", *own, *(check for check in EDGES if check not in own)]
 
 
 def named(check: str) -> str:

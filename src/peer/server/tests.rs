@@ -237,3 +237,23 @@ async fn a_port_that_is_closed_can_be_bound_at_once_whoever_is_connected() {
     }
     drop(taken_back);
 }
+
+/// The place is read in the first observation; who calls before that is not told that there is nothing.
+#[tokio::test]
+async fn before_the_first_look_at_the_snapshots_no_list_is_accepted() {
+    for settings in [("MUSTER_SNAPSHOTS", "file:/b"), ("MUSTER_SEED", "file:/b")] {
+        let scene = Scene::start().await;
+        let policy = config::read(&BTreeMap::from([settings].map(|(name, value)| (name.to_owned(), value.to_owned()))));
+        scene.acceptor_state.set_context(None, &policy.unwrap().policy(), &DataDir::Fresh);
+        let first = ListedMember {
+            instance: id("i-a"),
+            name: "i-a".to_owned(),
+            peer_urls: vec!["http://10.0.0.1:2380".to_owned()],
+        };
+        let list = InitialList::empty(vec![first], "etcd-muster-1".to_owned());
+        let accept = Call::Accept { charter: scene.charter.clone(), ballot: ballot(1), list };
+        let said = scene.call(&accept).await.unwrap();
+        assert!(matches!(&said, Answer::Unfit { why } if why.contains("empty cluster")), "{said:?}");
+        assert_eq!(scene.on_disk().accepted, None);
+    }
+}
