@@ -12,11 +12,13 @@ use super::terminal::{self, line};
 use super::{own_etcd, own_peer_url};
 use crate::config::Config;
 use crate::core::recovery::{Other, Own, may_recover};
+use crate::core::release::Release;
 use crate::core::seed::BUMP;
 use crate::core::types::{ClusterId, InstanceId, Known, Member, MemberId};
 use crate::core::view::{LogEnd, PeerState, View};
 use crate::discovery::member_owner::owner;
 use crate::etcd::client::Client;
+use crate::snapshot::restore::raises;
 use crate::state::store::RecoveryOrder;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
@@ -24,7 +26,7 @@ use crate::util::log_once::LogOnce;
 use crate::util::words::hex;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Hex digits of a plan's id.
 const ID_DIGITS: usize = 12;
 
@@ -121,6 +123,10 @@ impl Recover {
         }
         let known: Vec<Other> = others.iter().map(|(other, _)| other.clone()).collect();
         let obstacle = may_recover(&own, &known).err().map(|refusal| refusal.to_string());
+        let bump = if self.no_bump { 0 } else { BUMP };
+        let version = etcd.peer_version(&own_peer_url(&config.etcd), ANSWER_TIMEOUT).await.map_err(unanswered)?;
+        let raises = Release::parse(&version.etcdserver).map_or(Ok(()), |release| raises(release, bump));
+        let obstacle = obstacle.or_else(|| raises.err().map(|error| error.to_string()));
         let gone: Vec<(MemberId, bool)> = known.iter().map(|other| (other.member.id, other.is_lost())).collect();
         let about = json!([list.cluster, own.member, gone, self.log_end, self.no_bump]).to_string();
         let mut id = hex(digest(&SHA256, about.as_bytes()).as_ref());

@@ -34,7 +34,7 @@ use crate::util::words::hex;
 
 /// Hex digits of a plan's id.
 const ID_DIGITS: usize = 12;
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Found this fleet's cluster from a snapshot. Shows the plan; with --yes and the plan's id it is ordered, and the supervisors carry it out. Needs a fleet without
 /// a cluster and without data. Exits with 0 if it can be done or is done, otherwise with 1.

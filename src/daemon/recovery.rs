@@ -12,13 +12,14 @@ use crate::core::types::{InitialList, InstanceId, Known, Seed};
 use crate::core::view::DataDir;
 use crate::discovery::addresses;
 use crate::etcd::client::Client;
+use crate::snapshot::restore::raises;
 use crate::snapshot::salvage::{Salvage, Stage, opened, place_in, salvage};
 use crate::snapshot::spool;
 use crate::state::store::RecoveryOrder;
 use crate::util::clock;
 
 /// How often is looked for an order while etcd runs.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client port says nothing before there counts as no leader: longer than an election takes.
 const MUTE: Duration = Duration::from_secs(10);
@@ -91,6 +92,8 @@ impl Daemon {
         if self.acceptor_state.ledger().instance.as_ref() != Some(&me) {
             return Err("no record shows that the data here is this instance's".to_owned());
         }
+        // What is copied must be restored afterwards, with the data moved aside.
+        self.release().map_or(Ok(()), |release| raises(release, order.bump)).map_err(|error| error.to_string())?;
         let (recorder, spool, into) =
             (self.recorder.clone(), spool::dir_in(&paths.data), place_in(&self.config.etcd.data));
         let show = |stage: Stage| {

@@ -87,6 +87,15 @@ pub struct Helper {
     reaper: Reaper,
 }
 
+/// How much of the machine a helper gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Priority {
+    /// What nobody else wants: an etcd serves here.
+    Lowest,
+    /// As much as we: nothing serves here until it is done.
+    Ours,
+}
+
 impl Helper {
     /// Starts it in that directory, with exactly this environment; what it says goes into the file. Call on the main thread only, as
     /// [`Child::spawn`].
@@ -105,6 +114,7 @@ impl Helper {
         directory: &Path,
         output: &File,
         reaper: &Reaper,
+        priority: Priority,
     ) -> io::Result<Self> {
         let us = getpid();
         let mut command = Command::new(program);
@@ -118,9 +128,11 @@ impl Helper {
                 if getppid() != us {
                     return Err(io::Error::other("the supervisor is gone"));
                 }
-                // Both only make it slower: that they fail is no reason not to run it.
-                let _as_it_is = libc::nice(LOWEST_PRIORITY);
-                let _as_it_is = libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
+                if priority == Priority::Lowest {
+                    // Both only make it slower: that they fail is no reason not to run it.
+                    let _as_it_is = libc::nice(LOWEST_PRIORITY);
+                    let _as_it_is = libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
+                }
                 Ok(())
             });
         }

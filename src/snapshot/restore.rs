@@ -18,6 +18,7 @@ use crate::core::types::{InitialList, ListedMember, Seed};
 use crate::core::upgrade::fits_snapshot;
 use crate::etcd::data_dir::{self, Paths};
 use crate::process::reaper::Reaper;
+use crate::process::spawn::Priority;
 use crate::util::words::hex;
 use crate::util::{durable, file};
 
@@ -123,7 +124,7 @@ pub async fn stage(order: &Restore<'_>, progress: &(dyn Fn(Stage) + Sync)) -> Re
     let copies = if manifest.encryption.is_some() { 2 } else { 1 };
     let needed = plain_size * copies + manifest.size + WAL_BYTES;
     spool::prepare(spool, needed).await.map_err(verify::Error::Spool)?;
-    let scratch = Scratch::make(spool, needed).await?;
+    let scratch = Scratch::make(spool, needed, Priority::Ours).await?;
     let wal = match paths.wal_is_inside() {
         true => None,
         false => {
@@ -186,6 +187,14 @@ async fn manifest_of(place: &Arc<Place>, seed: &Seed, object: &str) -> Result<Ma
 /// Not. Once a list with that seed is chosen, only another etcd helps.
 pub fn suits(installed: Release, manifest: &Manifest, bump: u64) -> Result<(), Error> {
     fits_snapshot(installed, &manifest.etcd).map_err(Error::Release)?;
+    raises(installed, bump)
+}
+
+/// Whether the tool of that release can raise revisions, if they are to be.
+///
+/// # Errors
+/// Not.
+pub fn raises(installed: Release, bump: u64) -> Result<(), Error> {
     match bump > 0 && installed < RAISES {
         true => Err(Error::NoBump(installed)),
         false => Ok(()),

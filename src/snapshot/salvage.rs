@@ -24,6 +24,7 @@ use crate::etcd::client::{Client, Health};
 use crate::etcd::data_dir::Paths;
 use crate::net::http;
 use crate::process::reaper::Reaper;
+use crate::process::spawn::Priority;
 use crate::util::durable;
 use crate::util::file_stream::{Report, STALL, at_length, copy};
 use crate::util::words::hex;
@@ -86,7 +87,7 @@ pub async fn salvage(order: &Salvage<'_>, progress: &(dyn Fn(Stage) + Sync)) -> 
     let size: u64 = files.iter().map(|found| found.size).sum();
     // Copied, and the database once more as a snapshot.
     spool::prepare(order.spool, size * 2).await.map_err(verify::Error::Spool)?;
-    let scratch = Scratch::make(order.spool, size * 2).await?;
+    let scratch = Scratch::make(order.spool, size * 2, Priority::Ours).await?;
     let room = scratch.room.path().to_owned();
     let work = move |report: &Report| {
         for dir in ["data", "data/member", "data/member/snap", "data/member/wal"] {
@@ -109,7 +110,8 @@ pub async fn salvage(order: &Salvage<'_>, progress: &(dyn Fn(Stage) + Sync)) -> 
 /// Runs the copy alone until it has applied all that it has, and ends it in order.
 async fn run_alone(order: &Salvage<'_>, scratch: &Scratch, size: u64) -> Result<(), Error> {
     let mut arguments = etcd_arguments("salvage");
-    arguments.push("--force-new-cluster".to_owned());
+    // Nobody else votes, so nobody is waited for.
+    arguments.extend(["--force-new-cluster", "--heartbeat-interval=10", "--election-timeout=100"].map(str::to_owned));
     let etcd = scratch.start(order.etcd, &arguments, order.reaper)?;
     let socket = http::Client::at(scratch.room.path().join(CLIENT_SOCKET));
     let client = Client::new(socket.clone(), socket, None);

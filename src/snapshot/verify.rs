@@ -23,7 +23,7 @@ use crate::etcd::client::{self, Client};
 use crate::etcd::login::Login;
 use crate::net::http;
 use crate::process::reaper::Reaper;
-use crate::process::spawn::Helper;
+use crate::process::spawn::{Helper, Priority};
 use crate::util::file_stream::PIECE_BYTES;
 use crate::util::words::{self, hex};
 use crate::util::{clock, file};
@@ -255,7 +255,7 @@ pub async fn restore(
     has_memory(size)?;
     let tool = tool_beside(trial.etcd)?;
     // Before the children, so that it is dropped behind them.
-    let scratch = Scratch::make(trial.scratch, size).await?;
+    let scratch = Scratch::make(trial.scratch, size, Priority::Lowest).await?;
     restored(path, &tool, &trial_arguments(&scratch.token), &scratch, trial.reaper, progress).await?;
     let (program, arguments) = (trial.etcd, etcd_arguments(&scratch.token));
     let etcd = scratch.start(program, &arguments, trial.reaper)?;
@@ -404,10 +404,11 @@ pub(super) struct Scratch {
     pub(super) room: Room,
     /// Of a trial's cluster.
     token: String,
+    priority: Priority,
 }
 
 impl Scratch {
-    pub(super) async fn make(below: &Path, size: u64) -> Result<Self, Error> {
+    pub(super) async fn make(below: &Path, size: u64, priority: Priority) -> Result<Self, Error> {
         spool::has_room(below, size + BESIDE_BYTES).map_err(Error::Spool)?;
         let room = Room::make(below).await.map_err(|cause| Error::disk(below, cause))?;
         let socket = room.path().join(CLIENT_SOCKET);
@@ -416,7 +417,7 @@ impl Scratch {
             return Err(Error::disk(room.path(), io::Error::other(cause)));
         }
         let token = format!("trial-{:016x}{:016x}", clock::random(), clock::random());
-        Ok(Self { room, token })
+        Ok(Self { room, token, priority })
     }
 
     pub(super) fn start(&self, program: &Path, arguments: &[String], reaper: &Reaper) -> Result<Helper, Error> {
@@ -429,9 +430,10 @@ impl Scratch {
         let env: BTreeMap<String, String> = env
             .iter()
             .filter(|(name, _)| tool || *name != "ETCDCTL_API")
+            .filter(|(name, _)| self.priority == Priority::Lowest || *name != "GOMAXPROCS")
             .map(|(n, v)| ((*n).into(), (*v).into()))
             .collect();
-        Helper::spawn(&program, arguments, &env, self.room.path(), &output, reaper).map_err(failed)
+        Helper::spawn(&program, arguments, &env, self.room.path(), &output, reaper, self.priority).map_err(failed)
     }
 
     fn output_of(&self, program: &Path) -> PathBuf {

@@ -37,10 +37,17 @@ def recover(lab, node, *arguments: str):
         found = plan_of(lab, node, *arguments)
         return found if found and found["obstacle"] is None else None
 
+    if raises_no_revisions(node):
+        arguments = (*arguments, "--no-bump")
     plan = lab.wait(ready, BOUND, "a plan without an obstacle")
     done = command(lab, node, "recover", *arguments, "--yes", plan["plan"])
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def raises_no_revisions(node) -> bool:
+    """Until 3.5.9 etcd's tool can't."""
+    return tuple(int(part) for part in node.etcd.peer_version()["etcdserver"].split(".")) < (3, 5, 10)
 
 
 def quarantined(node) -> list:
@@ -65,7 +72,8 @@ def test_one_survivor_of_three_goes_on_and_new_instances_join_it(lab):
     done = recover(lab, survivor)
     after = survivor.etcd.cluster_id()
     assert after != before and after in done.stdout
-    assert survivor.etcd.get("key-19") == "19" and int(survivor.etcd.status()["header"]["revision"]) > BUMP
+    raised = int(survivor.etcd.status()["header"]["revision"]) > BUMP
+    assert survivor.etcd.get("key-19") == "19" and raised != raises_no_revisions(survivor)
     assert len(survivor.etcd.members()) == 1 and quarantined(survivor)
     survivor.etcd.put("after", "1")
     new = launch(lab, 2)

@@ -72,7 +72,10 @@ def manifests(share) -> list[dict]:
 
 
 @pytest.mark.core
-def test_a_lost_fleet_holds_beside_its_snapshots_and_comes_back_by_an_order(lab, bucket):
+def test_a_lost_fleet_holds_beside_its_snapshots_and_comes_back_by_an_order(lab, bucket, etcd_version):
+    # Until 3.5.9 etcd's tool can't raise revisions.
+    raises = tuple(int(part) for part in etcd_version.split(".")) >= (3, 5, 10)
+    told = () if raises else ("--no-bump",)
     old = form(lab, 3, size=3)
     before = old[0].etcd.cluster_id()
     for number in range(20):
@@ -87,14 +90,17 @@ def test_a_lost_fleet_holds_beside_its_snapshots_and_comes_back_by_an_order(lab,
     seen = lab.wait(lambda: next((node for node in new if said(node, "so a cluster was")), None), BOUND, "the hold")
     line = said(seen, "so a cluster was")
     assert f"s3://{BUCKET}/{PREFIX} has 1 snapshot(s)" in line and "etcd-muster restore" in line, line
-    plan, done = restore(lab, new[2])
+    if not raises:
+        unfit = lab.wait(lambda: (why := plan_of(lab, new[2])["obstacle"]) and "can't raise revisions" in why and why, BOUND, "the obstacle")
+        assert "--no-bump" in unfit
+    plan, done = restore(lab, new[2], *told)
     assert plan["manifest"]["cluster"] == f"{int(before, 16):016x}"
     after = wait_formed(lab, *new)
     assert after != before and after in done.stdout
     for node in new:
         assert node.etcd.get("key-19") == "19" and node.etcd.get("later") is None
         assert said(node, "restored s3://") and not said(node, "quarantine")
-    assert int(new[0].etcd.status()["header"]["revision"]) > BUMP
+    assert (int(new[0].etcd.status()["header"]["revision"]) > BUMP) == raises
     new[0].etcd.put("after", "1")
     assert new[2].etcd.get("after") == "1"
     # What is stored from now on says from where the cluster came.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from muster_tools.repository import DOCS
 
-FAMILIES = ("discovery", "forming", "replacing", "stopping", "upgrade", "releases", "snapshots", "rest", "cost", "growth", "inside", "size")
+FAMILIES = ("discovery", "forming", "replacing", "stopping", "upgrade", "releases", "snapshots", "recovery", "rest", "cost", "growth", "inside", "size")
 STORE = DOCS / "figures.json"
 
 

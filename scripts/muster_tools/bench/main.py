@@ -20,7 +20,7 @@ from muster_tools.bench import beside, figures, measure, peers, releases, report
 from muster_tools.lab import install
 
 QUICK = ("size", "inside", "discovery", "rest", "upgrade", "snapshots")
-OWN_ETCD = ("upgrade", "releases", "snapshots")  # their rows name the etcds that they run
+OWN_ETCD = ("upgrade", "releases", "snapshots", "recovery")  # their rows name the etcds that they run
 PAIRS, QUICK_PAIRS = 10, 5
 
 
@@ -53,7 +53,7 @@ def etcds(options: argparse.Namespace) -> list[str]:
         wanted += upgrade.needed(options.quick)
     if "releases" in options.only:
         wanted += releases.needed()
-    if "snapshots" in options.only:
+    if {"snapshots", "recovery"} & set(options.only):
         wanted += snapshots.needed()
     return wanted
 
