@@ -31,6 +31,8 @@ use crate::util::exit::Failure;
 
 /// The interval while a proof of death is pending or another node joins.
 const RIPENING_PAUSE: Duration = Duration::from_secs(1);
+/// The interval while an order to restore may come: each look is a list of the snapshots' place.
+const ORDER_PAUSE: Duration = Duration::from_secs(2);
 /// R1: a ballot older than this is dropped before the accept phase.
 const BALLOT_LIFE: Duration = Duration::from_secs(5);
 /// The least time between two observations that call EC2 again because a peer caused it: strangers can cause that at will.
@@ -405,6 +407,8 @@ impl Daemon {
             | Hold::NameTaken { .. }
             | Hold::AnotherJoins { .. }
             | Hold::NotOurs { .. } => RIPENING_PAUSE,
+            // An operator who orders a restore waits for it.
+            Hold::SnapshotsSeen { .. } => ORDER_PAUSE,
             Hold::DifferentRoster { .. } => {
                 self.force_roster();
                 self.config.observation.longest_pause
