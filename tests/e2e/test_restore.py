@@ -9,10 +9,12 @@ import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from fleet import BOUND, QUICK, command, form, launch, mark, said, start, stop, tree, wait_formed, wait_looks, wait_said
 from muster_tools.lab.ec2 import NODE_ACTIONS
+from muster_tools.lab.etcd import NOT_YET
 
 BUCKET = "backups"
 PREFIX = "etcd/blue"
@@ -349,24 +351,74 @@ def test_two_orders_at_once_make_one_cluster(lab, share):
     assert len({int(node.etcd.status()["header"]["revision"]) > BUMP for node in new}) == 1
 
 
+def slow_tool(lab, node, before: str = "sleep 0.2") -> None:
+    """The real one, with time to die before it and after it: what is restored here is small."""
+    tool = node.program.with_name("etcdutl")
+    real = lab.etcd_binary.with_name("etcdutl")
+    tool.write_text(f'#!/bin/sh\n{before}\n{real} "$@" || exit\nsleep 0.2\n')
+    tool.chmod(0o755)
+
+
+def test_an_order_that_comes_while_another_one_is_carried_out_changes_nothing(lab, share):
+    lost_cluster(lab)
+    new = launch(lab, 3, size=3)
+    go = share.parent / "go"
+    for node in new:
+        slow_tool(lab, node, before=f"until [ -e {go} ]; do sleep 0.05; done")
+    start(*new)
+    later = ready_plan(lab, new[1], "--no-bump")["plan"]
+    ordered(lab, new[0])
+    for node in new:
+        wait_said(lab, node, "restoring file:")
+    done = command(lab, new[1], "restore", "--no-bump", "--yes", later)
+    assert done.returncode == 1 and "ordered" not in done.stdout, done.stdout + done.stderr
+    # Written all the same, as by somebody who looked a moment earlier; and one host begins anew with it in sight.
+    (first,) = share.glob("restore-orders/*")
+    order = json.loads(first.read_text())
+    order["seed"]["bump"] = 0
+    (first.parent / f"{first.stem.partition('-')[0]}-ffffffffffff.json").write_text(json.dumps(order))
+    new[2].power_off()
+    since = mark(new[2])
+    new[2].start()
+    wait_said(lab, new[2], "restoring file:", since=since)
+    go.touch()
+    after = wait_formed(lab, *new)
+    is_restored(*new)
+    assert {seen for node in new for seen in founded(node)} == {after}
+
+
+def written(node, key: str) -> bool:
+    """Whether etcd acknowledged it."""
+    with suppress(*NOT_YET):
+        node.etcd.put(key, "1")
+        return True
+    return False
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_machines_that_die_during_a_restore_lose_nothing_and_make_one_cluster(lab, share, seed):
     chance = random.Random(seed)
     cluster = lost_cluster(lab)
     before = tree(share / cluster)
     new = launch(lab, 3, size=3)
+    for node in new:
+        slow_tool(lab, node)
     start(*new)
     ordered(lab, new[0])
-    for _ in range(8):
-        time.sleep(chance.uniform(0, 0.5))
+    acknowledged = ["kept"]
+    for number in range(8):
+        time.sleep(chance.uniform(0, 0.6))
         dying = new if chance.random() < 0.2 else chance.sample(new, chance.choice((1, 1, 2)))
         for node in dying:
             node.power_off()
         time.sleep(chance.choice((0, 0, 0.3)))
         for node in dying:
             node.start()
+        if number > 4 and written(chance.choice(new), f"key-{number}"):
+            acknowledged.append(f"key-{number}")
     after = wait_formed(lab, *new)
     is_restored(*new)
+    assert [node.etcd.get(key) for node in new for key in acknowledged] == ["1"] * len(new) * len(acknowledged)
     assert {seen for node in new for seen in founded(node)} == {after}, "a cluster beside it was founded"
     assert len(list(share.glob("restore-orders/*"))) == 1
     assert tree(share / cluster) == before, "snapshots are only read"

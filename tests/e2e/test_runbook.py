@@ -101,8 +101,7 @@ def wait_possible(lab, node, *arguments: str) -> None:
 
 
 def test_every_block_of_the_page_has_a_scene():
-    with_blocks = {section for section, lines in blocks(PAGE.read_text()).items() if any(line.startswith(PROGRAM) for line in lines)}
-    assert with_blocks and with_blocks == SCENES
+    assert set(blocks(PAGE.read_text())) == SCENES
 
 
 @scene("A lost member")
@@ -196,7 +195,7 @@ def test_a_bad_upgrade(lab, page, bucket, etcd_version):
     nodes = form(lab, 3, size=3)
     page.run(nodes[0])
     assert len(in_bucket(bucket)) == 1
-    # The page's release is the next one of the newest that this program is tested with.
+    # The page's release, or, where the lab runs another than the one before it, one that is no step too far.
     target = "3.7.3" if minor == 6 else f"3.{minor}.99"
     lab.wait(lambda: command(lab, nodes[0], "upgrade", "--check", target).returncode == 0, BOUND, "go")
     assert "go" in page.run(nodes[0], target).stdout
