@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from fleet import BOUND, QUICK, command, field, form, launch, member_ids, said, start, stop, wait_formed, wait_said
+from fleet import BOUND, QUICK, command, field, form, launch, member_ids, said, start, stop, wait_formed, wait_looks, wait_said
 from muster_tools.lab.ec2 import NODE_ACTIONS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recovery.md"
@@ -143,6 +143,7 @@ def test_a_lost_fleet(lab, page, bucket):
         lab.terminate(node)
     new = launch(lab, 3)
     start(*new)
+    wait_looks(lab, *new)
     wait_possible(lab, new[0], "restore")
     shown = page.run(new[0])
     page.run(new[0], plan_id(shown))
