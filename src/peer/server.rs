@@ -360,7 +360,10 @@ async fn take_call(acceptor_state: &AcceptorState, request: Request<Incoming>) -
                 // An observation may show how the instances are listed now, or what was ordered meanwhile.
                 (_, Answer::Unfit { why }) => {
                     log::warn!("refused a call from {}: {why}", envelope.from);
-                    acceptor_state.state().has_refused = true;
+                    let (paxos::Call::Accept { list, .. } | paxos::Call::Chosen { list, .. }) = &envelope.call else {
+                        return as_json(&answer);
+                    };
+                    acceptor_state.state().has_refused |= list.seed.is_some();
                     acceptor_state.0.woken.notify_one();
                 }
                 _ => {}

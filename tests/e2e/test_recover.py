@@ -37,6 +37,7 @@ def recover(lab, node, *arguments: str):
         found = plan_of(lab, node, *arguments)
         return found if found and found["obstacle"] is None else None
 
+    lab.wait(lambda: node.etcd.peer_version(), BOUND, "its etcd at the peer port")
     if raises_no_revisions(node):
         arguments = (*arguments, "--no-bump")
     plan = lab.wait(ready, BOUND, "a plan without an obstacle")

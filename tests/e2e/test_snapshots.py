@@ -6,7 +6,7 @@ import json
 
 import pytest
 from authentication import form_guarded
-from fleet import BOUND, command, form, leader_of, said, stop, wait_said
+from fleet import BOUND, command, form, leader_of, said, stop, wait_formed, wait_said
 from muster_tools.lab.ec2 import NODE_ACTIONS
 from muster_tools.lab.security import AUTO, FILES, MINTED, PLAIN, Security
 
@@ -194,9 +194,14 @@ def test_a_new_leader_goes_on_and_an_old_one_stops(lab, places):
 
 def test_a_bucket_that_is_missing_or_read_only_disturbs_nothing_but_itself(lab, places):
     s3, share = places
-    lab.env["MUSTER_SNAPSHOTS"] = f"s3://no-such-bucket/x,s3://{BUCKET}/{PREFIX},file:{share}"
+    """Of a cluster that runs. (One that is founded waits: whether there was one is unknown then.)"""
     lab.ec2.set_role_actions(*NODE_ACTIONS, "s3:GetObject", "s3:ListBucket")
-    (node,) = form(lab, 1, size=1)
+    (node,) = form(lab, 1, size=1, MUSTER_SNAPSHOT_EVERY="0")
+    stop(node)
+    node.env["MUSTER_SNAPSHOTS"] = f"s3://no-such-bucket/x,s3://{BUCKET}/{PREFIX},file:{share}"
+    node.env["MUSTER_SNAPSHOT_EVERY"] = "1s"
+    node.start()
+    wait_formed(lab, node)
     wait_said(lab, node, "snapshot: ", "NoSuchBucket")
     wait_said(lab, node, "snapshot: ", "AccessDenied", "s3:PutObject")
     wait_said(lab, node, f"snapshot: verified file:{share}/")
