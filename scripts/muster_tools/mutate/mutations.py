@@ -654,7 +654,7 @@ MUTATIONS = [
     Mutation(
         "a ledger with a seed in the older format",
         "state/store.rs",
-        "if has_seed { SEEDED_FORMAT } else { FORMAT }",
+        "if has_seed || ledger.recovery.is_some() { SEEDED_FORMAT } else { FORMAT }",
         "if has_seed && SEEDED_FORMAT == 0 { SEEDED_FORMAT } else { FORMAT }",
     ),
     Mutation(
