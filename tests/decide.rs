@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::*;
 use muster_core::claim::{Establish, establish};
 use muster_core::decide::{Attend, Running, attend};
+use muster_core::paxos::RanAs;
 use muster_core::paxos::{
     Accepted, AcceptorContext, Answer, Ballot, Call, FirstStart, Joined, Ledger, LeftBehind, answer,
 };
@@ -793,6 +794,76 @@ fn with_data(cluster: ClusterId) -> muster_core::view::View {
     let mut v = view('a', "abc");
     v.data = DataDir::Whole { ids: Known::Known((cluster, member_id('a'))) };
     v
+}
+
+/// Recorded here by an operator's order, about this data.
+fn with_recovery() -> View {
+    let mut v = with_data(LIVING);
+    let ballot = v.ledger.own_ballot(&id('a'));
+    let list = InitialList { seed: Some(Box::new(seed(9))), ..list("a") };
+    v.ledger.promised = Some(ballot.clone());
+    v.ledger.recovery = Some(Accepted { ballot, list });
+    v
+}
+
+#[test]
+fn recovered_data_is_moved_aside_and_its_list_begins() {
+    let policy = policy(Some(3));
+    let v = with_recovery();
+    let Step::Quarantine(why) = decide(&policy, &v) else { panic!("not moved aside") };
+    assert_eq!(why, Quarantine::Recovered { cluster: LIVING, member: member_id('a') });
+    let mut after = View { data: DataDir::Fresh, ..v.clone() };
+    (after.ledger.founded, after.ledger.ran_as) = (true, Some(RanAs { cluster: LIVING, member: member_id('a') }));
+    after.ledger.left_behind(why.left_behind());
+    let list = v.ledger.recovery.as_ref().unwrap().list.clone();
+    assert_eq!(decide(&policy, &after), Step::StartNew(list), "whatever another survivor holds");
+    assert_eq!((after.ledger.recovery, after.ledger.ran_as), (None, None));
+}
+
+#[test]
+fn a_recovery_ends_where_a_cluster_lives_or_the_disk_is_another_s() {
+    let policy = policy(Some(3));
+    let mut v = with_recovery();
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(decide(&policy, &v), Step::Resume, "the quorum is back");
+    let mut v = View { data: with_data(ClusterId(7)).data, ..v };
+    assert!(
+        matches!(decide(&policy, &v), Step::Halt(Halt::ForeignData { .. })),
+        "no second cluster is begun beside another one"
+    );
+    v = with_recovery();
+    v.ledger.instance = Some(id('z'));
+    assert!(!matches!(decide(&policy, &v), Step::Quarantine(_)), "a copy of the disk was not what was ordered");
+}
+
+#[test]
+fn a_claim_for_the_lost_cluster_is_replaced_by_an_operators_word_about_that_cluster_alone() {
+    let policy = Policy { claim: Some("s3://b/claim.json".to_owned()), ..policy(Some(3)) };
+    let lost = seed(9).cluster().unwrap();
+    let claimed = |cluster| ClaimState::Held { claim: Claim::Established { cluster }, version: "7".to_owned() };
+    let replaces = |step: &Step| match step {
+        Step::Claim(claiming) => Some((claiming.list.clone(), claiming.replaces.clone())),
+        _ => None,
+    };
+    let mut v = with_recovery();
+    v.data = DataDir::Fresh;
+    v.ledger.left_behind(LeftBehind::Recovered);
+    let list = v.ledger.chosen.clone().unwrap();
+    v.claim = claimed(lost);
+    assert_eq!(replaces(&decide(&policy, &v)), Some((list, Some("7".to_owned()))));
+    v.claim = claimed(ClusterId(1));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Established { .. })), "the claim is for another one");
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    v.claim = claimed(lost);
+    v.seed = SeedSeen { by_order: true, ..ordered(seed(9)) };
+    let (list, version) = replaces(&decide(&policy, &v)).unwrap();
+    assert_eq!((list.seed, version), (Some(Box::new(seed(9))), Some("7".to_owned())));
+    v.seed.by_order = false;
+    assert!(
+        matches!(decide(&policy, &v), Step::Hold(Hold::Established { .. })),
+        "MUSTER_SEED says nothing about a cluster that a claim names"
+    );
 }
 
 #[test]

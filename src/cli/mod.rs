@@ -18,11 +18,14 @@ mod upgrade;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::time::Duration;
 
 use argh::FromArgs;
+use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::aws::imds::Imds;
 use crate::config::{self, Config, Etcd};
+use crate::core::seed::BUMP;
 use crate::daemon;
 use crate::discovery;
 use crate::discovery::addresses;
@@ -33,6 +36,7 @@ use crate::state::store::{Identity, Store};
 use crate::util::exit::{Code, Failure};
 use crate::util::logger;
 use crate::util::logger::Format;
+use crate::util::words::hex;
 
 /// Forms one etcd cluster from the EC2 instances that carry a tag, and maintains its membership. Settings are environment
 /// variables; every MUSTER_… variable also has a flag (MUSTER_CLUSTER_SIZE: --cluster-size 3). `etcd-muster env` lists them.
@@ -185,6 +189,34 @@ async fn find_self(config: &Config) -> Result<(Identity, Imds), Failure> {
     let imds = discovery::metadata_service(&config.aws);
     let identity = discovery::fetch_identity(config, &imds).await?;
     Ok((identity, imds))
+}
+
+/// How long a command watches what it ordered. It goes on whoever watches.
+const FOLLOW: Duration = Duration::from_secs(3600);
+/// Hex digits of a plan's id.
+const PLAN_DIGITS: usize = 12;
+
+/// The id of a plan that is about this.
+fn plan_id(about: &serde_json::Value) -> String {
+    let mut id = hex(digest(&SHA256, about.to_string().as_bytes()).as_ref());
+    id.truncate(PLAN_DIGITS);
+    id
+}
+
+/// By how much revisions are raised.
+const fn bump(is_unwanted: bool) -> u64 {
+    if is_unwanted { 0 } else { BUMP }
+}
+
+fn unfit(why: String) -> Failure {
+    Failure::new(Code::Unhealthy, why)
+}
+
+fn unfinished() -> Failure {
+    unfit(format!(
+        "it is not over after {} min; it goes on by itself: see etcd-muster status, and plan",
+        FOLLOW.as_secs() / 60
+    ))
 }
 
 /// The client URL of this node's etcd, and a client for it. Reads the identity that `run` stored beside the data, so that no AWS

@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use argh::FromArgs;
-use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
 
 use super::plan::Looker;
 use super::terminal::{self, line};
-use super::{own_etcd, own_peer_url};
+use super::{FOLLOW, bump, own_etcd, own_peer_url, plan_id, unfinished, unfit};
 use crate::config::Config;
 use crate::core::recovery::{Other, Own, may_recover};
 use crate::core::release::Release;
-use crate::core::seed::BUMP;
 use crate::core::types::{ClusterId, InstanceId, Known, Member, MemberId};
 use crate::core::view::{LogEnd, PeerState, View};
 use crate::discovery::member_owner::owner;
@@ -23,12 +21,9 @@ use crate::state::store::RecoveryOrder;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
 use crate::util::log_once::LogOnce;
-use crate::util::words::hex;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Hex digits of a plan's id.
-const ID_DIGITS: usize = 12;
 
 /// Found this cluster anew from this member's data, because a quorum of its members is lost for good. Shows the plan; with --yes and the plan's id the supervisor
 /// here carries it out: it copies the data, starts a new cluster of one with the copy, and moves the original aside. Needs no snapshot. Exits with 0 if it can be
@@ -88,9 +83,8 @@ impl Recover {
         if plan.obstacle.is_some() {
             return Ok(code);
         }
-        let bump = if self.no_bump { 0 } else { BUMP };
-        let order =
-            RecoveryOrder { cluster: plan.cluster, member: plan.own.member, bump, plan: plan.id, at: clock::stamp() };
+        let (cluster, member, bump) = (plan.cluster, plan.own.member, bump(self.no_bump));
+        let order = RecoveryOrder { cluster, member, bump, plan: plan.id, at: clock::stamp() };
         order.write(&config.etcd.data).map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;
         match self.json {
             true => Ok(0),
@@ -107,7 +101,11 @@ impl Recover {
         };
         // The peer port answers without a leader. The client port of one that was restarted since does not.
         let list = etcd.peer_members(&own_peer_url(&config.etcd), ANSWER_TIMEOUT).await.map_err(unanswered)?;
-        let leader = etcd.status(&own_url, ANSWER_TIMEOUT).await.ok().and_then(|status| status.leader);
+        let leader = match etcd.status(&own_url, ANSWER_TIMEOUT).await {
+            Ok(status) => Known::Known(status.leader),
+            Err(error) if error.is_silence() => Known::Known(None),
+            Err(error) => Known::Unknown(error.to_string()),
+        };
         let (member, log) = looker.own_log().map_err(unfit)?;
         let is_learner = list.members.iter().any(|listed| listed.id == member && listed.is_learner);
         let own = Own { member, is_learner, leader, log };
@@ -123,20 +121,13 @@ impl Recover {
         }
         let known: Vec<Other> = others.iter().map(|(other, _)| other.clone()).collect();
         let obstacle = may_recover(&own, &known).err().map(|refusal| refusal.to_string());
-        let bump = if self.no_bump { 0 } else { BUMP };
         let version = etcd.peer_version(&own_peer_url(&config.etcd), ANSWER_TIMEOUT).await.map_err(unanswered)?;
-        let raises = Release::parse(&version.etcdserver).map_or(Ok(()), |release| raises(release, bump));
+        let raises = Release::parse(&version.etcdserver).map_or(Ok(()), |release| raises(release, bump(self.no_bump)));
         let obstacle = obstacle.or_else(|| raises.err().map(|error| error.to_string()));
         let gone: Vec<(MemberId, bool)> = known.iter().map(|other| (other.member.id, other.is_lost())).collect();
-        let about = json!([list.cluster, own.member, gone, self.log_end, self.no_bump]).to_string();
-        let mut id = hex(digest(&SHA256, about.as_bytes()).as_ref());
-        id.truncate(ID_DIGITS);
+        let id = plan_id(&json!([list.cluster, own.member, gone, self.log_end, self.no_bump]));
         Ok(Plan { id, cluster: list.cluster, own, others, obstacle })
     }
-}
-
-fn unfit(why: String) -> Failure {
-    Failure::new(Code::Unhealthy, why)
 }
 
 fn named(text: &str, members: &[Member]) -> Result<MemberId, Failure> {
@@ -176,7 +167,7 @@ async fn seen(looker: &Looker, etcd: &Client, view: &View, member: &Member, name
         Some(PeerState::Etcd(_) | PeerState::HasData(_) | PeerState::Mismatch(_)) => true,
         Some(PeerState::Fresh(_) | PeerState::Refused | PeerState::Silent(_)) => false,
         // Not among the instances: it is asked where it is listed.
-        None => serves(etcd, member).await,
+        None => something_answers(etcd, member, gone == Known::Known(true)).await,
     };
     let word = match &gone {
         Known::Known(true) => "terminated".to_owned(),
@@ -187,10 +178,13 @@ async fn seen(looker: &Looker, etcd: &Client, view: &View, member: &Member, name
     (Other { member: member.clone(), gone, named_lost, answers, log: None }, shown)
 }
 
-async fn serves(etcd: &Client, member: &Member) -> bool {
+/// Whether an etcd serves where that member is listed, or something that may be its host. If its instance is gone, another one may have the address.
+async fn something_answers(etcd: &Client, member: &Member, is_gone: bool) -> bool {
     for url in &member.peer_urls {
-        if etcd.peer_version(url, ANSWER_TIMEOUT).await.is_ok() {
-            return true;
+        match etcd.peer_version(url, ANSWER_TIMEOUT).await {
+            Ok(_) => return true,
+            Err(error) if !is_gone && !error.is_silence() => return true,
+            Err(_) => {}
         }
     }
     false
@@ -265,11 +259,11 @@ fn print_json(plan: &Plan) {
 /// Shows how far it is, until the new cluster serves here. What was ordered goes on whoever watches.
 async fn follow(looker: &mut Looker, config: &Config, before: ClusterId) -> Result<i32, Failure> {
     line("ordered        the supervisor here goes on by itself (etcd-muster status)");
-    let mut said = BTreeMap::<&str, LogOnce>::new();
-    loop {
+    let (mut said, deadline) = (LogOnce::default(), clock::now() + FOLLOW);
+    while clock::now() < deadline {
         let own = looker.own_state(config).await;
         let text = own.to_string();
-        if said.entry("own").or_default().is_news_but_for_numbers(&text) {
+        if said.is_news_but_for_numbers(&text) {
             line(format_args!("this node      {text}"));
         }
         match &own {
@@ -288,4 +282,5 @@ async fn follow(looker: &mut Looker, config: &Config, before: ClusterId) -> Resu
         }
         clock::pause(LOOK_EVERY).await;
     }
+    Err(unfinished())
 }

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argh::FromArgs;
-use aws_lc_rs::digest::{SHA256, digest};
 use hyper::body::Bytes;
 use serde_json::json;
 
 use super::plan::{Looker, fleet};
 use super::terminal::{self, bytes, line};
+use super::{FOLLOW, bump, plan_id, unfinished, unfit};
 use crate::config::{self, Config, SOURCE_FORMS, Source};
 use crate::core::decide::decide;
 use crate::core::release::Release;
-use crate::core::seed::{BUMP, Order, Which, choose};
+use crate::core::seed::{Order, Which, choose};
 use crate::core::snapshot::manifest::{Manifest, seconds};
 use crate::core::step::{Hold, Step};
 use crate::core::types::{ClusterId, InstanceId, Known, Seed};
@@ -30,10 +30,7 @@ use crate::state::store::Store;
 use crate::util::clock;
 use crate::util::exit::{Code, Failure};
 use crate::util::log_once::LogOnce;
-use crate::util::words::hex;
 
-/// Hex digits of a plan's id.
-const ID_DIGITS: usize = 12;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Found this fleet's cluster from a snapshot. Shows the plan; with --yes and the plan's id it is ordered, and the supervisors carry it out. Needs a fleet without
@@ -147,7 +144,7 @@ impl Restore {
             return Err(unfit(format!("which instances there are is unknown: {cause}")));
         };
         let first = policy.charter(roster).first;
-        let bump = if self.no_bump { 0 } else { BUMP };
+        let bump = bump(self.no_bump);
         let seed = Seed { bump, ..Seed::of(&place.to_string(), &manifest) };
         let order = Order { format: Order::FORMAT, seed, first, clusters, at: clock::stamp() };
         let unsuited = releases.iter().find_map(|(id, release)| {
@@ -155,7 +152,9 @@ impl Restore {
             Some(format!("{id}: {why}"))
         });
         let obstacle = obstacle(policy, view, &order.seed).or(unsuited);
-        Ok(Plan { id: plan_id(&order), obstacle, manifest, order })
+        // Another snapshot, other instances, or snapshots of another cluster beside it are another plan.
+        let id = plan_id(&json!([order.seed, order.first, order.clusters]));
+        Ok(Plan { id, obstacle, manifest, order })
     }
 }
 
@@ -167,17 +166,6 @@ fn releases(view: &View, own: &PeerState) -> Vec<(InstanceId, Release)> {
         _ => None,
     };
     others.chain([(&view.me.instance, own)]).filter_map(of).collect()
-}
-
-fn unfit(why: String) -> Failure {
-    Failure::new(Code::Unhealthy, why)
-}
-
-/// Another snapshot, other instances, or snapshots of another cluster beside it are another plan.
-fn plan_id(Order { seed, first, clusters, .. }: &Order) -> String {
-    let mut id = hex(digest(&SHA256, json!([seed, first, clusters]).to_string().as_bytes()).as_ref());
-    id.truncate(ID_DIGITS);
-    id
 }
 
 /// Why this fleet would not be founded from that seed now, as its supervisors decide it.
@@ -271,8 +259,8 @@ async fn order(place: &Place, plan: &Plan) -> Result<(), Failure> {
 
 /// Shows how far each host is, until this node's etcd serves its clients. What was ordered goes on whoever watches.
 async fn follow(looker: &mut Looker, config: &Config) -> Result<i32, Failure> {
-    let mut said = BTreeMap::<InstanceId, LogOnce>::new();
-    loop {
+    let (mut said, deadline) = (BTreeMap::<InstanceId, LogOnce>::new(), clock::now() + FOLLOW);
+    while clock::now() < deadline {
         let view = looker.look().await;
         let own = looker.own_state(config).await;
         let others = view.peers.iter().map(|(id, peer)| (id, &peer.sighting));
@@ -294,4 +282,5 @@ async fn follow(looker: &mut Looker, config: &Config) -> Result<i32, Failure> {
         }
         clock::pause(LOOK_EVERY).await;
     }
+    Err(unfinished())
 }

@@ -30,11 +30,12 @@ impl Other {
 }
 
 /// Ourselves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Own {
     pub member: MemberId,
     pub is_learner: bool,
-    pub leader: Option<MemberId>,
+    /// As our etcd says; one that was started without a quorum does not answer.
+    pub leader: Known<Option<MemberId>>,
     pub log: LogEnd,
 }
 
@@ -43,6 +44,8 @@ pub struct Own {
 pub enum Refusal {
     /// There is a quorum.
     Led(MemberId),
+    /// There may be one.
+    LeaderUnknown(String),
     /// A learner may lack what was acknowledged, and there is no way to see how much.
     Learner,
     /// The operator called one lost that answers.
@@ -57,6 +60,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Led(leader) => write!(f, "the cluster has a leader, {leader}: there is nothing to recover"),
+            Self::LeaderUnknown(cause) => write!(f, "whether the cluster has a leader is unknown: {cause}"),
             Self::Learner => f.write_str(
                 "this member is a learner: it may lack writes that were acknowledged, and nothing shows how many; restore a snapshot, or recover on a voter",
             ),
@@ -101,8 +105,10 @@ fn name(member: &Member) -> &str {
 /// # Errors
 /// What stands against it.
 pub fn may_recover(own: &Own, others: &[Other]) -> Result<(), Refusal> {
-    if let Some(leader) = own.leader {
-        return Err(Refusal::Led(leader));
+    match &own.leader {
+        Known::Known(Some(leader)) => return Err(Refusal::Led(*leader)),
+        Known::Unknown(cause) => return Err(Refusal::LeaderUnknown(cause.clone())),
+        Known::Known(None) => {}
     }
     if own.is_learner {
         return Err(Refusal::Learner);
@@ -130,7 +136,8 @@ pub fn may_recover(own: &Own, others: &[Other]) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const OWN: Own = Own { member: MemberId(1), is_learner: false, leader: None, log: LogEnd { term: 3, index: 90 } };
+    const OWN: Own =
+        Own { member: MemberId(1), is_learner: false, leader: Known::Known(None), log: LogEnd { term: 3, index: 90 } };
 
     fn other(id: u64) -> Other {
         let member = Member {
@@ -171,7 +178,9 @@ mod tests {
             may_recover(&OWN, &[gone(2), other(3), other(4), gone(5)]),
             Err(Refusal::MayReturn { lost: 2, voters: 5, .. })
         ));
-        let led = Own { leader: Some(MemberId(3)), ..OWN };
+        let unknown = Own { leader: Known::Unknown("TLS".to_owned()), ..OWN };
+        assert!(matches!(may_recover(&unknown, &[gone(2), gone(3)]), Err(Refusal::LeaderUnknown(_))));
+        let led = Own { leader: Known::Known(Some(MemberId(3))), ..OWN };
         assert_eq!(may_recover(&led, &[gone(2), gone(3)]), Err(Refusal::Led(MemberId(3))));
     }
 

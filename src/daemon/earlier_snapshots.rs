@@ -85,11 +85,15 @@ impl EarlierSnapshots {
                 Err(_) => Err(format!("no complete list within {} s", PATIENCE.as_secs())),
             };
             if let Ok(listing) = &listed {
-                orders.extend(orders_in(place, listing, first).await);
+                let found = tokio::time::timeout(PATIENCE, orders_in(place, listing, first)).await;
+                orders.extend(found.unwrap_or_else(|_| vec![unread(place)]));
             }
             if let Some(source) = self.settings.seed.as_ref().filter(|source| source.location == *location) {
                 let meant = match &listed {
-                    Ok(listing) => meant_by(&source.which, place, listing).await,
+                    Ok(listing) => {
+                        let meant = tokio::time::timeout(PATIENCE, meant_by(&source.which, place, listing)).await;
+                        meant.unwrap_or_else(|_| Err(format!("no manifests within {} s", PATIENCE.as_secs())))
+                    }
                     Err(cause) => Err(cause.clone()),
                 };
                 (seed.wanted, seed.acceptable) = match meant {
@@ -149,6 +153,12 @@ async fn meant_by(which: &Which, place: &Arc<Place>, listing: &Listing) -> Resul
 
 /// An order for these instances: its key, and its seed if the snapshot is there as it says.
 type Ordered = (String, Result<Seed, String>);
+
+/// Unknown, and behind all that could be known.
+fn unread(place: &Place) -> Ordered {
+    let cause = format!("the orders in {place} can't be read within {} s", PATIENCE.as_secs());
+    (format!("{}~", Order::FOLDER), Err(cause))
+}
 
 async fn orders_in(place: &Arc<Place>, listing: &Listing, first: &First) -> Vec<Ordered> {
     let keys = listing.entries.iter().rev().map(|entry| &entry.key).filter(|key| Order::is_key(key)).take(ORDERS);

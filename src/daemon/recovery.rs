@@ -1,9 +1,10 @@
 //! Carries out an operator's order to found the cluster anew from this member's data, because its quorum is lost for good. The command `recover` has looked at
 //! the proofs; here is seen again that the data is the one that was meant, and that there is no leader.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::restoration::percent;
 use super::{Daemon, executor};
 use crate::core::bootstrap::token;
 use crate::core::label::Label;
@@ -39,6 +40,12 @@ pub(super) async fn until_ordered(data: PathBuf, etcd: &Client, own_client_url: 
                 put_aside(&data, "refused");
             }
             Ok(_) => return,
+            Err(error) if !error.is_silence() => {
+                log::error!(
+                    "recovery: whether the cluster has a leader is unknown, so the order is put aside and nothing is changed: {error}"
+                );
+                put_aside(&data, "refused");
+            }
             // An etcd that was started without a quorum never serves its client port. One with a leader does within this time.
             Err(error) => {
                 log::debug!("recovery: {error}");
@@ -50,7 +57,7 @@ pub(super) async fn until_ordered(data: PathBuf, etcd: &Client, own_client_url: 
     }
 }
 
-fn put_aside(data: &std::path::Path, how: &str) {
+fn put_aside(data: &Path, how: &str) {
     if let Err(error) = RecoveryOrder::put_aside(data, how) {
         log::error!("recovery: {error}");
     }
@@ -132,7 +139,6 @@ impl Daemon {
 }
 
 fn in_words(stage: Stage) -> String {
-    let percent = |done: u64, all: u64| done.min(all) * 100 / all.max(1);
     match stage {
         Stage::Copying(done, all) => format!("recovering: copied {} % of {all} bytes", percent(done, all)),
         Stage::Starting => "recovering: an etcd of its own reads the copy".to_owned(),

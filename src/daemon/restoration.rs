@@ -138,8 +138,11 @@ impl Restoration {
     }
 }
 
+pub(super) fn percent(done: u64, all: u64) -> u64 {
+    done.min(all) * 100 / all.max(1)
+}
+
 fn in_words(stage: Stage) -> String {
-    let percent = |done: u64, all: u64| done.min(all) * 100 / all.max(1);
     match stage {
         Stage::Fetching(done, all) => format!("restoring: fetched {} % of {all} bytes", percent(done, all)),
         Stage::Decrypting(done, all) => format!("restoring: decrypted {} % of {all} bytes", percent(done, all)),

@@ -61,6 +61,14 @@ impl Error {
         is_odd || matches!(self, Self::Login { .. } | Self::NotEtcd { .. })
     }
 
+    /// Nobody answered: all else shows that something is there.
+    pub fn is_silence(&self) -> bool {
+        let is_mute = |failure: &Failure| {
+            matches!(failure, Failure::Refused | Failure::Unreachable(_) | Failure::Timeout(_) | Failure::Stalled(_))
+        };
+        self.failure().is_some_and(is_mute)
+    }
+
     /// The transport's failure, if it is one.
     pub fn failure(&self) -> Option<&Failure> {
         match self {

@@ -342,6 +342,13 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
+fn speaks_of_a_seed(call: &paxos::Call) -> bool {
+    match call {
+        paxos::Call::Accept { list, .. } | paxos::Call::Chosen { list, .. } => list.seed.is_some(),
+        paxos::Call::Prepare { .. } => false,
+    }
+}
+
 async fn take_call(acceptor_state: &AcceptorState, request: Request<Incoming>) -> (StatusCode, Vec<u8>) {
     let Ok(body) = Limited::new(request.into_body(), MAX_CALL_BYTES).collect().await else {
         return (StatusCode::BAD_REQUEST, Vec::new());
@@ -360,10 +367,7 @@ async fn take_call(acceptor_state: &AcceptorState, request: Request<Incoming>) -
                 // An observation may show how the instances are listed now, or what was ordered meanwhile.
                 (_, Answer::Unfit { why }) => {
                     log::warn!("refused a call from {}: {why}", envelope.from);
-                    let (paxos::Call::Accept { list, .. } | paxos::Call::Chosen { list, .. }) = &envelope.call else {
-                        return as_json(&answer);
-                    };
-                    acceptor_state.state().has_refused |= list.seed.is_some();
+                    acceptor_state.state().has_refused |= speaks_of_a_seed(&envelope.call);
                     acceptor_state.0.woken.notify_one();
                 }
                 _ => {}

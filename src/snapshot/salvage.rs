@@ -16,9 +16,9 @@ use super::catalog;
 use super::place::directory::Directory;
 use super::place::{self, Place};
 use super::spool::{self, sha256};
-use super::take::moment_of;
+use super::take::{Origin, manifest_of, moment_of};
 use super::verify::{self, CLIENT_SOCKET, Scratch, etcd_arguments, in_words};
-use crate::core::snapshot::manifest::{FORMAT, Manifest, ManifestMember, Reason};
+use crate::core::snapshot::manifest::{Manifest, Reason};
 use crate::core::types::{ClusterId, MemberId};
 use crate::etcd::client::{Client, Health};
 use crate::etcd::data_dir::Paths;
@@ -141,52 +141,21 @@ async fn run_alone(order: &Salvage<'_>, scratch: &Scratch, size: u64) -> Result<
 /// Stores the database with its digest, as `snapshot save` would, and its manifest.
 async fn store(order: &Salvage<'_>, database: &Path, progress: &(dyn Fn(Stage) + Sync)) -> Result<Manifest, Error> {
     let disk = |path: &Path, cause| Error::Verify(verify::Error::Spool(spool::Error::disk(path, cause)));
-    let moment = {
-        let path = database.to_owned();
-        let read = file::aside(database, move || {
-            let file = File::open(&path)?;
-            let size = file.metadata()?.len();
-            Ok((moment_of(&file, size, None)?, size))
-        });
-        read.await.flatten().map_err(|cause: io::Error| disk(database, cause))?
-    };
-    let (moment, size) = moment;
-    let mut manifest = Manifest {
-        format: FORMAT,
+    let path = database.to_owned();
+    let read = file::aside(database, move || {
+        let file = File::open(&path)?;
+        let size = file.metadata()?.len();
+        Ok((moment_of(&file, size, None)?, size))
+    });
+    let (moment, size) = read.await.flatten().map_err(|cause: io::Error| disk(database, cause))?;
+    let of = Origin {
         cluster: order.cluster,
-        parent: None,
         member: order.member,
-        instance: order.instance.to_owned(),
-        etcd: order.release.clone(),
-        storage_version: moment.storage_version.clone(),
-        revision: moment.revision,
-        compact_revision: moment.compact_revision,
+        instance: order.instance,
+        etcd: &order.release,
         term: moment.term.unwrap_or_default(),
-        index: moment.index,
-        size: 0,
-        sha256: String::new(),
-        plain: None,
-        hash_kv: None,
-        members: Vec::new(),
-        auth: moment.auth,
-        alarms: moment.alarms.iter().map(|(member, alarm)| format!("{alarm} {member}")).collect(),
-        taken_at: clock::stamp(),
-        store_date: None,
-        reason: Reason::Final,
-        encryption: None,
-        verified: None,
     };
-    manifest.members = moment
-        .members
-        .iter()
-        .map(|member| ManifestMember {
-            id: member.id,
-            name: member.name.clone(),
-            peer_urls: member.peer_urls.clone(),
-            client_urls: member.client_urls.clone(),
-            learner: member.is_learner,
-        })
-        .collect();
+    let mut manifest = manifest_of(&moment, &of, Reason::Final);
     let (from, into, key) = (database.to_owned(), order.into.to_owned(), manifest.name().data_key());
     let work = move |report: &Report| {
         let target = into.join(&key);
@@ -196,9 +165,8 @@ async fn store(order: &Salvage<'_>, database: &Path, progress: &(dyn Fn(Stage) +
     let stored = at_length(order.into, STALL, &|done| progress(Stage::Storing(done, size)), work).await;
     let (size, sha256) = stored.map_err(|cause| disk(order.into, cause))?;
     (manifest.size, manifest.sha256) = (size, sha256);
-    let place = Place::Directory(Directory::new(order.into.to_owned()));
     let bytes = Bytes::from(catalog::written(&manifest));
-    place.put_manifest(&manifest.name().manifest_key(), bytes).await?;
+    opened(order.into).put_manifest(&manifest.name().manifest_key(), bytes).await?;
     Ok(manifest)
 }
 

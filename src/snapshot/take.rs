@@ -9,7 +9,7 @@ use super::envelope::{self, DataKey, Opened, OperatorKey};
 use super::spool::{self, Owned, Spool, Spooled, TRAILER_BYTES, Whole};
 use crate::core::snapshot::manifest::{FORMAT, HashKv, Manifest, ManifestMember, Plain, Reason};
 use crate::core::snapshot::name::Name;
-use crate::core::types::{ClusterId, MemberId};
+use crate::core::types::{ClusterId, Member, MemberId};
 use crate::etcd::backend::{self, Moment, ReadAt};
 use crate::etcd::client::{self, Client, Status};
 use crate::etcd::grpc::Snapshot;
@@ -76,6 +76,53 @@ impl From<envelope::Error> for Error {
     }
 }
 
+/// From where a snapshot is.
+pub(super) struct Origin<'a> {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    pub instance: &'a str,
+    /// The release of that etcd.
+    pub etcd: &'a str,
+    /// The raft term of the last applied entry.
+    pub term: u64,
+}
+
+/// The manifest of a database of that moment, taken now, without what is known only once it is stored.
+pub(super) fn manifest_of(moment: &Moment, of: &Origin<'_>, reason: Reason) -> Manifest {
+    let member = |member: &Member| ManifestMember {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: member.client_urls.clone(),
+        learner: member.is_learner,
+    };
+    Manifest {
+        format: FORMAT,
+        cluster: of.cluster,
+        parent: None,
+        member: of.member,
+        instance: of.instance.to_owned(),
+        etcd: of.etcd.to_owned(),
+        storage_version: moment.storage_version.clone(),
+        revision: moment.revision,
+        compact_revision: moment.compact_revision,
+        term: of.term,
+        index: moment.index,
+        size: 0,
+        sha256: String::new(),
+        plain: None,
+        hash_kv: None,
+        members: moment.members.iter().map(member).collect(),
+        auth: moment.auth,
+        alarms: moment.alarms.iter().map(|(member, alarm)| format!("{alarm} {member}")).collect(),
+        taken_at: clock::stamp(),
+        store_date: None,
+        reason,
+        encryption: None,
+        verified: None,
+    }
+}
+
 /// A snapshot in the spool, checked. The file is removed with this value.
 #[derive(Debug)]
 pub struct Taken {
@@ -97,41 +144,23 @@ impl Taken {
     /// The manifest for it.
     pub fn manifest(&self, reason: Reason, parent: Option<ClusterId>) -> Manifest {
         let Self { status, moment, spooled, .. } = self;
-        Manifest {
-            format: FORMAT,
+        let of = Origin {
             cluster: status.cluster,
-            parent,
             member: status.member,
-            instance: self.instance.clone(),
-            etcd: status.version.clone(),
-            storage_version: moment.storage_version.clone(),
-            revision: moment.revision,
-            compact_revision: moment.compact_revision,
+            instance: &self.instance,
+            etcd: &status.version,
             // 3.3 and 3.4 don't store it: then it is the member's, from just before.
             term: moment.term.unwrap_or(status.raft_term),
-            index: moment.index,
+        };
+        Manifest {
+            parent,
             size: spooled.size,
             sha256: hex(&spooled.sha256),
             plain: self.plain.clone(),
             hash_kv: self.hash_kv.as_ref().ok().copied(),
-            members: moment
-                .members
-                .iter()
-                .map(|member| ManifestMember {
-                    id: member.id,
-                    name: member.name.clone(),
-                    peer_urls: member.peer_urls.clone(),
-                    client_urls: member.client_urls.clone(),
-                    learner: member.is_learner,
-                })
-                .collect(),
-            auth: moment.auth,
-            alarms: moment.alarms.iter().map(|(member, alarm)| format!("{alarm} {member}")).collect(),
             taken_at: self.taken_at.clone(),
-            store_date: None,
-            reason,
             encryption: self.encryption.clone(),
-            verified: None,
+            ..manifest_of(moment, &of, reason)
         }
     }
 

@@ -700,4 +700,41 @@ MUTATIONS = [
         "        let (from, to) = (data.join(MEMBER_DIR), self.data.join(MEMBER_DIR));\n",
         '        let (from, to) = (data.join(MEMBER_DIR), self.data.join(MEMBER_DIR));\n        self.quarantine("mutated")?;\n',
     ),
+    # Recovery.
+    Mutation("a recovery begun beside another cluster", "core/decide.rs", "        None if is_given_up(view) =>", "        _ if is_given_up(view) =>"),
+    Mutation(
+        "a recovery carried out on a copied disk",
+        "core/decide.rs",
+        "view.ledger.recovery.is_some() && view.ledger.instance.as_ref() == Some(&view.me.instance)",
+        "view.ledger.recovery.is_some()",
+    ),
+    Mutation(
+        "a claim for another cluster replaced by a recovery",
+        "core/claim.rs",
+        "recovered.filter(|accepted| of_cluster(accepted.list.seed.as_deref()) == Some(cluster))",
+        "recovered.filter(|_| true)",
+    ),
+    Mutation("a claim replaced by a setting", "core/claim.rs", ".filter(|_| view.seed.by_order)", ""),
+    Mutation("a learner recovered", "core/recovery.rs", "    if own.is_learner {", "    if false && own.is_learner {"),
+    Mutation(
+        "an unknown leader taken for none",
+        "core/recovery.rs",
+        "Known::Unknown(cause) => return Err(Refusal::LeaderUnknown(cause.clone())),",
+        "Known::Unknown(_) => {}",
+    ),
+    Mutation(
+        "whoever is silent taken for lost",
+        "core/recovery.rs",
+        "!self.answers && (self.named_lost || self.gone == Known::Known(true))",
+        "!self.answers",
+    ),
+    Mutation(
+        "whoever answers taken for lost",
+        "core/recovery.rs",
+        "!self.answers && (self.named_lost || self.gone == Known::Known(true))",
+        "self.named_lost || self.gone == Known::Known(true)",
+    ),
+    Mutation("an unknown log taken for a shorter one", "core/recovery.rs", "is_none_or(|theirs| theirs > own.log)", "is_some_and(|theirs| theirs > own.log)"),
+    Mutation("an acknowledged entry left uncommitted", "etcd/wal.rs", "(2, state.1), (3, last.index)] {", "(2, state.1), (3, before)] {"),
+    Mutation("a record cut short committed", "etcd/wal.rs", "if kind != CRC_TYPE && own != crc32c(crc, bytes) {", "if false && kind != CRC_TYPE && own != crc32c(crc, bytes) {"),
 ]
