@@ -1,7 +1,8 @@
 //! Every small view: all a peer can say, for up to three peers, under all states of our own data and ledger, all rosters and
 //! all policies. On each the guarantees hold, and the number of views is printed.
 //!
-//! Unless EXHAUSTIVE is set, the third peer says only part of it; with EXHAUSTIVE=kinds, one thing of each kind.
+//! Unless EXHAUSTIVE is set, the third peer says only part of it; with EXHAUSTIVE=kinds, one thing of each kind; with
+//! EXHAUSTIVE=2/7, the second of seven parts.
 
 mod common;
 
@@ -104,12 +105,18 @@ const KINDS: usize = 7;
     clippy::disallowed_methods,
     reason = "the program's settings are read in config alone; this is the test's own"
 )]
-fn sayings_of_the_third() -> usize {
-    match std::env::var("EXHAUSTIVE").as_deref() {
+fn sayings_of_the_third() -> Vec<Say> {
+    let asked = std::env::var("EXHAUSTIVE");
+    let part = asked.as_deref().ok().and_then(|asked| asked.split_once('/'));
+    if let Some((part, parts)) = part.and_then(|(n, of)| Some((n.parse::<usize>().ok()?, of.parse::<usize>().ok()?))) {
+        return SAYINGS.iter().copied().skip(part - 1).step_by(parts).collect();
+    }
+    let first = match asked.as_deref() {
         Ok("kinds") => KINDS,
         Ok(_) => SAYINGS.len(),
         Err(_) => THIRD_IN_SHORT,
-    }
+    };
+    SAYINGS[..first].to_vec()
 }
 
 fn data_dirs() -> Vec<DataDir> {
@@ -265,7 +272,7 @@ fn the_guarantees_hold_on_every_small_view() {
                     loop {
                         let task = queue.lock().ok().and_then(|mut queue| queue.pop());
                         let Some((policy, peers)) = task else { return count };
-                        look_at_all(&policy, peers, third, &mut count);
+                        look_at_all(&policy, peers, &third, &mut count);
                     }
                 })
             })
@@ -318,18 +325,18 @@ fn kind(step: &Step) -> usize {
     }
 }
 
-fn look_at_all(policy: &Policy, peers: usize, third: usize, count: &mut (u64, [u64; STEPS])) {
+fn look_at_all(policy: &Policy, peers: usize, third: &[Say], count: &mut (u64, [u64; STEPS])) {
     let names: String = PEERS[..peers].iter().chain([&ME]).collect();
-    let bounds: Vec<usize> = (0..peers).map(|i| if i == 2 { third } else { SAYINGS.len() }).collect();
-    let combinations: usize = bounds.iter().product();
+    let sayings: Vec<&[Say]> = (0..peers).map(|i| if i == 2 { third } else { SAYINGS }).collect();
+    let combinations: usize = sayings.iter().map(|of| of.len()).product();
     for (which_roster, roster) in rosters(&names).into_iter().enumerate() {
         for mut which in 0..combinations {
             let mut v = view(ME, &names);
             v.roster = roster.clone();
             v.roster_unchanged_for = LONG;
-            for (peer, bound) in bounds.iter().enumerate() {
-                SAYINGS[which % bound](policy, &mut v, PEERS[peer]);
-                which /= bound;
+            for (peer, of) in sayings.iter().enumerate() {
+                of[which % of.len()](policy, &mut v, PEERS[peer]);
+                which /= of.len();
             }
             let moved = v.me.listed.peer_urls[0].replace('b', "elsewhere");
             for data in data_dirs() {

@@ -71,11 +71,13 @@ def main() -> int:
     parser = command.parser("matrix", __doc__)
     parser.add_argument("--etcd", action="append", choices=install.releases(), help="only this release; repeatable")
     parser.add_argument("--without", action="append", default=[], metavar="VERSION", help="not this one; repeatable")
-    parser.add_argument("--jobs", type=int, default=4, help="tests at a time; default: %(default)s")
+    parser.add_argument("--part", default="1/1", metavar="N/M", help="of those, every Mth from the Nth on")
+    parser.add_argument("--jobs", type=int, default=6, help="tests at a time; default: %(default)s")
     parser.add_argument("--write", action="store_true", help="also into docs/releases.md")
     command.add_binary(parser)
     options = parser.parse_args()
-    wanted = [release for release in options.etcd or install.releases() if release not in options.without]
+    part, parts = (int(number) for number in options.part.split("/"))
+    wanted = [release for release in options.etcd or install.releases() if release not in options.without][part - 1 :: parts]
     install.install(install.DEFAULT_CACHE, old_etcd=False, wanted=wanted)
     there = [release for release in wanted if install.etcd_binaries(release).is_dir()]
     binary = command.executable(options)

@@ -436,7 +436,7 @@ ROLE_PATH = f"/latest/meta-data/iam/security-credentials/{ROLE}"
 @pytest.fixture(scope="session")
 def reader() -> Path:
     """The program's own code in a frame of a few lines, built in the profile that the unit tests are run in."""
-    build = ["cargo", "build", "--locked", "--profile", "model", "--example", "parameter", "--message-format=json"]
+    build = ["cargo", "build", "--locked", "--example", "parameter", "--message-format=json"]
     done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     built = (json.loads(line) for line in done.stdout.splitlines())

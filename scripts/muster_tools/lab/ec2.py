@@ -30,6 +30,7 @@ CLIENT_CONFIG = Config(retries={"total_max_attempts": 1}, connect_timeout=5, rea
 
 # Until moto checks signatures; boto3 wants a key of some sort.
 UNSIGNED = Credentials("AKIALABBEFORESETUP00", "none", None, None)
+SESSIONS_OWN = Credentials(None, None, None, None)  # whoever the boto session is
 
 
 class Ec2:
@@ -39,8 +40,8 @@ class Ec2:
         self.network = network
         self._log = log
         self._server: subprocess.Popen[bytes] | None = None
-        self._admin = UNSIGNED
-        self._boto = boto3.session.Session()  # keeps the services' models, which take 0.1 s to read
+        # A client takes 0.1 s to make, and the services' models as long to read: both are kept, and sign as whoever administers now.
+        self._boto = boto3.session.Session(UNSIGNED.access_key_id, UNSIGNED.secret_access_key)
         self._clients: dict[str, Any] = {}
         self._subnet = ""
         self.sessions: dict[str, Credentials] = {}  # all that were given out, by access key id
@@ -158,7 +159,7 @@ class Ec2:
         """A boto3 client of this cloud, or of a front of it; without credentials, the administrator's."""
         if credentials is None and service in self._clients:
             return self._clients[service]
-        who = credentials or self._admin
+        who = credentials or SESSIONS_OWN
         made = self._boto.client(
             service,
             region_name=REGION,
@@ -194,9 +195,13 @@ class Ec2:
         )
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5).close()
 
+    def _administer_as(self, who: Credentials) -> None:
+        """What the session holds is what its clients sign with, those made before as well."""
+        signs = self._boto.get_credentials()
+        signs.access_key, signs.secret_key = who.access_key_id, who.secret_access_key
+
     def _set_up_iam(self) -> None:
-        self._admin = UNSIGNED
-        self._clients.clear()
+        self._administer_as(UNSIGNED)
         iam = self.client("iam")
         admin = iam.create_user(UserName="lab")["User"]["Arn"]
         key = iam.create_access_key(UserName="lab")["AccessKey"]
@@ -206,8 +211,7 @@ class Ec2:
         self._put_role_policy(ROLE, NODE_ACTIONS)
         iam.create_instance_profile(InstanceProfileName=ROLE)
         iam.add_role_to_instance_profile(InstanceProfileName=ROLE, RoleName=ROLE)
-        self._admin = Credentials(key["AccessKeyId"], key["SecretAccessKey"], None, None)
-        self._clients.clear()
+        self._administer_as(Credentials(key["AccessKeyId"], key["SecretAccessKey"], None, None))
 
     def _set_up_network(self) -> None:
         block = f"{self.network}.0.0/16"

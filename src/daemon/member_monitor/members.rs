@@ -2,7 +2,7 @@
 
 use tokio::task::JoinSet;
 
-use super::{ANSWER_TIMEOUT, CHANGE_TIMEOUT, MEMBERS_EVERY, MemberMonitor, Progress};
+use super::{ANSWER_TIMEOUT, CHANGE_TIMEOUT, EARLY_LISTS, MEMBERS_EVERY, MemberMonitor, Progress};
 use crate::core::decide::has_moved;
 use crate::core::size;
 use crate::core::step::Step;
@@ -20,6 +20,11 @@ impl MemberMonitor<'_> {
         }
         if !progress.address_is_published {
             self.publish_address(progress, &list.members).await;
+        }
+        // A member publishes its client URLs a moment after it votes; until they are known its log can't be observed.
+        if list.members.iter().any(|m| m.client_urls.is_empty()) && progress.early_lists < EARLY_LISTS {
+            progress.early_lists += 1;
+            progress.questions = MEMBERS_EVERY - 1;
         }
         progress.members = list.members;
         true

@@ -38,6 +38,8 @@ const REST: Duration = Duration::from_secs(10);
 const SERVE_WITHIN: Duration = Duration::from_secs(15);
 /// One request in this many is for the member list, which includes a read through the quorum.
 const MEMBERS_EVERY: u32 = 6;
+/// How often the list is read again at the next look because it has a member without client URLs.
+const EARLY_LISTS: u32 = 3;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a change of our member, which may wait for the leader's own commit.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,6 +122,8 @@ pub struct Progress {
     size_problem: LogOnce,
     /// Queries at rest so far.
     questions: u32,
+    /// Lists that were read early so far.
+    early_lists: u32,
     /// Why it is not healthy, as last logged.
     health_problem: LogOnce,
 }

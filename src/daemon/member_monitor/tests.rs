@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::core::paxos::FirstStart;
+use crate::core::types::Member;
 use crate::core::view::Claim;
 use crate::daemon::test_support::{
     CLUSTER, FakeEtcd, FakeStore, REFUSING, acceptor_state, config, etcd_client, paths, put_backend, services, voter,
@@ -166,6 +167,27 @@ async fn at_rest_one_question_in_ten_seconds_and_the_list_each_minute() {
     assert!((9..=10).contains(&lists), "{lists}");
     assert!((49..=51).contains(&(after[1] - before[1])), "{}", after[1] - before[1]);
     assert_eq!(after[2..], before[2..], "neither its status nor its peer port");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_published_no_address_yet_is_looked_up_again_at_once_and_not_for_ever() {
+    let (scene, etcd, other) = (Scene::new(), FakeEtcd::start(1).await, FakeEtcd::start(2).await);
+    let mut progress = Progress::default();
+    let own = voter(1, &etcd.server.url);
+    let silent = Member { client_urls: Vec::new(), ..voter(2, &other.server.url) };
+    etcd.now(|says| says.members = vec![own.clone(), silent]);
+    let monitor = scene.monitor(&etcd.server.url);
+    attend(&monitor, &mut progress, SECOND * 5).await;
+    etcd.now(|says| says.members = vec![own.clone(), voter(2, &other.server.url)]);
+    attend(&monitor, &mut progress, REST * 2).await;
+    assert!(other.server.count(STATUS) > 0, "its log is observed without waiting for the next list");
+    let silent = Member { client_urls: Vec::new(), ..voter(2, &other.server.url) };
+    etcd.now(|says| says.members = vec![own, silent]);
+    attend(&monitor, &mut progress, REST * MEMBERS_EVERY).await;
+    let lists = etcd.server.count(LIST);
+    attend(&monitor, &mut progress, REST * MEMBERS_EVERY * 10).await;
+    let more = etcd.server.count(LIST) - lists;
+    assert!((9..=12).contains(&more), "{more}: who never publishes one costs no more than anybody");
 }
 
 /// Each `/health` of 3.3 and 3.4 is an entry of the raft log, and 3.6 doesn't come up over such a log.
