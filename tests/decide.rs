@@ -20,6 +20,7 @@ use muster_core::types::{ClusterId, InitialList, Instance, InstanceState, Known,
 use muster_core::view::Claim;
 use muster_core::view::ClaimState;
 use muster_core::view::Ending;
+use muster_core::view::EtcdSeen;
 use muster_core::view::{Clean, DataDir, Liveness, LogEnd, LogSeen, PeerState, Policy, Silence, Twin, View};
 
 const LONG: Duration = Duration::from_secs(61);
@@ -1017,6 +1018,75 @@ fn two_living_clusters_halt() {
     other.cluster = ClusterId(0xc2);
     says(&mut v, 'c', PeerState::Etcd(other), NO_TIME);
     assert_eq!(decide(&policy, &v), Step::Halt(Halt::TwoClusters { ids: vec![LIVING, ClusterId(0xc2)] }));
+}
+
+/// What one of the old fleet's etcds answers, outside the roster.
+fn beside(view: &mut View, members: &str) -> &'static str {
+    const URL: &str = "http://old:2379";
+    let PeerState::Etcd(seen) = etcd(members, true) else { panic!() };
+    view.old_fleet.insert(URL.to_owned(), Known::Known(seen));
+    URL
+}
+
+#[test]
+fn who_is_to_join_an_old_fleet_never_founds_beside_it() {
+    let mut policy = policy(Some(3));
+    let mut v = view('a', "abc");
+    all_fresh(&policy, &mut v, "bc");
+    assert!(matches!(decide(&policy, &v), Step::Propose(_)));
+    policy.join = vec!["http://old:2379".to_owned()];
+    assert!(v.acceptor_context(&policy).charter.is_none(), "nor does it vote for a list");
+    for (seen, why) in
+        [(None, "not asked"), (Some(Known::Unknown("connection refused".to_owned())), "connection refused")]
+    {
+        v.old_fleet = seen.map(|seen| ("http://old:2379".to_owned(), seen)).into_iter().collect();
+        let Step::Hold(hold @ Hold::OldFleetUnseen { .. }) = decide(&policy, &v) else { panic!() };
+        assert!(hold.to_string().contains(&format!("http://old:2379: {why};")), "{hold}");
+    }
+    // Neither a chosen list nor a claim brings it further.
+    v.ledger.chosen = Some(list("abc"));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::OldFleetUnseen { .. })));
+    v.ledger.chosen = None;
+    policy.claim = Some("s3://b/claim.json".to_owned());
+    v.claim = ClaimState::Absent;
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::OldFleetUnseen { .. })));
+}
+
+#[test]
+fn beside_an_old_fleet_the_size_is_the_new_ones() {
+    let policy = Policy { join: vec!["http://old:2379".to_owned()], ..policy(Some(3)) };
+    let mut v = view('c', "abcd");
+    let url = beside(&mut v, "xyz");
+    assert_eq!(decide(&policy, &v), Step::AddSelf);
+    assert_eq!(v.living_clusters()[&LIVING].client_url, "http://x:2379", "asked through the old fleet: {url}");
+    beside(&mut v, "xyzabd");
+    let Step::Hold(Hold::Spare { voters: 3, wanted: 3, .. }) = decide(&policy, &v) else { panic!() };
+    // A member whose instance is terminated has its place until it is removed.
+    let mut v = view('c', "abc");
+    beside(&mut v, "xyzabd");
+    v.liveness.insert(member_id('d'), fate('d', Known::Unknown("throttled".to_owned()), LONG));
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Spare { voters: 3, .. })));
+    // Whose a member is, only the roster tells.
+    v.roster = Known::Unknown("throttled".to_owned());
+    assert!(matches!(decide(&policy, &v), Step::Hold(Hold::Spare { voters: 6, .. })));
+    // Nobody of the old fleet is removed: that its machines are gone can't be known.
+    let mut v = view('c', "abc");
+    beside(&mut v, "xyz");
+    for name in "xyz".chars() {
+        let gone = Known::Unknown("its instance is unknown".to_owned());
+        v.liveness.insert(member_id(name), Liveness::Silent(Silence { instance: None, gone, silent_for: LONG }));
+    }
+    assert_eq!(decide(&policy, &v), Step::AddSelf);
+}
+
+#[test]
+fn an_old_fleet_beside_a_cluster_of_the_roster_are_two() {
+    let policy = Policy { join: vec!["http://old:2379".to_owned()], ..policy(Some(3)) };
+    let mut v = view('c', "abc");
+    beside(&mut v, "xyz");
+    let PeerState::Etcd(seen) = etcd("ab", true) else { panic!() };
+    says(&mut v, 'a', PeerState::Etcd(EtcdSeen { cluster: ClusterId(0xc2), ..seen }), NO_TIME);
+    assert!(matches!(decide(&policy, &v), Step::Halt(Halt::TwoClusters { .. })));
 }
 
 #[test]

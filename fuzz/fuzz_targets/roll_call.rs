@@ -169,6 +169,7 @@ fn policy() -> Policy {
         join_newer: false,
         token_prefix: "t".to_owned(),
         claim: None,
+        join: Vec::new(),
         seed: None,
         snapshots: Vec::new(),
         written: false,

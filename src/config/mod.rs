@@ -99,6 +99,8 @@ pub struct Bootstrap {
     pub alone: bool,
     /// `MUSTER_CLAIM`: the object itself.
     pub claim: Option<Object>,
+    /// `MUSTER_JOIN`: client URLs of a cluster outside the roster, which is joined instead.
+    pub join: Vec<String>,
 }
 
 /// Which members may be removed, and when.
@@ -166,8 +168,17 @@ pub struct Log {
 impl Config {
     /// The settings that the core uses.
     pub fn policy(&self) -> Policy {
-        let Bootstrap { cluster_size, min_nodes, ref token_prefix, grace, window, without_absent, alone, ref claim } =
-            self.bootstrap;
+        let Bootstrap {
+            cluster_size,
+            min_nodes,
+            ref token_prefix,
+            grace,
+            window,
+            without_absent,
+            alone,
+            ref claim,
+            ref join,
+        } = self.bootstrap;
         Policy {
             cluster_size,
             min_nodes,
@@ -182,6 +193,7 @@ impl Config {
             join_newer: self.upgrade.join_newer,
             token_prefix: token_prefix.clone(),
             claim: claim.as_ref().map(Object::to_string),
+            join: join.clone(),
             seed: self.snapshots.seed.as_ref().map(ToString::to_string),
             snapshots: self.snapshots.places.iter().map(ToString::to_string).collect(),
             filter: self.instances.to_string(),
@@ -293,6 +305,7 @@ impl Reader {
             without_absent: self.yes(&variables::BOOTSTRAP_WITHOUT_ABSENT),
             alone: self.yes(&variables::BOOTSTRAP_ALONE),
             claim: self.claim(),
+            join: self.urls(&variables::JOIN),
         }
     }
 

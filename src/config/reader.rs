@@ -135,15 +135,35 @@ impl Reader {
 
     pub(super) fn url(&mut self, name: &str) -> Option<String> {
         let value = self.text(name)?.to_owned();
-        let uri = value.parse::<hyper::Uri>().ok();
-        match uri.filter(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some()) {
-            Some(_) => Some(value),
-            None => {
-                self.wrong(name, "is not a URL; write http://host:port or https://host:port");
-                None
-            }
+        if !is_url(&value) {
+            self.wrong(name, "is not a URL; write http://host:port or https://host:port");
+            return None;
         }
+        Some(value)
     }
+
+    /// Several URLs with a port each, with commas.
+    pub(super) fn urls(&mut self, variable: &'static Variable) -> Vec<String> {
+        let words = self.text(variable.name).unwrap_or_default().split(',').map(str::trim);
+        let urls: Vec<String> =
+            words.filter(|word| !word.is_empty()).map(|word| word.trim_end_matches('/').to_owned()).collect();
+        let has_port = |url: &String| url.parse::<hyper::Uri>().is_ok_and(|uri| uri.port().is_some());
+        if let Some(bad) = urls.iter().find(|url| !is_url(url) || !has_port(url)) {
+            self.wrong(
+                variable.name,
+                format!(
+                    "has {bad}, which is not a URL; write http://host:port or https://host:port, several with commas"
+                ),
+            );
+            return Vec::new();
+        }
+        urls
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    let uri = text.parse::<hyper::Uri>().ok();
+    uri.is_some_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some())
 }
 
 /// `30` (seconds), `30s`, `5m`, `12h`, `90d`, `500ms`.

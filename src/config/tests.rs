@@ -88,6 +88,22 @@ fn a_claim_is_an_object_below_its_prefix() {
 }
 
 #[test]
+fn a_cluster_to_join_is_named_by_urls_with_ports() {
+    let joined = |value| read(&env(&[("MUSTER_JOIN", value)])).map(|config| config.policy().join);
+    assert_eq!(
+        joined(" http://10.0.0.1:2379/, https://old-2:2379").unwrap(),
+        ["http://10.0.0.1:2379", "https://old-2:2379"]
+    );
+    assert!(joined("").unwrap().is_empty());
+    for (wrong, named) in
+        [("10.0.0.1:2379", "10.0.0.1:2379"), ("http://a:2379,http://b", "http://b"), ("ftp://a:1", "ftp://a:1")]
+    {
+        let found = problems(&[("MUSTER_JOIN", wrong)]);
+        assert!(found[0].contains(&format!("has {named}, which is not a URL; write http://host:port")), "{found:?}");
+    }
+}
+
+#[test]
 fn snapshots_are_off_until_a_place_is_named_and_all_that_is_wrong_is_said_at_once() {
     let none = read(&env(&[])).unwrap().snapshots;
     assert!(none.places.is_empty() && none.key.is_none() && none.sse.is_none());

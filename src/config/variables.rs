@@ -190,6 +190,9 @@ variables! {
         "how long a member must not have answered before it may be removed";
     ADOPT: "MUSTER_ADOPT" = "",
         "a member's id: you confirm that its data here is the newest, and that no other copy of it runs";
+    JOIN: "MUSTER_JOIN" = "",
+        "client URLs of a cluster outside the roster, with commas: a node without data joins it, beside its members, and never \
+         founds one";
     JOIN_NEWER: "MUSTER_JOIN_NEWER" = "no",
         "yes: you vouch that no member's log holds what a newer etcd can't apply, so that a node with one may join";
     REMOVE_INTERVAL: "MUSTER_REMOVE_INTERVAL" (formerly "MUSTER_RECONCILE") = "0",

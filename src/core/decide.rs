@@ -154,7 +154,7 @@ fn resume_or_give_up(view: &View, ours: ClusterId) -> Step {
 /// looks for the others at the old addresses, so the cluster can't recover by itself.
 pub fn scattered(view: &View) -> Option<Vec<String>> {
     let DataDir::Whole { ids: Known::Known((ours, _)) } = view.data else { return None };
-    let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == ours);
+    let lists = view.etcds().filter(|etcd| etcd.cluster == ours);
     let urls: Vec<String> = lists.flat_map(|etcd| &etcd.members).flat_map(|m| m.peer_urls.clone()).collect();
     let now: Vec<ListedMember> = view.listings().into_values().flatten().collect();
     let is_somebodys = |url: &String| now.iter().any(|listed| listed.peer_urls.contains(url));
@@ -183,6 +183,11 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     if let Some(etcd) = living.into_values().next() {
         return join(policy, view, etcd);
     }
+    if !policy.join.is_empty() {
+        return Step::Hold(Hold::OldFleetUnseen {
+            asked: policy.join.iter().map(|url| (url.clone(), unseen(view, url))).collect(),
+        });
+    }
     if policy.claim.is_some() {
         return claim::obey(policy, view);
     }
@@ -205,6 +210,15 @@ fn fresh(policy: &Policy, view: &View) -> Step {
     give_up_acceptance(view).unwrap_or_else(|| bootstrap::found(policy, view))
 }
 
+/// Why no cluster with a quorum is seen at that client URL.
+fn unseen(view: &View, url: &str) -> String {
+    match view.old_fleet.get(url) {
+        Some(Known::Known(etcd)) => format!("cluster {} has no proven quorum", etcd.cluster),
+        Some(Known::Unknown(cause)) => cause.clone(),
+        None => "not asked".to_owned(),
+    }
+}
+
 /// The list that we accepted has us under another name or URL than we have now. A node that adopts it must learn that we never
 /// start under it; otherwise no node that knows our present listing could accept it again. (Found by the model.)
 fn give_up_acceptance(view: &View) -> Option<Step> {
@@ -218,7 +232,7 @@ fn give_up_acceptance(view: &View) -> Option<Step> {
 /// An etcd of the cluster that we helped to bootstrap lists us as a member that has run.
 fn is_published(view: &View) -> bool {
     let ours = [view.accepted_cluster, view.chosen_cluster];
-    let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| ours.contains(&Some(etcd.cluster)));
+    let lists = view.etcds().filter(|etcd| ours.contains(&Some(etcd.cluster)));
     lists.flat_map(|etcd| &etcd.members).any(|m| m.name == view.me.listed.name && !m.client_urls.is_empty())
 }
 
@@ -232,7 +246,7 @@ fn chosen<'a>(policy: &Policy, view: &'a View) -> Option<&'a InitialList> {
     });
     let told = view.ledger.chosen.as_ref().into_iter().chain(told).filter(|_| may_believe(policy, view));
     let ours = view.ledger.accepted.as_ref().map(|accepted| &accepted.list);
-    let shown = ours.filter(|_| view.etcds().any(|(_, etcd)| Some(etcd.cluster) == view.accepted_cluster));
+    let shown = ours.filter(|_| view.etcds().any(|etcd| Some(etcd.cluster) == view.accepted_cluster));
     told.chain(shown).find(|list| !view.losses().voids(list))
 }
 
@@ -262,7 +276,9 @@ fn join(policy: &Policy, view: &View, etcd: &EtcdSeen) -> Step {
             silent_for,
         });
     }
-    let voters = etcd.members.len();
+    // Beside an old fleet the size is that of the new one.
+    let beside = !policy.join.is_empty() && view.roster.known().is_some();
+    let voters = etcd.members.iter().filter(|m| !beside || view.is_of_the_roster(m)).count();
     if let Some(wanted) = policy.cluster_size.filter(|wanted| voters >= *wanted) {
         let kept = etcd.members.iter().filter_map(|m| Some((m.id, removal::verdict(policy, view, etcd, m).err()?)));
         return Step::Hold(Hold::Spare { cluster: etcd.cluster, voters, wanted, kept: kept.collect() });

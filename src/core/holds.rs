@@ -109,6 +109,11 @@ pub const HOLDS: &[Explained] = &[
         "It is restored; or a quorum of the others runs: this node then gets the data from them. The line names the cause and the remedy.",
     ),
     hold(
+        "old_fleet_unseen",
+        "`MUSTER_JOIN` names a cluster to join, and no quorum of it answers.",
+        "It answers at one of these URLs; or unset `MUSTER_JOIN` on all nodes if they are to have a cluster of their own.",
+    ),
+    hold(
         "cluster_without_quorum",
         "An instance runs etcd, but its cluster has no proven quorum.",
         "Enough members of that cluster run and elect a leader. If they are lost for good, run `etcd-muster recover` there.",

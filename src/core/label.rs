@@ -85,6 +85,7 @@ impl Hold {
             Self::SeedUnknown { .. } => "seed_unknown",
             Self::SnapshotsUnknown { .. } => "snapshots_unknown",
             Self::SnapshotsSeen { .. } => "snapshots_seen",
+            Self::OldFleetUnseen { .. } => "old_fleet_unseen",
             Self::ClusterWithoutQuorum { .. } => "cluster_without_quorum",
             Self::PeerHasData { .. } => "peer_has_data",
             Self::PeerMismatch { .. } => "peer_mismatch",

@@ -247,6 +247,11 @@ impl fmt::Display for Hold {
                      their MUSTER_ settings must be the same"
                 )
             }
+            Self::OldFleetUnseen { asked } => {
+                f.write_str("MUSTER_JOIN is set, so this node joins that cluster and founds none, and no quorum of it answers: ")?;
+                let seen: Vec<String> = asked.iter().map(|(url, why)| format!("{url}: {why}")).collect();
+                write!(f, "{}; name client URLs of members that run, or unset MUSTER_JOIN if this fleet is to have a cluster of its own", seen.join("; "))
+            }
             Self::DifferentRoster { instance, theirs: None } => write!(f, "{instance} has no complete list of instances yet; waiting for it"),
             Self::AwaitProposer { instance } => write!(f, "{instance} is older, so it proposes the first members; waiting for its proposal"),
             Self::Absent { absent, why } => match absent.is_empty() {

@@ -45,7 +45,7 @@ pub fn may_run(policy: &Policy, view: &View, cluster: ClusterId, member: MemberI
 /// because there is nothing else to go by.
 fn is_at_home(view: &View, cluster: ClusterId, member: MemberId) -> bool {
     let unrecorded = view.ledger.instance.is_none();
-    let lists = view.etcds().map(|(_, etcd)| etcd).filter(|etcd| etcd.cluster == cluster);
+    let lists = view.etcds().filter(|etcd| etcd.cluster == cluster);
     let mut lists = lists.filter(|etcd| etcd.has_quorum() || unrecorded);
     let here = |m: &Member| m.id == member && same_urls(&m.peer_urls, &view.me.listed.peer_urls);
     lists.any(|etcd| etcd.members.iter().any(here))

@@ -249,6 +249,10 @@ pub enum Hold {
         count: usize,
         newest: String,
     },
+    /// No cluster with a quorum answers at `MUSTER_JOIN`: each URL, and why not.
+    OldFleetUnseen {
+        asked: Vec<(String, String)>,
+    },
     ClusterWithoutQuorum {
         instance: InstanceId,
         cluster: ClusterId,

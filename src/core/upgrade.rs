@@ -105,7 +105,7 @@ fn may_add_itself(policy: &Policy, view: &View) -> Result<(), Obstacle> {
     if installed(view)?.is_none() {
         return Ok(());
     }
-    let seen = view.etcds().filter_map(|(_, etcd)| Some(etcd.release?.minor()));
+    let seen = view.etcds().filter_map(|etcd| Some(etcd.release?.minor()));
     let versions = view.living_clusters().into_values().filter_map(|etcd| etcd.version);
     match seen.chain(versions).min() {
         Some(oldest) if oldest < V3_4 => Err(Obstacle::NoLearners { oldest }),

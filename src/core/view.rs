@@ -39,6 +39,8 @@ pub struct Policy {
     pub token_prefix: String,
     /// `MUSTER_CLAIM`: the claim object, if one is used.
     pub claim: Option<String>,
+    /// `MUSTER_JOIN`: client URLs of a cluster outside the roster. A node without data joins it, and never founds one.
+    pub join: Vec<String>,
     /// `MUSTER_SEED`: where a cluster that is founded gets its data from; `None`: it begins empty, or as an operator orders.
     pub seed: Option<String>,
     /// `MUSTER_SNAPSHOTS`: the places where snapshots of an earlier cluster may be.
@@ -396,6 +398,8 @@ pub struct View {
     /// If the roster lacks us: our own tags, as EC2 has them when asked by id.
     pub own_tags: Known<Vec<(String, String)>>,
     pub peers: BTreeMap<InstanceId, Peer>,
+    /// What the etcds of `MUSTER_JOIN` answered, by client URL; queried only for a fresh node.
+    pub old_fleet: BTreeMap<String, Known<EtcdSeen>>,
     /// What is known of the running cluster's members; see [`View::fate`].
     pub liveness: BTreeMap<MemberId, Liveness>,
     /// If the ledger names another instance as the owner of our data: whether that instance is gone, as EC2 reports.
@@ -419,7 +423,9 @@ pub struct View {
 impl View {
     /// The acceptor's side of this view.
     pub fn acceptor_context(&self, policy: &Policy) -> AcceptorContext {
-        let charter = self.roster.known().map(|roster| policy.charter(roster));
+        // Who is to join another cluster takes part in no bootstrap.
+        let founds = self.roster.known().filter(|_| policy.join.is_empty());
+        let charter = founds.map(|roster| policy.charter(roster));
         AcceptorContext { charter, listings: self.listings(), may_seed: self.may_seed(policy), ..self.losses() }
     }
 
@@ -479,18 +485,28 @@ impl View {
         self.liveness.get(&member).unwrap_or(&Liveness::Unknown)
     }
 
-    /// The etcds seen, in the order of their instances' ids.
-    pub fn etcds(&self) -> impl Iterator<Item = (&InstanceId, &EtcdSeen)> {
-        self.peers.iter().filter_map(|(id, peer)| match &peer.sighting {
-            PeerState::Etcd(etcd) => Some((id, etcd)),
+    /// The etcds seen, in the order of their instances' ids; then those outside the roster.
+    pub fn etcds(&self) -> impl Iterator<Item = &EtcdSeen> {
+        let peers = self.peers.values().filter_map(|peer| match &peer.sighting {
+            PeerState::Etcd(etcd) => Some(etcd),
             _ => None,
-        })
+        });
+        peers.chain(self.old_fleet.values().filter_map(Known::known))
+    }
+
+    /// Whether that member belongs to an instance of the roster, or to us.
+    pub fn is_of_the_roster(&self, member: &Member) -> bool {
+        let is_listed = |listed: &ListedMember| {
+            listed.name == member.name || listed.peer_urls.iter().any(|url| member.peer_urls.contains(url))
+        };
+        let has_instance = matches!(self.liveness_of(member.id), Liveness::Silent(Silence { instance: Some(_), .. }));
+        has_instance || self.listings().values().flatten().any(is_listed)
     }
 
     /// One proven member list for each cluster that has quorum.
     pub fn living_clusters(&self) -> BTreeMap<ClusterId, &EtcdSeen> {
         let mut living = BTreeMap::new();
-        for (_, etcd) in self.etcds().filter(|(_, etcd)| etcd.has_quorum()) {
+        for etcd in self.etcds().filter(|etcd| etcd.has_quorum()) {
             let kept = living.entry(etcd.cluster).or_insert(etcd);
             if !kept.changes_members() && etcd.changes_members() {
                 *kept = etcd;

@@ -500,7 +500,7 @@ fn change_key(view: &View, step: &Step) -> (BTreeMap<InstanceId, Discriminant<Pe
 }
 
 fn client_urls(view: &View) -> Vec<String> {
-    view.etcds().filter(|(_, etcd)| etcd.has_quorum()).map(|(_, etcd)| etcd.client_url.clone()).collect()
+    view.etcds().filter(|etcd| etcd.has_quorum()).map(|etcd| etcd.client_url.clone()).collect()
 }
 
 #[cfg(test)]

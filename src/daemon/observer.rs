@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::background_probes::{Heard, Questions};
 use super::claim_store::ClaimStore;
 use super::earlier_snapshots::EarlierSnapshots;
-use super::probe::{Probe, is_alive, serves, supervised};
+use super::probe::{Probe, is_alive, serves, supervised, through_client_port};
 use super::twin;
 use crate::config::{Config, Etcd, Instances};
 use crate::core::evidence::signs_of_a_cluster;
@@ -241,6 +241,7 @@ impl Observer {
             roster_unchanged_for: clock::now() - self.roster_since,
             roster,
             peers,
+            old_fleet: if has_data { BTreeMap::new() } else { self.observe_old_fleet().await },
             liveness: BTreeMap::new(),
             owner_gone: Known::Unknown("not asked".to_owned()),
             twin: Twin::Nobody,
@@ -317,6 +318,17 @@ impl Observer {
         heard
     }
 
+    /// The cluster outside the roster that is to be joined; all its URLs at once.
+    async fn observe_old_fleet(&self) -> BTreeMap<String, Known<EtcdSeen>> {
+        let mut questions = JoinSet::new();
+        for url in &self.policy.join {
+            let (clients, client_url, timeout) = (self.clients.clone(), url.clone(), self.probe_timeout);
+            questions
+                .spawn(async move { (client_url.clone(), through_client_port(&clients, client_url, timeout).await) });
+        }
+        questions.join_all().await.into_iter().collect()
+    }
+
     /// EC2's `terminated` is final. An operator's may be an error: a host that answers exists, whatever the file says.
     fn may_live(&self, roster: &Roster, instance: &Instance) -> bool {
         let handed_on = || roster.non_terminated().any(|i| i.address == instance.address);
@@ -378,7 +390,7 @@ impl Observer {
             etcd.cluster == cluster && etcd.has_quorum() && etcd.release.is_none_or(|release| release.is_at_least(3, 6))
         };
         let mut answer = Known::Known(None);
-        for etcd in view.etcds().map(|(_, etcd)| etcd).filter(reports) {
+        for etcd in view.etcds().filter(reports) {
             match self.clients.etcd.status(&etcd.client_url, self.probe_timeout).await {
                 Ok(status) => match status.downgrade_to {
                     None => return Known::Known(None),

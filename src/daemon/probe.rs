@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::core::release::{Minor, Release};
-use crate::core::types::{ClusterId, InstanceId};
+use crate::core::types::{ClusterId, InstanceId, Known};
 use crate::core::view::{EtcdSeen, PeerState, Quorum};
 use crate::etcd::client;
 use crate::net::http::Failure;
@@ -105,9 +105,26 @@ impl Probe {
     }
 
     fn etcd_seen(&self, version: &client::Version, list: client::MemberList, quorum: Quorum) -> PeerState {
+        PeerState::Etcd(self.seen(version, list, quorum))
+    }
+
+    fn seen(&self, version: &client::Version, list: client::MemberList, quorum: Quorum) -> EtcdSeen {
         let (release, version) = (Release::parse(&version.etcdserver), Minor::of_cluster(&version.etcdcluster));
         let client_url = self.client_url.clone();
-        PeerState::Etcd(EtcdSeen { cluster: list.cluster, client_url, members: list.members, quorum, version, release })
+        EtcdSeen { cluster: list.cluster, client_url, members: list.members, quorum, version, release }
+    }
+}
+
+/// What is seen of a cluster through one client port alone.
+pub(super) async fn through_client_port(
+    clients: &PeerClients,
+    client_url: String,
+    timeout: Duration,
+) -> Known<EtcdSeen> {
+    let probe = Probe { clients: clients.clone(), peer_url: String::new(), client_url, from: None, timeout };
+    match probe.list_at_client_port().await {
+        Ok((version, list)) => Known::Known(probe.seen(&version, list, Quorum::Proven)),
+        Err(error) => Known::Unknown(error.to_string()),
     }
 }
 

@@ -51,7 +51,8 @@ pub struct Startup {
 pub async fn start(config: &Config, reaper: &Reaper, recorder: &StatusRecorder) -> Result<Startup, Failure> {
     let program = wait_out(recorder, async || find_etcd(&config.etcd)).await?;
     let mut store = wait_out(recorder, async || open_store(&config.etcd.data, recorder).await).await?;
-    recorder.set_wanted(config.bootstrap.cluster_size);
+    // Beside an old fleet it is the new one's size, and that the cluster has more members is no news.
+    recorder.set_wanted(config.bootstrap.cluster_size.filter(|_| config.bootstrap.join.is_empty()));
     serve(recorder, Place::Socket(config.etcd.data.join(MUSTER_DIR).join(SOCKET)));
     if let Some(listen) = config.status_listen {
         serve(recorder, Place::Address(listen));

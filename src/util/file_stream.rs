@@ -199,7 +199,11 @@ pub async fn at_length<T: Send + 'static>(
     loop {
         tokio::select! {
             biased;
-            outcome = &mut outcome => return outcome.unwrap_or_else(|_| Err(io::Error::other("its thread panicked"))),
+            outcome = &mut outcome => {
+                // Its last report may not have been passed on, nor any if it was quick.
+                progress(shared.done.load(Ordering::Relaxed));
+                return outcome.unwrap_or_else(|_| Err(io::Error::other("its thread panicked")));
+            }
             () = shared.moved.notified() => progress(shared.done.load(Ordering::Relaxed)),
             () = super::clock::pause(stall) => return Err(file::mute(stall)),
         }

@@ -27,7 +27,7 @@ from byhand import (
     supervise,
     until_healthy,
 )
-from fleet import BOUND, etcd_pid, member_ids, put_etcd, remove_member, start, stop, tree, wait_formed, wait_said
+from fleet import BOUND, etcd_pid, member_ids, put_etcd, remove_member, start, stop, tree, wait_formed, wait_looks, wait_said
 from muster_tools.lab.etcd import EtcdClient
 from muster_tools.lab.node import Lab, Node
 from muster_tools.lab.pki import Ca
@@ -128,6 +128,59 @@ def test_a_new_instance_joins_a_cluster_that_nobody_supervises(lab):
     assert not writer.lost(new[0])
     # Nothing brings one of them back by itself: their machines may go on running.
     assert all(not node.runs() for node in old)
+
+
+@pytest.mark.core
+def test_a_new_fleet_joins_an_old_one_that_has_no_tag_and_leaves_it(lab):
+    """MUSTER_JOIN: three new instances at once, beside three that only their client URLs tell of; clients write all the while."""
+    nodes = {name: lab.add_node(tags={"Name": name}) for name in NAMES}
+    old = list(nodes.values())
+    for name, node in nodes.items():
+        start_by_flags(node, settings(node, name, nodes))
+    until_healthy(lab, *old)
+    cluster, members = old[0].etcd.cluster_id(), member_ids(old[0])
+    joins = {"MUSTER_CLUSTER_SIZE": "3", "MUSTER_JOIN": ",".join(client_url(node) for node in old)}
+    with Writer(*old) as writer:
+        new = [lab.add_node(env=joins) for _ in NAMES]
+        start(*new)
+        for node in new:
+            wait_said(lab, node, "is healthy and votes")
+        writer.nodes.extend(new)
+        (spare,) = more = [lab.add_node(env=joins)]
+        start(*more)
+        wait_said(lab, spare, "hold: ", "spare: ", "has all its 3 members")
+        for place, leaving in enumerate(old):
+            writer.wait_more(lab)
+            writer.nodes.remove(leaving)
+            remove_member(lab, new[0], members[peer_url(leaving)])
+            assert leaving.wait_exit(BOUND) is not None
+            until_healthy(lab, *old[place + 1 :], *new)
+        writer.wait_more(lab)
+        # The setting is still there: who replaces one of the new fleet joins its own cluster.
+        writer.nodes.remove(new[2])
+        lab.terminate(new[2])
+        wait_said(lab, spare, "is healthy and votes")
+        writer.wait_more(lab)
+    wait_formed(lab, new[0], new[1], spare)
+    assert {node.etcd.cluster_id() for node in (new[0], new[1], spare)} == {cluster}
+    assert not writer.lost(spare)
+
+
+def test_a_fleet_that_is_to_join_an_old_one_founds_nothing_while_that_is_away(lab):
+    away = lab.add_node(tags={"Name": "old"})
+    nodes = [lab.add_node(env={"MUSTER_CLUSTER_SIZE": "3", "MUSTER_JOIN": client_url(away)}) for _ in NAMES]
+    start(*nodes)
+    for node in nodes:
+        wait_said(lab, node, "hold: ", "MUSTER_JOIN is set", f"{client_url(away)}: ", "connection refused")
+    wait_looks(lab, *nodes)
+    assert not any(node.etcd_pids() for node in nodes)
+    # One of them without the setting gets no vote of the others.
+    nodes[0].env.pop("MUSTER_JOIN")
+    nodes[0].power_off()
+    start(nodes[0])
+    wait_said(lab, nodes[0], "hold: ", "waiting for it")
+    wait_looks(lab, *nodes)
+    assert not any(node.etcd_pids() for node in nodes)
 
 
 def test_what_the_check_will_not_call_a_go(lab):

@@ -154,6 +154,7 @@ impl World {
             roster_unchanged_for: silent_for,
             own_tags: Known::Unknown("not asked".to_owned()),
             peers,
+            old_fleet: BTreeMap::new(),
             liveness: BTreeMap::new(),
             owner_gone: self.is_gone(rules, n),
             twin: node.data.map_or(Twin::Nobody, |data| self.twin(n, data)),
