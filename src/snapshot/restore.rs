@@ -122,7 +122,8 @@ pub async fn stage(order: &Restore<'_>, progress: &(dyn Fn(Stage) + Sync)) -> Re
     let disk = |path: &Path, cause| verify::Error::Spool(spool::Error::disk(path, cause));
     let plain_size = manifest.plain.as_ref().map_or(manifest.size, |plain| plain.size);
     let copies = if manifest.encryption.is_some() { 2 } else { 1 };
-    let needed = plain_size * copies + manifest.size + WAL_BYTES;
+    let log = if paths.wal_is_inside() { WAL_BYTES } else { 0 };
+    let needed = plain_size * copies + manifest.size + log;
     spool::prepare(spool, needed).await.map_err(verify::Error::Spool)?;
     let scratch = Scratch::make(spool, needed, Priority::Ours).await?;
     let wal = match paths.wal_is_inside() {

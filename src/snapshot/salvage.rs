@@ -17,7 +17,7 @@ use super::place::directory::Directory;
 use super::place::{self, Place};
 use super::spool::{self, sha256};
 use super::take::{Origin, manifest_of, moment_of};
-use super::verify::{self, CLIENT_SOCKET, Scratch, etcd_arguments, in_words};
+use super::verify::{self, BESIDE_BYTES, CLIENT_SOCKET, Scratch, etcd_arguments, in_words};
 use crate::core::snapshot::manifest::{Manifest, Reason};
 use crate::core::types::{ClusterId, MemberId};
 use crate::etcd::client::{Client, Health};
@@ -87,7 +87,7 @@ pub async fn salvage(order: &Salvage<'_>, progress: &(dyn Fn(Stage) + Sync)) -> 
     let size: u64 = files.iter().map(|found| found.size).sum();
     // Copied, and the database once more as a snapshot.
     spool::prepare(order.spool, size * 2).await.map_err(verify::Error::Spool)?;
-    let scratch = Scratch::make(order.spool, size * 2, Priority::Ours).await?;
+    let scratch = Scratch::make(order.spool, size * 2 + BESIDE_BYTES, Priority::Ours).await?;
     let room = scratch.room.path().to_owned();
     let work = move |report: &Report| {
         for dir in ["data", "data/member", "data/member/snap", "data/member/wal"] {

@@ -38,7 +38,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(120);
 const START_PER_GIB: Duration = Duration::from_secs(60);
 /// Beside the database: two files of raft's log, of 64 MB each, and what the database grows by at once.
-const BESIDE_BYTES: u64 = 256 << 20;
+pub(super) const BESIDE_BYTES: u64 = 256 << 20;
 /// etcd's own memory, at the least; and of the database, what its index and its pages may need before the kernel can take them back.
 const MEMORY_BYTES: u64 = 256 << 20;
 const MEMORY_PART: u64 = 2;
@@ -255,7 +255,7 @@ pub async fn restore(
     has_memory(size)?;
     let tool = tool_beside(trial.etcd)?;
     // Before the children, so that it is dropped behind them.
-    let scratch = Scratch::make(trial.scratch, size, Priority::Lowest).await?;
+    let scratch = Scratch::make(trial.scratch, size + BESIDE_BYTES, Priority::Lowest).await?;
     restored(path, &tool, &trial_arguments(&scratch.token), &scratch, trial.reaper, progress).await?;
     let (program, arguments) = (trial.etcd, etcd_arguments(&scratch.token));
     let etcd = scratch.start(program, &arguments, trial.reaper)?;
@@ -408,8 +408,9 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) async fn make(below: &Path, size: u64, priority: Priority) -> Result<Self, Error> {
-        spool::has_room(below, size + BESIDE_BYTES).map_err(Error::Spool)?;
+    /// One there, if so many bytes have room.
+    pub(super) async fn make(below: &Path, needed: u64, priority: Priority) -> Result<Self, Error> {
+        spool::has_room(below, needed).map_err(Error::Spool)?;
         let room = Room::make(below).await.map_err(|cause| Error::disk(below, cause))?;
         let socket = room.path().join(CLIENT_SOCKET);
         if socket.as_os_str().len() > LONGEST_SOCKET {

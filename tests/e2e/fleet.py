@@ -22,6 +22,7 @@ from muster_tools.lab.node import Lab, Node
 
 BOUND = 60  # seconds; every wait ends with its condition, this is for the day it never comes
 COMMAND_BOUND = 60
+IS_ROOT = os.geteuid() == 0
 
 # Short where the point isn't the default; the debug log has a line for every look.
 QUICK = {
@@ -283,3 +284,21 @@ def field(text: str, pattern: str) -> str:
     assert found, f"no {pattern} in {text}"
     return found[1]
 
+
+# Disks.
+
+
+@contextmanager
+def small_disk(place: Path, size: str):
+    """In memory, and in place of that directory; what it yields makes it larger. For root."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", str(place)], check=True)
+    try:
+        yield lambda more: subprocess.run(["mount", "-o", f"remount,size={more}", str(place)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def used(place: Path) -> str:
+    """How large that disk has to be for what it holds, and no larger."""
+    disk = os.statvfs(place)
+    return str((disk.f_blocks - disk.f_bfree) * disk.f_frsize)

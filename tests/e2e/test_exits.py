@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from fleet import (
     BOUND,
+    IS_ROOT,
     command,
     etcd_pid,
     form,
@@ -17,6 +18,7 @@ from fleet import (
     mark,
     member_ids,
     said,
+    small_disk,
     start,
     stop,
     tree,
@@ -26,7 +28,6 @@ from fleet import (
 from muster_tools.lab.etcd import NOT_YET, EtcdError
 from muster_tools.lab.process import Process
 
-IS_ROOT = os.geteuid() == 0
 
 
 # Damage, as disks do it.
@@ -198,15 +199,6 @@ def test_a_second_supervisor_on_one_data_directory_is_named_and_waits(lab):
         lab.wait(lambda: "is healthy and votes" in log.read_text(), BOUND, "the second one's etcd")
     finally:
         second.end()
-
-
-@contextmanager
-def small_disk(place: Path, size: str):
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", str(place)], check=True)
-    try:
-        yield lambda more: subprocess.run(["mount", "-o", f"remount,size={more}", str(place)], check=True)
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="mounts a disk")

@@ -7,12 +7,14 @@ import os
 import random
 import re
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import pytest
-from fleet import BOUND, QUICK, command, form, launch, mark, said, start, stop, tree, wait_formed, wait_looks, wait_said
+from fleet import BOUND, IS_ROOT, QUICK, command, form, launch, mark, said, small_disk, start, stop, tree, used, wait_formed, wait_looks, wait_said
 from muster_tools.lab.ec2 import NODE_ACTIONS
 from muster_tools.lab.etcd import NOT_YET
 
@@ -266,6 +268,32 @@ def test_a_damaged_snapshot_is_used_by_nobody_until_the_original_is_back(lab, sh
     is_restored(*new)
 
 
+def test_one_of_three_that_is_given_other_bytes_uses_none_of_them(lab, bucket):
+    """A cache or a replica of the store that lies to one host. What the others restored is what it then gets from them."""
+    lost_cluster(lab)
+    new = launch(lab, 3, size=3)
+    deceived = new[1]
+    deceived.front.add(with_a_bit_flipped(".db"), action="GET")
+    start(*new)
+    ordered(lab, new[0])
+    wait_said(lab, deceived, "has the SHA-256", "was agreed on")
+    cluster = wait_formed(lab, *new)
+    is_restored(*new)
+    assert not said(deceived, "restored s3://") and founded(deceived) == {cluster}
+
+
+def with_a_bit_flipped(key: str):
+    def rule(call, proceed):
+        answer = proceed()
+        if answer.status == 200 and call.request.target.partition("?")[0].endswith(key):
+            middle = len(answer.body) // 2
+            flipped = bytes([answer.body[middle] ^ 1])
+            return replace(answer, body=answer.body[:middle] + flipped + answer.body[middle + 1 :])
+        return answer
+
+    return rule
+
+
 def test_one_without_etcds_tool_gets_the_data_from_the_others(lab, share):
     lost_cluster(lab)
     new = launch(lab, 3, size=3)
@@ -309,6 +337,56 @@ echo 'no more room' >&2; exit 1
         node.program.with_name("etcdutl").unlink()
     wait_formed(lab, *new)
     is_restored(*new)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="mounts disks")
+@pytest.mark.parametrize("stage", ["before", "before, the WAL's", "fetching", "restoring"])
+def test_a_disk_that_is_full_at_any_stage_is_named_and_got_over(lab, bucket, stage):
+    """On all three, so that nobody can give the others what they lack."""
+    lost_cluster(lab)
+    new = launch(lab, 3, size=3)
+    go = new[0].directory / "go"
+    begun, go_on = set(), threading.Event()
+    is_small = stage.startswith("before")
+    small = (lambda node: node.wal) if "WAL" in stage else (lambda node: node.data)
+    with ExitStack() as disks:
+        resizes = [disks.enter_context(small_disk(small(node), "48m" if is_small else "512m")) for node in new]
+        for node in new:
+            if stage == "restoring":
+                slow_tool(lab, node, before=f'touch "$0.begun"; until [ -e {go} ]; do sleep 0.05; done')
+            if stage == "fetching":
+                node.front.add(held_back(".db", node, begun, go_on), action="GET")
+        start(*new)
+        ordered(lab, new[0])
+        if not is_small:
+            is_begun = lambda node: node in begun or node.program.with_name("etcdutl.begun").exists()
+            lab.wait(lambda: all(is_begun(node) for node in new), BOUND, f"all to be {stage}")
+            for node, resize in zip(new, resizes):
+                resize(used(node.data))
+        go.touch()
+        go_on.set()
+        for node in new:
+            wait_said(lab, node, "hold: ", "free")
+        wait_looks(lab, *new, more=1)
+        assert not started(*new)
+        for resize in resizes:
+            resize("512m")
+        wait_formed(lab, *new)
+        is_restored(*new)
+        for node in new:
+            node.power_off()
+
+
+def held_back(key: str, node, begun: set, go_on: threading.Event):
+    """The store answers such a request later."""
+
+    def rule(call, proceed):
+        if call.request.target.partition("?")[0].endswith(key):
+            begun.add(node)
+            go_on.wait(BOUND)
+        return proceed()
+
+    return rule
 
 
 def test_an_order_is_refused_while_anything_may_be_the_old_cluster(lab, share):
