@@ -821,6 +821,15 @@ fn recovered_data_is_moved_aside_and_its_list_begins() {
     assert_eq!((after.ledger.recovery, after.ledger.ran_as), (None, None));
 }
 
+/// Otherwise a later loss of the quorum would bring up, long after, what was once ordered.
+#[test]
+fn a_recovery_is_forgotten_by_who_runs_in_the_old_cluster_again() {
+    let mut v = with_recovery();
+    v.ledger.own_data(&id('a'));
+    assert_eq!((v.ledger.recovery.as_ref(), v.ledger.instance.as_ref()), (None, Some(&id('a'))));
+    assert!(!matches!(decide(&policy(Some(3)), &v), Step::Quarantine(_)));
+}
+
 #[test]
 fn a_recovery_ends_where_a_cluster_lives_or_the_disk_is_another_s() {
     let policy = policy(Some(3));

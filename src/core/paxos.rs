@@ -210,6 +210,12 @@ impl Ledger {
         self.starting.filter(|_| !holds_wal && is_marked)
     }
 
+    /// The data here is that instance's from now on, and its cluster lives: what was to go on in its place does not.
+    pub fn own_data(&mut self, instance: &InstanceId) {
+        self.instance = Some(instance.clone());
+        self.recovery = None;
+    }
+
     /// The data was moved aside. If it is known that no vote cast with it counts, this is as if etcd had never run under that
     /// id; otherwise `founded` and `spawned` stay set: this instance must never start with an empty log under an id that may
     /// have voted. Idempotent.

@@ -206,11 +206,7 @@ impl Executor {
     /// # Errors
     /// Our own ledger can't be written.
     pub fn own_data(&self) -> Result<(), Error> {
-        Ok(self.acceptor_state.amend(|ledger| {
-            ledger.instance = Some(self.me.clone());
-            // The cluster lives: what was to go on in its place does not.
-            ledger.recovery = None;
-        })?)
+        Ok(self.acceptor_state.amend(|ledger| ledger.own_data(&self.me))?)
     }
 
     /// Removes a member.

@@ -736,6 +736,7 @@ MUTATIONS = [
     ),
     Mutation("an unknown log taken for a shorter one", "core/recovery.rs", "is_none_or(|theirs| theirs > own.log)", "is_some_and(|theirs| theirs > own.log)"),
     Mutation("an acknowledged entry left uncommitted", "etcd/wal.rs", "(2, state.1), (3, last.index)] {", "(2, state.1), (3, before)] {"),
+    Mutation("a recovery that outlives the cluster's return", "core/paxos.rs", "        self.recovery = None;\n    }\n\n    /// The data was moved", "    }\n\n    /// The data was moved"),
     Mutation("a cluster founded beside an old fleet", "core/decide.rs", "    if !policy.join.is_empty() {", "    if false && !policy.join.is_empty() {"),
     Mutation("a vote for a list beside an old fleet", "core/view.rs", ".filter(|_| policy.join.is_empty());", ".filter(|_| true);"),
     Mutation("an old fleet's members counted for the size", "core/decide.rs", "!beside || view.is_of_the_roster(m)", "!beside || m.id.0 != 0"),
