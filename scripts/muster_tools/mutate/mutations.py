@@ -51,7 +51,7 @@ MUTATIONS = [
     Mutation(
         "a list started before it is chosen",
         "core/decide.rs",
-        "let shown = ours.filter(|_| view.etcds().any(|(_, etcd)| Some(etcd.cluster) == view.accepted_cluster));",
+        "let shown = ours.filter(|_| view.etcds().any(|etcd| Some(etcd.cluster) == view.accepted_cluster));",
         "let shown = ours;",
     ),
     Mutation(
@@ -91,7 +91,7 @@ MUTATIONS = [
     Mutation("cleaning without the dwell", "core/removal.rs", "Ok(instance) if fate.silent_for >= policy.clean_dwell =>", "Ok(instance) if fate.silent_for >= Duration::ZERO =>"),
     Mutation("cleaning on unknown", "core/removal.rs", "(Some(instance), Known::Unknown(cause)) => Err(KeepReason::Unknown(instance.clone(), cause.clone())),", "(Some(instance), Known::Unknown(_)) => Ok(instance),"),
     Mutation("cleaning below quorum", "core/removal.rs", "if answering < needed {", "if answering + 1 < needed {"),
-    Mutation("a list without quorum believed", "core/view.rs", ".filter(|(_, etcd)| etcd.has_quorum())", ""),
+    Mutation("a list without quorum believed", "core/view.rs", ".filter(|etcd| etcd.has_quorum())", ""),
     Mutation("a place taken without a record", "core/decide.rs", "member.client_urls.is_empty() && as_we_are && (added || founder)", "member.client_urls.is_empty() && as_we_are"),
     Mutation("foreign data moved aside", "core/decide.rs", "if view.ledger.never_elected =>", "if !view.ledger.never_elected || view.ledger.never_elected =>"),
     Mutation("damaged data moved aside uncondemned", "core/decide.rs", "let said = view.condemned.clone()?;", "let said = view.condemned.clone().unwrap_or_default();"),
@@ -494,7 +494,7 @@ MUTATIONS = [
         "if answers.here.as_ref().is_some_and(|here| here.member == id) {",
         "if answers.trouble.is_none() {",
     ),
-    Mutation("one of several etcds guessed", "cli/adopt.rs", "[pid] => Ok(*pid),", "[pid, ..] => Ok(*pid),"),
+    Mutation("one of several etcds guessed", "cli/adopt/local.rs", "[pid] => Ok(*pid),", "[pid, ..] => Ok(*pid),"),
     Mutation("a member adopted at an address of another", "cli/adoption.rs", "find(|(_, host, _)| self.is_here(host)) else {", "find(|_| true) else {"),
     Mutation("a balancer advertised as a member", "cli/adoption.rs", "if !urls.iter().all(leads_here) {", "if false && !urls.iter().all(leads_here) {"),
     Mutation("a value computed by a shell taken as it is", "etcd/by_hand.rs", "if value.contains(['$', '`']) {", "if value.contains('`') {"),
