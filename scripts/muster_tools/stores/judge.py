@@ -15,7 +15,7 @@ from muster_tools.lab import install, netns
 from muster_tools.lab.netns import Hub
 from muster_tools.lab.node import Lab, Node
 from muster_tools.repository import ROOT
-from muster_tools.stores import radosgw
+from muster_tools.stores.radosgw import Radosgw
 from muster_tools.stores.store import Store, make_bucket, wait_listening
 
 sys.path.insert(0, str(ROOT / "tests/e2e"))
@@ -144,7 +144,7 @@ def ministack(folder: Path, address: str):
         yield Store(f"http://{address}:9002", key="test", secret="test")
 
 
-STORES = {"rclone": rclone, "ministack": ministack, "radosgw": radosgw.serving}
+STORES = {"rclone": rclone, "ministack": ministack, "radosgw": Radosgw(), **{f"radosgw-{series}": Radosgw(series) for series in ("trixie", "sid")}}
 rclone.fetch = lambda: program("rclone")
 ministack.fetch = lambda: program("ministack")
 
