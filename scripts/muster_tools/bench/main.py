@@ -102,7 +102,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--only", metavar="ROW,…", help=f"of {', '.join(figures.FAMILIES)}; the other rows stay as they are")
     parser.add_argument("--pairs", type=int, help=f"default: {PAIRS}, {QUICK_PAIRS} with --quick")
     parser.add_argument("--rest", type=int, default=600, metavar="SECONDS", help="watched at rest; default: %(default)s")
-    sizes = "in etcd for snapshots: memory at each, the second beside others; default: %(default)s"
+    sizes = "in etcd for snapshots: memory at each, the second beside others, one alone beside none; default: %(default)s"
     parser.add_argument("--mib", type=mibs, default="100,1024,4096", metavar="MIB,…", help=sizes)
     command.add_etcd(parser)
     command.add_binary(parser)

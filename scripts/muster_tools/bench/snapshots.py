@@ -41,7 +41,7 @@ def _with_data(options: Options) -> list[Row]:
     from muster_tools.lab.node import Lab
 
     sizes = [QUICK_MIB] if options.quick else sorted(options.mib)
-    beside = sizes[:2][-1]
+    beside = sizes[1] if len(sizes) > 1 else None
     awscli = peers.awscli()
     few = min(options.pairs, FEW_PEAKS)
     rows: list[Row] = []
@@ -53,7 +53,7 @@ def _with_data(options: Options) -> list[Row]:
             progress(f"snapshots, {size:,} MiB")
             member.fill(size)
             rows.append(_peak(size, [member.peak() for _ in range(few if size <= QUICK_MIB else 1)], tiny))
-            if size == beside and not options.quick:
+            if size == beside:
                 rows += _saving(size, *pairs(options.pairs, member.ours, lambda: member.by_hand(awscli)))
     return rows
 
