@@ -13,6 +13,7 @@ use muster_core::paxos::{
 };
 use muster_core::removal::{UNHEALTHY_AFTER, reconcile};
 use muster_core::seed::{MaySeed, SeedSeen, Snapshots};
+use muster_core::set_aside::{Refusal, may_set_aside};
 use muster_core::step::KeepReason;
 use muster_core::step::{AbsenceReason, AloneReason, Doubt, Halt, Hold, Quarantine, RemovalReason, Step};
 use muster_core::types::Seed;
@@ -1676,4 +1677,31 @@ fn a_void_claim_shows_a_disk_from_before_the_next_founding() {
     assert!(before(&v, &held("xy")) && !before(&v, &held("ab")));
     assert!(!before(&v, &ClaimState::Held { claim: Claim::Established { cluster: LIVING }, version: "1".to_owned() }));
     assert!(!before(&v, &ClaimState::Unknown("denied".into())));
+}
+
+#[test]
+fn data_is_set_aside_by_an_operator_beside_exactly_one_quorum_that_lives_without_it() {
+    let mut v = with_data(LIVING);
+    assert_eq!(may_set_aside(&v, &PeerState::Refused), Err(Refusal::MayBeTheLast));
+    says(&mut v, 'b', etcd("abc", false), NO_TIME);
+    assert_eq!(
+        may_set_aside(&v, &PeerState::Refused),
+        Err(Refusal::MayBeTheLast),
+        "a quorum that is not proven is none"
+    );
+    says(&mut v, 'b', etcd("abc", true), NO_TIME);
+    assert_eq!(may_set_aside(&v, &PeerState::Refused).map(|seen| seen.cluster), Ok(LIVING));
+    for own in [
+        etcd("abc", true),
+        seen_data(None, None),
+        PeerState::Silent("timeout".to_owned()),
+        PeerState::Mismatch("TLS".to_owned()),
+    ] {
+        assert!(matches!(may_set_aside(&v, &own), Err(Refusal::Runs(_))), "{own}");
+    }
+    let PeerState::Etcd(seen) = etcd("abc", true) else { panic!() };
+    says(&mut v, 'c', PeerState::Etcd(EtcdSeen { cluster: ClusterId(7), ..seen }), NO_TIME);
+    assert!(matches!(may_set_aside(&v, &PeerState::Refused), Err(Refusal::TwoClusters(_))));
+    v.data = DataDir::Fresh;
+    assert_eq!(may_set_aside(&v, &PeerState::Refused), Err(Refusal::NoData));
 }

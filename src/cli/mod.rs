@@ -11,6 +11,7 @@ mod members;
 mod plan;
 mod recover;
 mod restore;
+mod set_aside;
 mod snapshot;
 mod status;
 mod terminal;
@@ -64,6 +65,7 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Recover(recover::Recover),
+    SetAside(set_aside::SetAside),
     Env(env::Env),
     EtcdctlEnv(etcdctl_env::EtcdctlEnv),
 }
@@ -95,7 +97,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, upgrade, adopt, leave, snapshot, restore, recover, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, health, upgrade, adopt, leave, snapshot, restore, recover, set-aside, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -152,6 +154,7 @@ fn work(
         (Command::Snapshot(snapshot), _) => Box::pin(async move { snapshot.run(&config).await }),
         (Command::Restore(restore), _) => Box::pin(async move { restore.run(config).await }),
         (Command::Recover(recover), _) => Box::pin(async move { recover.run(config).await }),
+        (Command::SetAside(aside), _) => Box::pin(async move { aside.run(config).await }),
         (Command::EtcdctlEnv(exports), _) => Box::pin(async move { Ok(exports.run(&config.etcd)) }),
         (Command::Env(_) | Command::Run(_), _) => Box::pin(async { Ok(0) }),
     }

@@ -100,6 +100,11 @@ impl Looker {
         self.observer.observe(&self.looking, |_| {}).await
     }
 
+    /// Where the data is.
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
     pub(super) fn policy(&self) -> &Policy {
         self.observer.policy()
     }
@@ -137,7 +142,7 @@ impl Looker {
     }
 }
 
-fn data_in_words(data: &DataDir) -> String {
+pub(super) fn data_in_words(data: &DataDir) -> String {
     match data {
         DataDir::Fresh => "none".to_owned(),
         DataDir::Whole { ids: Known::Known((cluster, member)) } => format!("member {member} of cluster {cluster}"),

@@ -40,7 +40,7 @@ pub const HOLDS: &[Explained] = &[
     hold(
         "runs_elsewhere",
         "Another host already runs as the member whose data is here.",
-        "Move the data away to start this node as new.",
+        "Stop the supervisor and move the data aside (`etcd-muster set-aside`): the node then starts as new.",
     ),
     hold(
         "older_copy",
@@ -291,7 +291,7 @@ pub const HALTS: &[Explained] = &[
     hold(
         "foreign_data",
         "The data here belongs to one cluster, and the other instances run another.",
-        "Move the data directory away, then restart this node.",
+        "Move the data aside (`etcd-muster set-aside`), then restart this node.",
     ),
     hold(
         "name_in_use",

@@ -134,8 +134,8 @@ impl fmt::Display for Halt {
             ),
             Self::ForeignData { ours, living } => write!(
                 f,
-                "the data here belongs to cluster {ours}, but the other instances run cluster {living}; move the data dir away to join that \
-                 cluster, then restart this node"
+                "the data here belongs to cluster {ours}, but the other instances run cluster {living}; to join that cluster, move the \
+                 data aside (etcd-muster set-aside), then restart this node"
             ),
             Self::NameInUse { name, member, urls } => write!(
                 f,

@@ -22,6 +22,7 @@ pub mod release;
 pub mod removal;
 pub mod restart;
 pub mod seed;
+pub mod set_aside;
 pub mod size;
 pub mod snapshot;
 pub mod step;

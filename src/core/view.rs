@@ -69,6 +69,11 @@ impl Policy {
             written: self.written.then(written),
         }
     }
+
+    /// The charter under which this node votes; `None`: it is to join another cluster, so it takes part in no bootstrap.
+    pub fn charter_to_vote(&self, roster: &Roster) -> Option<Charter> {
+        self.join.is_empty().then(|| self.charter(roster))
+    }
 }
 
 /// Which members may be removed.
@@ -423,9 +428,7 @@ pub struct View {
 impl View {
     /// The acceptor's side of this view.
     pub fn acceptor_context(&self, policy: &Policy) -> AcceptorContext {
-        // Who is to join another cluster takes part in no bootstrap.
-        let founds = self.roster.known().filter(|_| policy.join.is_empty());
-        let charter = founds.map(|roster| policy.charter(roster));
+        let charter = self.roster.known().and_then(|roster| policy.charter_to_vote(roster));
         AcceptorContext { charter, listings: self.listings(), may_seed: self.may_seed(policy), ..self.losses() }
     }
 

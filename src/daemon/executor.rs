@@ -241,11 +241,7 @@ impl Executor {
     /// # Errors
     /// The disk fails.
     pub fn quarantine(&self, paths: &Paths, why: LeftBehind) -> Result<String, Error> {
-        let stamp = clock::file_stamp();
-        let moving = Moving { stamp: stamp.clone(), why };
-        self.acceptor_state.with_store(|store| store.begin_quarantine(&moving))?;
-        self.move_aside(paths, &moving)?;
-        Ok(stamp)
+        quarantine(&self.acceptor_state, paths, why)
     }
 
     /// Completes a quarantine that a crash interrupted.
@@ -254,7 +250,7 @@ impl Executor {
     /// The disk fails.
     pub fn finish_quarantine(&self, paths: &Paths) -> Result<(), Error> {
         match self.acceptor_state.with_store(store::Store::unfinished_quarantine)? {
-            Some(moving) => self.move_aside(paths, &moving),
+            Some(moving) => move_aside(&self.acceptor_state, paths, &moving),
             None => Ok(()),
         }
     }
@@ -275,10 +271,22 @@ impl Executor {
         log::warn!("etcd's first start ended before it created a WAL, so it counts as never started");
         self.quarantine(paths, LeftBehind::NeverBegan(unstarted)).map(|_| ())
     }
+}
 
-    fn move_aside(&self, paths: &Paths, moving: &Moving) -> Result<(), Error> {
-        paths.quarantine(&moving.stamp)?;
-        self.acceptor_state.amend(|ledger| ledger.left_behind(moving.why))?;
-        Ok(self.acceptor_state.with_store(store::Store::end_quarantine)?)
-    }
+/// Moves the data aside, and returns the name's end. [`Executor::finish_quarantine`] completes it after a crash.
+///
+/// # Errors
+/// The disk fails.
+pub fn quarantine(state: &AcceptorState, paths: &Paths, why: LeftBehind) -> Result<String, Error> {
+    let stamp = clock::file_stamp();
+    let moving = Moving { stamp: stamp.clone(), why };
+    state.with_store(|store| store.begin_quarantine(&moving))?;
+    move_aside(state, paths, &moving)?;
+    Ok(stamp)
+}
+
+fn move_aside(state: &AcceptorState, paths: &Paths, moving: &Moving) -> Result<(), Error> {
+    paths.quarantine(&moving.stamp)?;
+    state.amend(|ledger| ledger.left_behind(moving.why))?;
+    Ok(state.with_store(store::Store::end_quarantine)?)
 }

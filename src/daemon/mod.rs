@@ -9,7 +9,7 @@ pub mod departure;
 pub mod earlier_snapshots;
 mod etcd_release;
 mod etcd_run;
-mod executor;
+pub mod executor;
 mod hash_comparison;
 pub mod lifecycle_hooks;
 mod member_monitor;

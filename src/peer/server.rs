@@ -94,7 +94,7 @@ impl AcceptorState {
     pub fn set_context(&self, roster: Option<&Roster>, policy: &Policy, data: &DataDir) {
         let mut state = self.state();
         if let Some(roster) = roster {
-            state.context.charter = Some(policy.charter(roster));
+            state.context.charter = policy.charter_to_vote(roster);
             state.context.terminated = roster.terminated().map(|i| i.id.clone()).collect();
         }
         // Until an observation has shown more, nothing is agreed on that could be an empty cluster beside snapshots.

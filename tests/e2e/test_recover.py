@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from fleet import BOUND, QUICK, command, form, launch, leader_of, mark, member_ids, said, start, stop, wait_formed, wait_said
+from fleet import BOUND, QUICK, command, field, form, launch, leader_of, mark, member_ids, said, start, stop, tree, wait_formed, wait_said
 from muster_tools.lab.ec2 import NODE_ACTIONS
 
 BUMP = 1_000_000_000
@@ -179,3 +179,41 @@ def test_a_claim_names_the_cluster_that_goes_on(lab):
     new = launch(lab, 2)
     start(*new)
     wait_formed(lab, survivor, *new)
+
+
+def refused_to_set_aside(lab, node, why: str) -> None:
+    done = command(lab, node, "set-aside", "--json")
+    plan = json.loads(done.stdout)
+    assert done.returncode == 1 and why in plan["obstacle"], done.stdout + done.stderr
+    done = command(lab, node, "set-aside", "--yes", plan["plan"])
+    assert done.returncode == 1 and why in done.stdout
+    assert (node.data / "member").is_dir() and not list(node.data.glob("quarantine-*"))
+
+
+def test_data_is_set_aside_only_if_the_others_can_do_without_it(lab):
+    nodes = form(lab, 3, size=3, **QUICK)
+    chosen, second, third = nodes
+    chosen.etcd.put("kept", "1")
+    old_id = member_ids(second)[chosen.peer_url]
+    refused_to_set_aside(lab, chosen, "stop the supervisor here")
+    assert chosen.etcd.health()
+    stop(chosen)
+    done = command(lab, chosen, "set-aside")
+    assert done.returncode == 0 and "joins cluster" in done.stdout
+    plan = field(done.stdout, r"(?m)^plan +([0-9a-f]+)$")
+    found = tree(chosen.data / "member", chosen.wal / "wal")
+    wrong = command(lab, chosen, "set-aside", "--yes", "0" * 12)
+    assert wrong.returncode == 1 and "look at it again" in wrong.stderr and tree(chosen.data / "member", chosen.wal / "wal") == found
+    done = command(lab, chosen, "set-aside", "--yes", plan)
+    assert done.returncode == 0, done.stdout + done.stderr
+    aside = tree(*chosen.data.glob("quarantine-*"), *chosen.wal.glob("quarantine-*"))
+    assert sorted(found.values()) == sorted(aside.values()), "renamed, all of it"
+    start(chosen)
+    wait_formed(lab, *nodes)
+    assert chosen.etcd.get("kept") == "1" and member_ids(second)[chosen.peer_url] != old_id
+    # Two are left: without one of them there is no quorum, and without a quorum nobody knows what is needed.
+    lab.terminate(third)
+    stop(second)
+    refused_to_set_aside(lab, second, "may be all that is left of acknowledged writes")
+    start(second)
+    lab.wait(second.etcd.health, BOUND, "the quorum of these two")

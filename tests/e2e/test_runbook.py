@@ -122,6 +122,7 @@ def test_a_lost_quorum(lab, page):
     nodes = form(lab, 3, size=3, **QUICK)
     survivor, *gone = nodes
     survivor.etcd.put("kept", "1")
+    old = gone[0].snapshot()
     for node in gone:
         lab.terminate(node)
     wait_possible(lab, survivor, "recover")
@@ -129,9 +130,15 @@ def test_a_lost_quorum(lab, page):
     assert shown.stdout.count("lost for good") == 2, shown.stdout
     page.run(survivor, plan_id(shown))
     assert survivor.etcd.get("kept") == "1"
+    wait_formed(lab, survivor)
     new = launch(lab, 2)
+    # As on another survivor: data of the old cluster.
+    new[0].restore(old)
+    planned = page.run(new[0])
+    page.run(new[0], plan_id(planned))
     start(*new)
     wait_formed(lab, survivor, *new)
+    assert list(new[0].data.glob("quarantine-*"))
 
 
 @scene("A lost fleet")
@@ -219,9 +226,12 @@ def test_addresses_that_all_changed(lab, page):
     order = field(shown.stdout, r"(?m)^to do it: etcd-muster (.+)$")
     done = command(lab, chosen, *shlex.split(order))
     assert done.returncode == 0, done.stdout + done.stderr
-    for node in others:
-        assert not said(node, "quarantine")
-        node.wipe()
-        node.start()
+    wait_formed(lab, chosen)
+    planned = page.run(others[0])
+    page.run(others[0], plan_id(planned))
+    planned = command(lab, others[1], "set-aside")
+    assert command(lab, others[1], "set-aside", "--yes", plan_id(planned)).returncode == 0
+    start(*others)
     wait_formed(lab, *nodes)
     assert all(node.etcd.get("kept") == "1" for node in nodes)
+    assert all(list(node.data.glob("quarantine-*")) for node in others)

@@ -33,6 +33,10 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    async fn with(settings: &[(&str, &str)]) -> Self {
         let scratch = Scratch::make();
         let peer_urls = vec!["http://10.0.0.1:2380".to_owned()];
         let listed = ListedMember { instance: id("i-a"), name: "i-a".to_owned(), peer_urls };
@@ -48,8 +52,9 @@ impl Scene {
             zone: "z".to_owned(),
         };
         let roster = Roster::new(vec![instance], 1);
-        let policy =
-            config::read(&BTreeMap::from([("ED_SSL".to_owned(), "/nonexistent".to_owned())])).unwrap().policy();
+        let given = [("ED_SSL", "/nonexistent")].into_iter().chain(settings.iter().copied());
+        let env = given.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let policy = config::read(&env).unwrap().policy();
         acceptor_state.set_context(Some(&roster), &policy, &DataDir::Fresh);
         let (address, serving) = loop {
             let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -152,6 +157,20 @@ async fn a_strangers_charter_changes_nothing() {
         assert_eq!(scene.call(&question).await.unwrap(), Answer::DifferentRoster { theirs });
     }
     assert_eq!((scene.on_disk(), scene.acceptor_state.ledger()), (before.clone(), before));
+}
+
+#[tokio::test]
+async fn who_is_to_join_another_cluster_promises_and_accepts_nothing() {
+    let scene = Scene::with(&[("MUSTER_JOIN", "http://old:2379")]).await;
+    let before = scene.on_disk();
+    let list = InitialList::empty(vec![scene.hello(None).await.listed], "etcd-muster-1".to_owned());
+    let (charter, nobody) = (scene.charter.clone(), Answer::DifferentRoster { theirs: None });
+    let accept = Call::Accept { charter: charter.clone(), ballot: ballot(1), list: list.clone() };
+    let chosen = Call::Chosen { charter: Some(charter), list };
+    for question in [scene.prepare(1), accept, chosen] {
+        assert_eq!(scene.call(&question).await.unwrap(), nobody);
+    }
+    assert_eq!((scene.hello(None).await.charter, scene.on_disk()), (None, before));
 }
 
 #[tokio::test]
