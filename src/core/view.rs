@@ -320,6 +320,20 @@ pub enum ClaimState {
 }
 
 impl ClaimState {
+    /// What was found, in a word, for a node with data of that cluster or without; `None`: nothing was read.
+    pub fn word(&self, ours: Option<ClusterId>) -> Option<&'static str> {
+        match self {
+            Self::NotAsked => None,
+            Self::Unknown(_) => Some("unknown"),
+            Self::Absent => Some("absent"),
+            Self::Held { claim: Claim::Founding { .. }, .. } => Some("founding"),
+            Self::Held { claim: Claim::Established { cluster }, .. } if ours.is_none_or(|ours| ours == *cluster) => {
+                Some("established")
+            }
+            Self::Held { claim: Claim::Established { .. }, .. } => Some("other"),
+        }
+    }
+
     /// By this view no node has started under this claim, nor ever can: it is absent, or its list can't have a quorum any more.
     /// A disk that saw this is from before the bootstrap to come.
     pub fn is_before_a_founding(&self, standing: &AcceptorContext) -> bool {

@@ -3,6 +3,7 @@
 pub mod background_probes;
 pub mod certificates;
 pub mod claim_store;
+mod claim_watch;
 mod dead_member_remover;
 mod decision_loop;
 pub mod departure;

@@ -46,6 +46,7 @@ struct State {
     members: Option<(Members, Instant)>,
     /// `MUSTER_CLUSTER_SIZE`.
     wanted: Option<usize>,
+    claim: Option<&'static str>,
     listed: Vec<Listed>,
     certificates: Vec<Certificate>,
     snapshots: Vec<PlaceStatus>,
@@ -83,6 +84,7 @@ impl StatusRecorder {
             role: None,
             members: None,
             wanted: None,
+            claim: None,
             listed: Vec::new(),
             certificates: Vec::new(),
             snapshots: Vec::new(),
@@ -213,6 +215,11 @@ impl StatusRecorder {
         state.listed = listed;
     }
 
+    /// The claim was read.
+    pub fn set_claim(&self, claim: &'static str) {
+        self.state().claim = Some(claim);
+    }
+
     /// When the ports' certificates expire.
     pub fn certificates(&self, certificates: Vec<Certificate>) {
         self.state().certificates = certificates;
@@ -275,6 +282,7 @@ impl State {
             },
             members: members.map(|(members, age)| Members { seconds_ago: age.as_secs(), ..members.clone() }),
             wanted_members: self.wanted,
+            claim: self.claim.map(str::to_owned),
             last_listed: self.listed.clone(),
             certificates: self.certificates.clone(),
             snapshots: self.snapshots.clone(),

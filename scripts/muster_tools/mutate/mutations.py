@@ -742,4 +742,6 @@ MUTATIONS = [
     Mutation("a size counted without a roster", "core/decide.rs", "!policy.join.is_empty() && view.roster.known().is_some()", "!policy.join.is_empty()"),
     Mutation("a terminated member's place given away", "core/view.rs", "has_instance || self.listings()", "self.listings()"),
     Mutation("a record cut short committed", "etcd/wal.rs", "if kind != CRC_TYPE && own != crc32c(crc, bytes) {", "if false && kind != CRC_TYPE && own != crc32c(crc, bytes) {"),
+    # Watching.
+    Mutation("a claim that is lost while etcd runs never noticed", "daemon/claim_watch.rs", "self.recorder.set_claim(word);", "let _unseen = word;"),
 ]
