@@ -1,9 +1,10 @@
-"""docs/alerts.yaml, judged by promtool over what real supervisors and etcds serve."""
+"""docs/alerts.yaml, judged by promtool over what real supervisors and etcds serve; docs/dashboard.json, asked of a Prometheus that scraped them."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,8 +25,13 @@ BUCKET = "watched"
 RIGHTS = ("s3:GetObject", "s3:PutObject", "s3:ListBucket")
 CLAIM = f"s3://{BUCKET}/claim"
 JOB = "blue"
-MINUTE, HOUR, DAY = 1, 60, 24 * 60
+MINUTE, HOUR = 1, 60
 LATER = 20 * MINUTE  # everything that waits for ten minutes or fifteen is due
+
+BOARD = json.loads((REPOSITORY / "docs/dashboard.json").read_text())
+WIDE = 24  # columns of Grafana's grid
+KINDS = {"stat", "table", "state-timeline", "timeseries"}
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 needs_promtool = pytest.mark.skipif(install.prometheus("promtool") is None, reason=prometheus.MISSING.format("promtool"))
 
@@ -278,7 +284,7 @@ def test_a_claim_that_cant_be_read_is_unknown(lab, bucket, tmp_path):
 
 @needs_promtool
 def test_certificates_that_end_soon_and_snapshots_that_fail(lab, bucket, tmp_path):
-    """And everything that the rules name is served by some supervisor or etcd: this one has all that there is."""
+    """And every metric that the rules and the board name is served by some supervisor or etcd: this one has all that there is."""
     good, refusing = tmp_path / "good", f"s3://{BUCKET}/backups"
     good.mkdir()
     lab.security = Security(client=FILES, peer=FILES)
@@ -298,7 +304,8 @@ def test_certificates_that_end_soon_and_snapshots_that_fail(lab, bucket, tmp_pat
     first = wait_page(lab, node, lambda page: not failures(page), "no failure yet")
     last = wait_page(lab, node, lambda page: failures(page) and verified in page.names() and is_whole(1)(page), "a failure")
     (reason,) = {labels["reason"] for labels in last.labels("etcd_muster_snapshot_failures_total")}
-    lacking = NAMES - last.names() - etcd_page(node).names()
+    asked = NAMES.union(*(metrics_in(expression) for _, expression in expressions()))
+    lacking = asked - last.names() - etcd_page(node).names()
     assert not lacking, f"nobody serves {lacking}"
     failing, elsewhere = {"place": refusing}, {"place": f"file:{good}"}
     stored = last.value(verified, **elsewhere) - last.at
@@ -313,3 +320,67 @@ def test_certificates_that_end_soon_and_snapshots_that_fail(lab, bucket, tmp_pat
         EtcdMusterSnapshotOld=[(elsewhere, seconds - stored)],
     )
     judge(tmp_path, ALERTS, [supervisor(node, first, last)], NAMES, 8 * HOUR, alerts_at(hours, **due))
+
+
+# The board.
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Title and expression of everything that the board asks."""
+    return [(panel["title"], target["expr"].replace("$job", JOB)) for panel in BOARD["panels"] for target in panel["targets"]]
+
+
+def test_the_board_is_one_that_grafana_reads():
+    """What its schema demands of such panels; each has its own place, and asks the source and the cluster that are chosen."""
+    assert BOARD["title"] and BOARD["uid"] and BOARD["schemaVersion"] >= 36  # from there on a data source is an object
+    assert {variable["name"]: variable["type"] for variable in BOARD["templating"]["list"]} == {"datasource": "datasource", "job": "query"}
+    cells, ids = set(), set()
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        assert panel["type"] in KINDS and panel["title"] and panel["description"].endswith("."), panel["title"]
+        own = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        assert own and not own & cells and place["x"] + place["w"] <= WIDE, panel["title"]
+        cells |= own
+        assert panel["id"] not in ids and panel["datasource"] == SOURCE and panel["targets"], panel["title"]
+        ids.add(panel["id"])
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(set(references)) == len(references), panel["title"]
+        for target in panel["targets"]:
+            assert target["datasource"] == SOURCE, panel["title"]
+            chosen = re.findall(METRIC.pattern + r"(\{[^}]*\})?", target["expr"])
+            assert chosen and all('job="$job"' in labels for labels in chosen), target["expr"]
+
+
+def test_the_picture_is_of_this_board():
+    picture = (REPOSITORY / "docs/dashboard.svg").read_text()
+    lacking = [panel["title"] for panel in BOARD["panels"] if f">{panel['title']}<" not in picture]
+    assert not lacking, f"scripts/board --write draws it anew: {lacking}"
+
+
+@pytest.mark.skipif(install.prometheus("prometheus") is None, reason=prometheus.MISSING.format("prometheus"))
+def test_every_panel_of_the_board_shows_something(lab, bucket, tmp_path):
+    """A real Prometheus that scraped a real cluster, with a spare, a place that works and one that refuses."""
+    good = tmp_path / "good"
+    good.mkdir()
+    lab.security = Security(client=FILES, peer=FILES)
+    nodes = launch(lab, 3, size=3, MUSTER_SNAPSHOTS=f"file:{good},s3://{BUCKET}/backups", MUSTER_SNAPSHOT_EVERY="1s")
+    listen(*nodes)
+    for node in nodes:
+        node.front.add(unwritable(f"/{BUCKET}/backups/"))
+    start(*nodes)
+    wait_formed(lab, *nodes)
+    spare = lab.add_node()
+    listen(spare)
+    start(spare)
+    wait_step(lab, spare, "hold", "spare")
+    with prometheus.Server(tmp_path, nodes[0].address, JOB, [*nodes, spare]) as server:
+        for title, expression in expressions():
+
+            def numbers() -> list[float]:
+                return [number for one in server.query(expression) if math.isfinite(number := float(one["value"][1]))]
+
+            assert lab.wait(numbers, BOUND, f"{title}: {expression}")
+        shown = lambda title: [float(one["value"][1]) for name, asked in expressions() if name == title for one in server.query(asked)]
+        truth = {"Healthy members": [3], "Wanted members": [3], "See a leader": [3], "Quorum": [3, 2]}
+        truth |= {"Holds and halts": [0], "Holds by kind": [1], "Clusters seen": [1], "Releases": [1, 1]}
+        lab.wait(lambda: all(shown(title) == numbers for title, numbers in truth.items()), BOUND, f"a board that shows {truth}")

@@ -1,4 +1,4 @@
-"""Prometheus beside the lab: what nodes and etcds serve, as series; rules judged by promtool.
+"""Prometheus beside the lab: what nodes and etcds serve, as series; rules judged by promtool; a server that scrapes them.
 
 `scripts/install-lab --with-prometheus` unpacks Debian's.
 """
@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import subprocess
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from muster_tools.lab import install
 from muster_tools.lab.node import Node
+from muster_tools.lab.process import Process
+from muster_tools.lab.security import PLAIN, own_ca, own_files
 
 PORT = 2382  # where a node serves its pages in these tests
 ANSWER_SECONDS = 5
+START_SECONDS = 60
 JUDGE_SECONDS = 60
 MISSING = "{} is not installed: scripts/install-lab --with-prometheus"
 
@@ -131,3 +138,65 @@ def judge(folder: Path, rules: Path, targets: Iterable[Target], names: set[str],
     file = folder / "rules-test.yaml"
     file.write_text(json.dumps(test, indent=1))  # every JSON is YAML
     promtool("test", "rules", file)
+
+
+class Server:
+    """A Prometheus that scrapes nodes and their etcds each second, as one job; they are called node-1, node-2, …"""
+
+    def __init__(self, folder: Path, address: str, job: str, nodes: list[Node]):
+        self._folder, self._listen, self._process = folder, f"{address}:9090", None
+        groups = []
+        for number, node in enumerate(nodes, 1):
+            groups += [
+                {"targets": [f"{node.address}:{PORT}"], "labels": {"instance": f"node-{number}:{PORT}"}},
+                {
+                    "targets": [f"{node.address}:{node.etcd.client_port}"],
+                    "labels": {"instance": f"node-{number}:{node.etcd.client_port}", "__scheme__": node.security.scheme("client")},
+                },
+            ]
+        scrape = {"job_name": job, "static_configs": groups}
+        if nodes[0].security.modes["client"] != PLAIN:
+            cert, key = own_files(nodes[0].directory, "client")
+            scrape["tls_config"] = {"ca_file": str(own_ca(nodes[0].directory, "client")), "cert_file": str(cert), "key_file": str(key)}
+        config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [scrape]}
+        (folder / "prometheus.yaml").write_text(json.dumps(config, indent=1))
+
+    def __enter__(self) -> Server:
+        options = {"config.file": "prometheus.yaml", "storage.tsdb.path": "tsdb", "web.listen-address": self._listen, "log.level": "warn"}
+        command = [program("prometheus"), *(f"--{name}={value}" for name, value in options.items())]
+        self._process = Process(command, {"PATH": os.environ["PATH"]}, self._folder, self._folder / "prometheus.log")
+        try:
+            self._wait_ready()
+        except BaseException:
+            self._process.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.end()
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self._process.exit_code() is None and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"http://{self._listen}/-/ready", timeout=ANSWER_SECONDS):
+                    return
+            except OSError:  # an HTTPError is one, too
+                time.sleep(0.1)
+        raise AssertionError(f"Prometheus is not ready:\n{(self._folder / 'prometheus.log').read_text()}")
+
+    def query(self, expression: str) -> list[dict]:
+        """{"metric": labels, "value": [time, text]} each."""
+        return self._ask("query", query=expression)
+
+    def query_range(self, expression: str, begin: float, end: float) -> list[dict]:
+        """{"metric": labels, "values": [[time, text], …]} each, a second apart."""
+        return self._ask("query_range", query=expression, start=begin, end=end, step="1s")
+
+    def _ask(self, what: str, **parameters: object) -> list[dict]:
+        url = f"http://{self._listen}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as answer:
+                return json.load(answer)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters['query']}: {error.read().decode()}") from None
