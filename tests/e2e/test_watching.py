@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
 from fleet import BOUND, launch, put_etcd, start, stop, wait_formed
 from muster_tools.lab import install, pki, prometheus
 from muster_tools.lab.ec2 import NODE_ACTIONS
 from muster_tools.lab.ec2_faults import hidden, refused, unauthorized
 from muster_tools.lab.prometheus import Page, Target, etcd_page, judge, listen, muster_page
 from muster_tools.lab.security import FILES, Security, own_files
+from muster_tools.repository import DOCS, ROOT
 
-ALERTS = REPOSITORY / "docs/alerts.yaml"
+ALERTS = DOCS / "alerts.yaml"
 RULES = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
 METRIC = re.compile(r"\b(?:etcd|process|grpc)_[a-z0-9_]+")
 BUCKET = "watched"
@@ -28,7 +28,7 @@ JOB = "blue"
 MINUTE, HOUR = 1, 60
 LATER = 20 * MINUTE  # everything that waits for ten minutes or fifteen is due
 
-BOARD = json.loads((REPOSITORY / "docs/dashboard.json").read_text())
+BOARD = json.loads((DOCS / "dashboard.json").read_text())
 WIDE = 24  # columns of Grafana's grid
 KINDS = {"stat", "table", "state-timeline", "timeseries"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -138,7 +138,7 @@ def test_every_alert_says_what_is_wrong_where_and_what_to_read():
         assert set(told) == {"summary", "description", "docs"}, name
         assert "$labels.job" in told["summary"] and rule["labels"]["severity"] in ("critical", "warning"), name
         page, _, heading = told["docs"].partition(", ")
-        assert re.search(rf"^#+ {re.escape(heading)}$", (REPOSITORY / page).read_text(), re.MULTILINE), told["docs"]
+        assert re.search(rf"^#+ {re.escape(heading)}$", (ROOT / page).read_text(), re.MULTILINE), told["docs"]
         assert f"{name}=" in Path(__file__).read_text(), f"no test here has {name} fire"
 
 
@@ -352,7 +352,7 @@ def test_the_board_is_one_that_grafana_reads():
 
 
 def test_the_picture_is_of_this_board():
-    picture = (REPOSITORY / "docs/dashboard.svg").read_text()
+    picture = (DOCS / "dashboard.svg").read_text()
     lacking = [panel["title"] for panel in BOARD["panels"] if f">{panel['title']}<" not in picture]
     assert not lacking, f"scripts/board --write draws it anew: {lacking}"
 
