@@ -231,6 +231,28 @@ impl Liveness {
     }
 }
 
+impl fmt::Display for Liveness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Silent(Silence { instance, gone, silent_for }) = self else {
+            return f.write_str(if matches!(self, Self::Answers) {
+                "answers"
+            } else {
+                "whether it answers is unknown"
+            });
+        };
+        write!(f, "does not answer, for {} s; ", silent_for.as_secs())?;
+        match instance {
+            Some(id) => write!(f, "its instance {id} ")?,
+            None => f.write_str("its instance is not listed and ")?,
+        }
+        match gone {
+            Known::Known(true) => f.write_str("is gone"),
+            Known::Known(false) => f.write_str("is not gone"),
+            Known::Unknown(cause) => write!(f, "may be gone: {cause}"),
+        }
+    }
+}
+
 /// A member that does not answer and that its instance may have left behind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Silence {

@@ -110,6 +110,7 @@ impl Daemon {
             observer: &mut self.observer,
             executor: &self.executor,
             acceptor_state: &self.acceptor_state,
+            recorder: &self.recorder,
             own_client_url: addresses::own_client_url(&settings),
             listed,
         };
