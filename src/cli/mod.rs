@@ -2,6 +2,7 @@
 
 mod adopt;
 mod adoption;
+mod decisions;
 mod discover;
 mod env;
 mod etcdctl_env;
@@ -58,6 +59,7 @@ enum Command {
     Discover(discover::Discover),
     Members(members::Members),
     Status(status::Status),
+    Decisions(decisions::Decisions),
     Health(health::Health),
     Upgrade(upgrade::Upgrade),
     Adopt(adopt::Adopt),
@@ -97,7 +99,7 @@ pub fn main() -> Result<i32, Failure> {
     let Some(command) = arguments.command else {
         return Err(Failure::new(
             Code::Usage,
-            "no command: run, plan, discover, members, status, health, upgrade, adopt, leave, snapshot, restore, recover, set-aside, env or etcdctl-env (see --help)",
+            "no command: run, plan, discover, members, status, decisions, health, upgrade, adopt, leave, snapshot, restore, recover, set-aside, env or etcdctl-env (see --help)",
         ));
     };
     if !matches!(command, Command::Run(_)) {
@@ -147,6 +149,7 @@ fn work(
         (Command::Discover(discover), _) => Box::pin(async move { discover.run(&config).await }),
         (Command::Members(members), _) => Box::pin(async move { members.run(&config).await }),
         (Command::Status(status), _) => Box::pin(async move { status.run(&config.etcd).await }),
+        (Command::Decisions(decisions), _) => Box::pin(async move { decisions.run(&config.etcd).await }),
         (Command::Health(health), _) => Box::pin(async move { health.run(&config.etcd).await }),
         (Command::Upgrade(upgrade), _) => Box::pin(async move { upgrade.run(&config).await }),
         (Command::Adopt(adopt), _) => Box::pin(async move { adopt.run(&config, &environment).await }),

@@ -236,6 +236,28 @@ impl Liveness {
     }
 }
 
+impl fmt::Display for Liveness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Silent(Silence { instance, gone, silent_for }) = self else {
+            return f.write_str(if matches!(self, Self::Answers) {
+                "answers"
+            } else {
+                "whether it answers is unknown"
+            });
+        };
+        write!(f, "does not answer, for {} s; ", silent_for.as_secs())?;
+        match instance {
+            Some(id) => write!(f, "its instance {id} ")?,
+            None => f.write_str("its instance is not listed and ")?,
+        }
+        match gone {
+            Known::Known(true) => f.write_str("is gone"),
+            Known::Known(false) => f.write_str("is not gone"),
+            Known::Unknown(cause) => write!(f, "may be gone: {cause}"),
+        }
+    }
+}
+
 /// A member that does not answer and that its instance may have left behind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Silence {
@@ -325,6 +347,20 @@ pub enum ClaimState {
 }
 
 impl ClaimState {
+    /// What was found, in a word, for a node with data of that cluster or without; `None`: nothing was read.
+    pub fn word(&self, ours: Option<ClusterId>) -> Option<&'static str> {
+        match self {
+            Self::NotAsked => None,
+            Self::Unknown(_) => Some("unknown"),
+            Self::Absent => Some("absent"),
+            Self::Held { claim: Claim::Founding { .. }, .. } => Some("founding"),
+            Self::Held { claim: Claim::Established { cluster }, .. } if ours.is_none_or(|ours| ours == *cluster) => {
+                Some("established")
+            }
+            Self::Held { claim: Claim::Established { .. }, .. } => Some("other"),
+        }
+    }
+
     /// By this view no node has started under this claim, nor ever can: it is absent, or its list can't have a quorum any more.
     /// A disk that saw this is from before the bootstrap to come.
     pub fn is_before_a_founding(&self, standing: &AcceptorContext) -> bool {

@@ -7,14 +7,17 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use super::evidence;
 use super::executor::Executor;
 use super::observer::{LocalState, Observer, WATCH_PAUSE};
 use crate::core::release::Installed;
 use crate::core::removal;
+use crate::core::step::Step;
 use crate::core::types::{ClusterId, Known, ListedMember};
 use crate::core::view::{Clean, DataDir, Liveness, Policy, View};
 use crate::etcd::client::Client;
 use crate::peer::server::AcceptorState;
+use crate::status::recorder::StatusRecorder;
 use crate::util::clock;
 use crate::util::log_once::LogOnce;
 
@@ -27,6 +30,7 @@ pub struct DeadMemberRemover<'a> {
     pub observer: &'a mut Observer,
     pub executor: &'a Executor,
     pub acceptor_state: &'a AcceptorState,
+    pub recorder: &'a StatusRecorder,
     pub own_client_url: String,
     pub listed: ListedMember,
 }
@@ -96,7 +100,12 @@ impl DeadMemberRemover<'_> {
                     cluster.client_url.clone_from(&self.own_client_url);
                 }
                 match self.executor.remove(&cluster, id).await {
-                    Ok(()) => Some(format!("reconcile: removed member {id}: {why}")),
+                    Ok(()) => {
+                        let line = format!("{id}: {why}");
+                        let step = Step::RemoveMember { id, why };
+                        self.recorder.done_beside(step.label(), &line, evidence(view));
+                        Some(format!("reconcile: removed member {line}"))
+                    }
                     Err(error) => Some(format!("reconcile: removing member {id} failed: {error}")),
                 }
             }
@@ -157,6 +166,7 @@ mod tests {
         observer: Observer,
         executor: Executor,
         acceptor_state: AcceptorState,
+        recorder: StatusRecorder,
         client: Client,
     }
 
@@ -194,6 +204,7 @@ mod tests {
                 executor: Executor::new(&config, clients.clone(), acceptor_state.clone(), claim.clone(), me),
                 observer: Observer::new(&config, clients, discovery, claim, earlier_snapshots, Announce::No),
                 acceptor_state,
+                recorder: StatusRecorder::new(MINUTE),
                 own,
                 other,
                 other_client,
@@ -219,6 +230,7 @@ mod tests {
                 observer: &mut self.observer,
                 executor: &self.executor,
                 acceptor_state: &self.acceptor_state,
+                recorder: &self.recorder,
                 own_client_url: self.own.server.url.clone(),
                 listed,
             };
@@ -238,6 +250,8 @@ mod tests {
         let mut scene = Scene::start(ENDED).await;
         scene.attend(MINUTE, MINUTE * 4).await;
         assert_eq!(scene.removals(), 1, "{:?}", overheard::lines());
+        let told = scene.recorder.snapshot().decisions.pop().unwrap();
+        assert!((&*told.step, &*told.kind) == ("remove_member", "gone") && told.reason.starts_with("2: "), "{told:?}");
         assert_eq!(scene.other_client.count(&format!(r#"{REMOVE} {{"ID":"2"}}"#)), 1);
         assert_eq!(overheard::count("reconcile: removed member 2"), 1);
     }

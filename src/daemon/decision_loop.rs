@@ -197,6 +197,9 @@ impl Daemon {
         {
             view.claim = ClaimState::Unknown(unfit);
         }
+        if let Some(word) = view.claim.word(view.ledger.ran_as.map(|ran_as| ran_as.cluster)) {
+            self.recorder.set_claim(word);
+        }
         if view.claim.is_before_a_founding(&view.losses())
             && let Err(error) = self.acceptor_state.amend(|ledger| ledger.saw_unclaimed = true)
         {

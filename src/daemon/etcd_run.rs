@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::claim_watch::ClaimWatch;
 use super::dead_member_remover::DeadMemberRemover;
 use super::departure::Departure;
 use super::hash_comparison::HashComparison;
@@ -109,6 +110,7 @@ impl Daemon {
             observer: &mut self.observer,
             executor: &self.executor,
             acceptor_state: &self.acceptor_state,
+            recorder: &self.recorder,
             own_client_url: addresses::own_client_url(&settings),
             listed,
         };
@@ -128,12 +130,15 @@ impl Daemon {
             own_peer_url: addresses::own_peer_url(&settings),
             is_first_start: !matches!(launch.kind, Kind::Resume),
         };
+        let claim_watch =
+            ClaimWatch { claim: &self.claim, acceptor_state: &self.acceptor_state, recorder: &self.recorder };
         let ended = tokio::select! {
             ended = child.wait() => Ok(ended),
             stop = monitor.until_stop(&mut progress) => Err(stop),
             never = remover.every(self.config.removal.interval) => match never {},
             never = self.certificates.forever() => match never {},
             never = comparison.forever() => match never {},
+            never = claim_watch.forever() => match never {},
             never = self.snapshots.forever(&self.etcd, &own_client_url) => match never {},
             () = departure.until_left() => Err(Stop::Left),
             () = preparation.until_a_restart_is_due() => Err(Stop::Prepared),

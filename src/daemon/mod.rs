@@ -3,6 +3,7 @@
 pub mod background_probes;
 pub mod certificates;
 pub mod claim_store;
+mod claim_watch;
 mod dead_member_remover;
 mod decision_loop;
 pub mod departure;
@@ -54,6 +55,7 @@ use crate::core::view::{DataDir, View};
 use crate::discovery::addresses;
 use crate::etcd::client::Client;
 use crate::etcd::command::Settings;
+use crate::etcd::data_dir::MUSTER_DIR;
 use crate::net::tls::Acceptor;
 use crate::peer::clients::{self, PeerClients};
 use crate::peer::server::{AcceptorState, Serving, serve};
@@ -65,6 +67,7 @@ use crate::process::spawn::{Child, Output};
 use crate::snapshot::restore::Staged;
 use crate::snapshot::spool;
 use crate::state::store::Identity;
+use crate::status::journal::{self, JOURNAL, Journal, Seen};
 use crate::status::recorder::StatusRecorder;
 use crate::util::backoff::Backoff;
 use crate::util::clock;
@@ -105,17 +108,32 @@ pub async fn run(config: Config, signals: Blocked) -> Result<i32, Failure> {
         found = startup::start(&config, &reaper, &recorder) => found?,
     };
     let acceptor = clients::acceptor(&config.etcd.peer.security).map_err(|cause| Failure::new(Code::System, cause))?;
-    let mut daemon = Daemon::new(config, found, acceptor, reaper, recorder, obeyed);
+    let mut daemon = Daemon::new(config, found, acceptor, reaper, recorder.clone(), obeyed);
     let ended = tokio::select! {
         biased;
         () = stop.signal() => None,
         outcome = daemon.supervise() => Some(outcome),
     };
-    match ended {
+    let outcome = match ended {
         Some(Err(failure)) => Err(failure),
         Some(Ok(never)) => match never {},
         None => Ok(daemon.stop().await),
-    }
+    };
+    recorder.flush();
+    outcome
+}
+
+/// What a decision rests on, for people: what each other instance was seen as, and each member whose answer matters.
+fn evidence(view: &View) -> Seen {
+    let peers = view.peers.iter().map(|(id, peer)| {
+        let silence = match peer.unanswered_for.as_secs() {
+            0 => String::new(),
+            seconds => format!(", for {seconds} s"),
+        };
+        (id.to_string(), format!("{}{silence}", peer.sighting))
+    });
+    let members = view.liveness.iter().map(|(id, liveness)| (format!("member {id}"), liveness.to_string()));
+    journal::bounded(peers.chain(members))
 }
 
 /// `live` ends only by a failure.
@@ -197,6 +215,7 @@ impl Daemon {
         let Services { discovery, claim, notices, hooks, ssm, earlier_snapshots, snapshots: (s3, parameters) } =
             services;
         claim.try_as(me.clone());
+        recorder.keep_in(Journal::new(config.etcd.data.join(MUSTER_DIR).join(JOURNAL)));
         let restoration = Restoration::new(&config, s3.clone(), parameters.clone());
         let tools = Tools {
             s3,
@@ -317,7 +336,7 @@ impl Daemon {
     fn report(&mut self, step: &Step, view: &View) {
         let seen = view.peers.iter().map(|(id, peer)| format!("{id} {}", peer.sighting)).collect::<Vec<_>>().join("; ");
         log::debug!("view: {seen}");
-        self.recorder.decided(step.label());
+        self.recorder.decided(step.label(), evidence(view));
         self.recorder.set_data(match &view.data {
             DataDir::Whole { ids: Known::Known(ids) } => Some(*ids),
             _ => None,

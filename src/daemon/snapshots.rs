@@ -92,8 +92,9 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(place: Arc<Place>) -> Self {
-        let shown = PlaceStatus { place: place.to_string(), ..PlaceStatus::default() };
+    fn new(place: Arc<Place>, every: Option<Duration>) -> Self {
+        let interval_seconds = every.map(|every| every.as_secs());
+        let shown = PlaceStatus { place: place.to_string(), interval_seconds, ..PlaceStatus::default() };
         Self {
             place,
             shown,
@@ -221,7 +222,7 @@ impl SnapshotKeeper {
         if self.places.is_empty() {
             let s3 = || self.tools.s3.clone();
             let places = snapshot_places::open(&self.settings, &self.settings.places, s3).await?;
-            self.places = places.into_iter().map(Watched::new).collect();
+            self.places = places.into_iter().map(|place| Watched::new(place, self.settings.every)).collect();
             self.tell();
         }
         Ok(())

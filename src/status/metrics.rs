@@ -74,6 +74,19 @@ pub fn render(now: &Snapshot) -> String {
         roots,
     );
     page.snapshots(&now.snapshots);
+    if let (Some(cluster), Some(member)) = (&now.etcd.cluster, &now.etcd.member) {
+        page.family("etcd_muster_member_info", "gauge", "Always 1; the member whose data is here, and its cluster.");
+        let role = now.etcd.role.as_deref().unwrap_or("none");
+        page.sample(&[("cluster", cluster), ("member", member), ("role", role)], 1);
+    }
+    if let Some(claim) = &now.claim {
+        page.family("etcd_muster_claim", "gauge", "Always 1; what MUSTER_CLAIM held when it was last read.");
+        page.sample(&[("state", claim)], 1);
+    }
+    if let Some(wanted) = now.wanted_members {
+        page.family("etcd_muster_wanted_members", "gauge", "MUSTER_CLUSTER_SIZE.");
+        page.sample(&[], wanted);
+    }
     if let Some(members) = &now.members {
         page.family(
             "etcd_muster_members",
@@ -113,7 +126,10 @@ impl Page {
         type Value = fn(&PlaceStatus) -> Option<i64>;
         let number = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
         let sized: Value = |place| place.size_bytes.and_then(|size| i64::try_from(size).ok());
-        let families: [(&str, &str, Value); 3] = [
+        let families: [(&str, &str, Value); 4] = [
+            ("etcd_muster_snapshot_interval_seconds", "MUSTER_SNAPSHOT_EVERY, for each place.", |place| {
+                place.interval_seconds.and_then(|seconds| i64::try_from(seconds).ok())
+            }),
             (
                 "etcd_muster_snapshot_last_success_timestamp_seconds",
                 "When a snapshot was last stored there, or the newest had all that there is, in seconds since the epoch.",
@@ -187,7 +203,9 @@ mod tests {
         ] {
             assert!(page.lines().any(|l| l == line), "{line}:\n{page}");
         }
-        assert!(!page.contains("etcd_muster_members"), "what isn't known isn't shown");
+        for unknown in ["etcd_muster_members", "wanted_members", "member_info", "etcd_muster_claim"] {
+            assert!(!page.contains(unknown), "what isn't known isn't shown: {unknown}");
+        }
         assert!(!page.contains("certificate_expiry"), "nor has a plain node a certificate");
         now.certificates =
             vec![Certificate { side: "client".to_owned(), not_after: Some(1_800_000_000), ca_not_after: None }];
@@ -196,11 +214,19 @@ mod tests {
         assert!(!certified.contains("ca_expiry"));
         assert!(!certified.contains("etcd_muster_snapshot"), "nor has it a place for snapshots");
         let place = PlaceStatus { place: "s3://b/p".to_owned(), last_success: Some(7), ..PlaceStatus::default() };
+        let place = PlaceStatus { interval_seconds: Some(3600), ..place };
         now.snapshots = vec![PlaceStatus { failures_total: [("denied".to_owned(), 2)].into(), ..place }];
         let stored = render(&now);
         assert!(stored.contains("etcd_muster_snapshot_last_success_timestamp_seconds{place=\"s3://b/p\"} 7\n"));
         assert!(stored.contains("etcd_muster_snapshot_failures_total{place=\"s3://b/p\",reason=\"denied\"} 2\n"));
+        assert!(stored.contains("etcd_muster_snapshot_interval_seconds{place=\"s3://b/p\"} 3600\n"));
         assert!(!stored.contains("last_verified"), "what isn't known isn't shown");
+        (now.claim, now.wanted_members) = (Some("absent".to_owned()), Some(3));
+        (now.etcd.cluster, now.etcd.member) = (Some("c1".to_owned()), Some("ab".to_owned()));
+        let member = render(&now);
+        assert!(member.contains("etcd_muster_claim{state=\"absent\"} 1\n"), "{member}");
+        assert!(member.contains("etcd_muster_wanted_members 3\n"), "{member}");
+        assert!(member.contains("_info{cluster=\"c1\",member=\"ab\",role=\"none\"} 1\n"), "{member}");
         now.members = Some(Members { voters: 3, ..Members::default() });
         assert!(render(&now).contains("etcd_muster_members{state=\"voter\"} 3\n"));
     }

@@ -2,6 +2,7 @@
 //!
 //! The daemon pushes it, and nothing here queries: showing it makes no call to etcd or AWS. Nothing here can stop etcd.
 
+pub mod journal;
 pub mod metrics;
 pub mod recorder;
 pub mod server;

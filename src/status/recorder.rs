@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::journal::{Entry, Journal, Seen};
 use super::snapshot::{ApiCount, Certificate, Decision, Etcd, Listed, Members, Moment, PlaceStatus, Snapshot, Who};
 use crate::core::label::Label;
 use crate::core::types::{ClusterId, Member, MemberId};
@@ -46,12 +47,17 @@ struct State {
     members: Option<(Members, Instant)>,
     /// `MUSTER_CLUSTER_SIZE`.
     wanted: Option<usize>,
+    claim: Option<&'static str>,
     listed: Vec<Listed>,
     certificates: Vec<Certificate>,
     snapshots: Vec<PlaceStatus>,
     counts: BTreeMap<&'static str, u64>,
     failures: u64,
     past: VecDeque<Past>,
+    /// What the latest decision rested on.
+    evidence: Option<(Label, Seen)>,
+    /// `None`: not yet, or nowhere.
+    journal: Option<Journal>,
 }
 
 #[derive(Debug)]
@@ -83,12 +89,15 @@ impl StatusRecorder {
             role: None,
             members: None,
             wanted: None,
+            claim: None,
             listed: Vec::new(),
             certificates: Vec::new(),
             snapshots: Vec::new(),
             counts: Label::DECISIONS.iter().map(|step| (*step, 0)).collect(),
             failures: 0,
             past: VecDeque::new(),
+            evidence: None,
+            journal: None,
         })))
     }
 
@@ -124,9 +133,35 @@ impl StatusRecorder {
         self.state().heartbeat = clock::now();
     }
 
-    /// `decide` returned this step.
-    pub fn decided(&self, label: Label) {
-        *self.state().counts.entry(label.step).or_default() += 1;
+    /// From now on decisions are kept there as well, beginning with those so far.
+    pub fn keep_in(&self, journal: Journal) {
+        let mut state = self.state();
+        for past in &state.past {
+            journal.write(state.entry(past, Seen::new()));
+        }
+        state.journal = Some(journal);
+    }
+
+    /// Waits a moment until what was decided is on its way to the disk.
+    pub fn flush(&self) {
+        let journal = self.state().journal.clone();
+        if let Some(journal) = journal {
+            journal.flush();
+        }
+    }
+
+    /// `decide` returned this step, for what was seen.
+    pub fn decided(&self, label: Label, seen: Seen) {
+        let mut state = self.state();
+        *state.counts.entry(label.step).or_default() += 1;
+        state.evidence = Some((label, seen));
+    }
+
+    /// This was done beside the current step, which goes on.
+    pub fn done_beside(&self, label: Label, line: &str, seen: Seen) {
+        let mut state = self.state();
+        state.evidence = Some((label, seen));
+        state.remember(label, reason(label, line));
     }
 
     /// What the node does from now on, and why; false: nothing changed. The line may begin with the step's own words.
@@ -213,6 +248,11 @@ impl StatusRecorder {
         state.listed = listed;
     }
 
+    /// The claim was read.
+    pub fn set_claim(&self, claim: &'static str) {
+        self.state().claim = Some(claim);
+    }
+
     /// When the ports' certificates expire.
     pub fn certificates(&self, certificates: Vec<Certificate>) {
         self.state().certificates = certificates;
@@ -249,7 +289,20 @@ impl State {
         if self.past.len() == KEPT {
             self.past.pop_front();
         }
-        self.past.push_back(Past { at: clock::wall(), label, reason });
+        let past = Past { at: clock::wall(), label, reason };
+        if let Some(journal) = &self.journal {
+            // A step that failed rests on what it was chosen for.
+            let is_of = |of: Label| of.step == label.step && (of.kind == label.kind || label.kind == "failed");
+            let seen = self.evidence.as_ref().filter(|(of, _)| is_of(*of)).map(|(_, seen)| seen.clone());
+            journal.write(self.entry(&past, seen.unwrap_or_default()));
+        }
+        self.past.push_back(past);
+    }
+
+    fn entry(&self, past: &Past, seen: Seen) -> Entry {
+        let Decision { at, step, kind, reason } = past.shown();
+        let instance = self.who.as_ref().map(|who| who.instance.clone());
+        Entry { at, instance, step, kind, reason, seen, dropped: 0 }
     }
 
     fn snapshot(&self, now: Instant) -> Snapshot {
@@ -275,6 +328,7 @@ impl State {
             },
             members: members.map(|(members, age)| Members { seconds_ago: age.as_secs(), ..members.clone() }),
             wanted_members: self.wanted,
+            claim: self.claim.map(str::to_owned),
             last_listed: self.listed.clone(),
             certificates: self.certificates.clone(),
             snapshots: self.snapshots.clone(),
@@ -323,6 +377,8 @@ fn reason(label: Label, line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::journal;
+    use crate::util::scratch::Scratch;
 
     const HOLD: Label = Label::hold("too_few_instances");
 
@@ -342,6 +398,49 @@ mod tests {
         assert!(recorder.set_step(HOLD, "hold: i-2 did not answer"));
         assert!(recorder.set_step(Label { step: "remove_member", kind: "gone" }, "remove member ab: EC2 says"));
         assert_eq!(recorder.snapshot().reason, "ab: EC2 says");
+    }
+
+    #[test]
+    fn a_decision_is_written_when_it_changes_with_what_it_rested_on_and_no_other_line_has_that() {
+        let (scratch, recorder) = (Scratch::make(), recorder());
+        let seen = |what: &str| Seen::from([("i-2".to_owned(), what.to_owned())]);
+        recorder.set_step(Label::hold("identity_unknown"), "hold: no metadata service");
+        recorder.set_identity("i-1", "10.0.0.1", None);
+        recorder.keep_in(Journal::new(scratch.path().to_owned()));
+        for waited in 1..4 {
+            recorder.decided(HOLD, seen("silent"));
+            recorder.set_step(HOLD, &format!("hold: waited {waited} of 60 s"));
+        }
+        let add = Label { step: "add_self", kind: "" };
+        recorder.decided(add, seen("etcd of cluster ab"));
+        recorder.set_step(add, "add self: a cluster answers");
+        recorder.failed(add, "add self: no answer");
+        recorder.set_step(Label::run("healthy"), "member ab is healthy and votes");
+        recorder.done_beside(Label { step: "remove_member", kind: "gone" }, "remove member cd: EC2 says", seen("gone"));
+        assert_eq!(recorder.snapshot().kind, "healthy", "that goes on");
+        let wanted = [
+            ("hold", "identity_unknown", "no metadata service", None),
+            ("hold", "too_few_instances", "waited 1 of 60 s", Some("silent")),
+            ("add_self", "", "a cluster answers", Some("etcd of cluster ab")),
+            ("add_self", "failed", "no answer", Some("etcd of cluster ab")),
+            ("run", "healthy", "member ab is healthy and votes", None),
+            ("remove_member", "gone", "cd: EC2 says", Some("gone")),
+        ];
+        let deadline = clock::now() + Duration::from_secs(30);
+        let kept = loop {
+            let kept = journal::read(scratch.path()).unwrap();
+            assert!(clock::now() < deadline, "{kept:?}");
+            if kept.len() >= wanted.len() {
+                break kept;
+            }
+            recorder.flush();
+        };
+        assert!(kept.iter().all(|entry| entry.instance.as_deref() == Some("i-1")), "{kept:?}");
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|e| (e.step.as_str(), e.kind.as_str(), e.reason.as_str(), e.seen.get("i-2").map(String::as_str)))
+            .collect();
+        assert_eq!(kept, wanted);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct Snapshot {
     /// `MUSTER_CLUSTER_SIZE`; `None`: as many as there are instances.
     #[serde(default)]
     pub wanted_members: Option<usize>,
+    /// What `MUSTER_CLAIM` holds, as last read: unknown, absent, founding, established, or other (another cluster's). `None`: it was not read.
+    #[serde(default)]
+    pub claim: Option<String>,
     /// The last member list, however old.
     #[serde(default)]
     pub last_listed: Vec<Listed>,
@@ -116,6 +119,9 @@ pub struct Certificate {
 pub struct PlaceStatus {
     /// As the operator wrote it.
     pub place: String,
+    /// `MUSTER_SNAPSHOT_EVERY`; `None`: only by hand.
+    #[serde(default)]
+    pub interval_seconds: Option<u64>,
     /// The newest one's name; empty: none is known.
     pub name: String,
     /// When a snapshot was last stored there, or found to have all that there is; in seconds since the epoch.

@@ -163,7 +163,7 @@ pub mod paused_time {
 }
 
 /// A thread that may hang for ever: nobody waits for its end.
-pub(super) fn on_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn on_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("file".to_owned()).stack_size(STACK_BYTES);
     thread.spawn(work).map(drop)
 }

@@ -61,14 +61,14 @@ def _ratios(rows: list[Row], end: int) -> list[str]:
     right = WIDTH - MARGIN - VALUES
     at = lambda value: LABELS + (math.log10(max(value, 10**low)) - low) / (high - low) * (right - LABELS)
     parts = [
-        _text(MARGIN, 34, "How many times as much ours costs", "text", size=19, weight=600),
-        _text(MARGIN, 56, "median of the pairs' ratios, with lowest and highest; left of 1× is less than the other", "soft"),
+        text(MARGIN, 34, "How many times as much ours costs", "text", size=19, weight=600),
+        text(MARGIN, 56, "median of the pairs' ratios, with lowest and highest; left of 1× is less than the other", "soft"),
         *_legend(WIDTH - MARGIN),
     ]
     for power in range(math.ceil(low), math.floor(high) + 1):
         x, kind = at(10**power), "even" if power == 0 else "grid"
         parts.append(f'<path class="{kind}" d="M{x:.1f} {TOP - 8}V{end}" stroke-width="{1.4 if power == 0 else 1}"/>')
-        parts.append(_text(x, end + 18, f"{10**power:g}×", "text" if power == 0 else "soft", anchor="middle", size=12))
+        parts.append(text(x, end + 18, f"{10**power:g}×", "text" if power == 0 else "soft", anchor="middle", size=12))
     for number, row in enumerate(rows):
         parts += _ratio(row, TOP + ROW_HEIGHT * number + ROW_HEIGHT / 2, at, right)
     return parts
@@ -83,7 +83,7 @@ def _legend(right: float) -> list[str]:
             if kind
             else f'<path class="bound" d="M{right} 22V38" stroke-width="2.5"/>'
         )
-        parts.append(mark + _text(right + 9, 34, name, "soft", size=12))
+        parts.append(mark + text(right + 9, 34, name, "soft", size=12))
     return parts
 
 
@@ -91,8 +91,8 @@ def _ratio(row: Row, y: float, at, right: float) -> list[str]:
     ratios, median = row.ratios(), row.ratio()
     kind = {None: "plain", True: "good", False: "bad"}[row.reached()]
     parts = [
-        _text(MARGIN, y - 2, _fitting(row.title, 52), "text"),
-        _text(MARGIN, y + 13, _fitting(f"against {row.other}", 64), "soft", size=11),
+        text(MARGIN, y - 2, fitting(row.title, 52), "text"),
+        text(MARGIN, y + 13, fitting(f"against {row.other}", 64), "soft", size=11),
     ]
     bounds = _bounds_of(row)
     if len(bounds) == 2:
@@ -105,7 +105,7 @@ def _ratio(row: Row, y: float, at, right: float) -> list[str]:
     )
     parts.append(f'<circle class="{kind}" cx="{at(median):.1f}" cy="{y:.1f}" r="5.5"/>')
     said = f"{1 / median:,.0f}× less" if 0 < median < 0.1 else f"{short(median)}×"
-    parts.append(_text(WIDTH - MARGIN, y + 5, said, "text", anchor="end", weight=600))
+    parts.append(text(WIDTH - MARGIN, y + 5, said, "text", anchor="end", weight=600))
     return parts
 
 
@@ -128,7 +128,7 @@ def _bounds_of(row: Row) -> list[float]:
 
 def _growth(curves: list[Curve], top: float) -> list[str]:
     wide = (WIDTH - 2 * MARGIN - PANEL_GAP) / 2
-    parts = [_text(MARGIN, top - 14, "How it grows", "text", size=19, weight=600)]
+    parts = [text(MARGIN, top - 14, "How it grows", "text", size=19, weight=600)]
     for number, curve in enumerate(curves):
         x = MARGIN + (number % 2) * (wide + PANEL_GAP)
         parts += _panel(curve, x, top + number // 2 * (PANEL_HEIGHT + 60), wide)
@@ -149,36 +149,36 @@ def _panel(curve: Curve, left: float, top: float, wide: float) -> list[str]:
         up = lambda value: y0 - (math.log10(value) - floor) / (ceiling - floor) * (y0 - y1)
         marks = [10.0**power for power in range(floor, ceiling + 1)]
     else:
-        marks = _round_marks(max(highs))
+        marks = round_marks(max(highs))
         up = lambda value: y0 - value / marks[-1] * (y0 - y1)
     parts = [
-        _text(left, top + 14, f"{curve.title}, by {curve.x} ({curve.unit})", "text", weight=600),
-        _text(left, top + 29, _fitting(curve.why, 76), "soft", size=11),
+        text(left, top + 14, f"{curve.title}, by {curve.x} ({curve.unit})", "text", weight=600),
+        text(left, top + 29, fitting(curve.why, 76), "soft", size=11),
     ]
     for mark in marks:
         parts.append(f'<path class="grid" d="M{x0:.1f} {up(mark):.1f}H{x1:.1f}"/>')
-        parts.append(_text(x0 - 6, up(mark) + 4, f"{mark:,g}" if mark < 1e6 else f"{mark:.0e}", "soft", anchor="end", size=11))
+        parts.append(text(x0 - 6, up(mark) + 4, f"{mark:,g}" if mark < 1e6 else f"{mark:.0e}", "soft", anchor="end", size=11))
     edge = [f"{across(s):.1f} {up(v):.1f}" for s, v in zip(sizes, highs)]
     edge += [f"{across(s):.1f} {up(v):.1f}" for s, v in reversed(list(zip(sizes, lows)))]
     line = [f"{across(s):.1f} {up(v):.1f}" for s, v in zip(sizes, medians)]
     parts.append(f'<path class="area" d="M{"L".join(edge)}Z"/><path class="line" d="M{"L".join(line)}" stroke-width="2"/>')
     for size, value in zip(sizes, medians):
         parts.append(f'<circle class="plain" cx="{across(size):.1f}" cy="{up(value):.1f}" r="3.5"/>')
-        parts.append(_text(across(size), y0 + 16, f"{int(size):,}", "soft", anchor="middle", size=11))
+        parts.append(text(across(size), y0 + 16, f"{int(size):,}", "soft", anchor="middle", size=11))
     return parts
 
 
-def _round_marks(most: float) -> list[float]:
+def round_marks(most: float) -> list[float]:
     """Some four, on round numbers, from zero to above the most."""
     step = 10 ** math.floor(math.log10(most / 3 or 1))
     step *= next(times for times in (1, 2, 5, 10) if most <= step * times * 4.001)
     return [step * n for n in range(math.ceil(most / step - 1e-9) + 1)]
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start", size: int = 13, weight: int = 400) -> str:
+def text(x: float, y: float, text: str, kind: str, anchor: str = "start", size: int = 13, weight: int = 400) -> str:
     style = f'text-anchor="{anchor}" font-size="{size}" font-weight="{weight}"'
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
 
 
-def _fitting(text: str, most: int) -> str:
+def fitting(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip(" ,:(") + "…"

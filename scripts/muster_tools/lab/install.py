@@ -39,6 +39,7 @@ DEBIAN_ETCD = "3.4.23"
 # What etcd-server is in which of Debian's series; the last moves on, and is skipped once it has.
 DEBIAN_SERIES = {"3.3.25": "bullseye", DEBIAN_ETCD: "bookworm", "3.5.16": "trixie", "3.5.30": "sid"}
 QEMU = "qemu-aarch64-static"
+PROMETHEUS_PROGRAMS = ("prometheus", "promtool")
 
 # Current releases, built from etcd's own Go modules: a folder a release, of go.mod and go.sum, made as its README.md says.
 ETCD_MODULES = Path(__file__).resolve().parent / "etcd_modules"
@@ -99,6 +100,11 @@ def emulator(cache: Path = DEFAULT_CACHE) -> str | None:
     return shutil.which(QEMU, path=os.pathsep.join([str(cache / "qemu"), os.environ["PATH"]]))
 
 
+def prometheus(program: str, cache: Path = DEFAULT_CACHE) -> str | None:
+    """One of Prometheus' programs: the one unpacked here, else the machine's own."""
+    return shutil.which(program, path=os.pathsep.join([str(cache / "prometheus"), os.environ["PATH"]]))
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="scripts/install-lab", description=__doc__.splitlines()[0])
     arguments.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="default: %(default)s")
@@ -116,11 +122,15 @@ def main() -> int:
         f"{', '.join(DEBIAN_SERIES)} from Debian, {', '.join(built_releases())} built by Go; those as VERSION-aarch64, too",
     )
     arguments.add_argument("--with-qemu", dest="qemu", action="store_true", help="also unpack Debian's qemu for aarch64")
+    arguments.add_argument("--with-prometheus", action="store_true", help="also unpack Debian's Prometheus, with promtool")
     arguments.add_argument("--with-terraform", action="store_true", help="also install what tests/e2e/terraform checks with")
     options = arguments.parse_args()
     wanted = [*(releases() if "all" in options.wanted else []), *(one for one in options.wanted if one != "all")]
     try:
         install(options.cache.resolve(), options.old_etcd, options.qemu, wanted)
+        if options.with_prometheus:
+            with alone(options.cache.resolve()):
+                install_prometheus(options.cache.resolve())
         if options.with_terraform and shutil.which("terraform"):
             checkers(options.cache.resolve())
     except InstallError as error:
@@ -328,6 +338,21 @@ def install_qemu(cache: Path) -> None:
         unpack_packages(scratch, "qemu-user-static")
         (scratch / "bin").mkdir()
         (scratch / "usr" / "bin" / QEMU).rename(scratch / "bin" / QEMU)
+
+
+def install_prometheus(cache: Path) -> None:
+    target = cache / "prometheus"
+    if all(prometheus(program, cache) for program in PROMETHEUS_PROGRAMS):
+        return
+    if not debian_version("prometheus"):
+        report("prometheus: skipped, apt offers none")
+        return
+    with step("prometheus"), unpacking_into(target) as scratch:
+        # Not installed: the package would start a service.
+        unpack_packages(scratch, "prometheus")
+        (scratch / "bin").mkdir()
+        for program in PROMETHEUS_PROGRAMS:
+            (scratch / "usr" / "bin" / program).rename(scratch / "bin" / program)
 
 
 def unpack_packages(scratch: Path, *packages: str, into: Path | None = None, options: Iterable[str] = ()) -> None:

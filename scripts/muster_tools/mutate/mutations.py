@@ -746,4 +746,10 @@ MUTATIONS = [
     Mutation("a size counted without a roster", "core/decide.rs", "!policy.join.is_empty() && view.roster.known().is_some()", "!policy.join.is_empty()"),
     Mutation("a terminated member's place given away", "core/view.rs", "has_instance || self.listings()", "self.listings()"),
     Mutation("a record cut short committed", "etcd/wal.rs", "if kind != CRC_TYPE && own != crc32c(crc, bytes) {", "if false && kind != CRC_TYPE && own != crc32c(crc, bytes) {"),
+    # Watching.
+    Mutation("a claim that is lost while etcd runs never noticed", "daemon/claim_watch.rs", "self.recorder.set_claim(word);", "let _unseen = word;"),
+    Mutation("half a line of the journal continued", "status/journal.rs", "let line = if ends_within_a_line(&mut file)? {", "let line = if false && ends_within_a_line(&mut file)? {"),
+    Mutation("a journal without a bound", "status/journal.rs", "if length > 0 && length + line.len() as u64 > MOST_BYTES {", "if false && length + line.len() as u64 > MOST_BYTES {"),
+    Mutation("a queue for a hanging disk without a bound", "status/journal.rs", "if queue.waiting.len() == MOST_WAITING {", "if false {"),
+    Mutation("what an earlier decision rested on kept with a later one", "status/recorder.rs", ".filter(|(of, _)| is_of(*of))", ".filter(|_| true)"),
 ]

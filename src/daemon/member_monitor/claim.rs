@@ -20,7 +20,11 @@ impl MemberMonitor<'_> {
         if progress.claim_due.is_some_and(|due| clock::now() < due) {
             return;
         }
-        let trouble = match establish(&self.claim.read().await, cluster, ids::cluster_id) {
+        let found = self.claim.read().await;
+        if let Some(word) = found.word(Some(cluster)) {
+            self.recorder.set_claim(word);
+        }
+        let trouble = match establish(&found, cluster, ids::cluster_id) {
             Establish::Done => {
                 progress.claim_is_done = true;
                 return;
@@ -57,6 +61,7 @@ impl MemberMonitor<'_> {
         self.claim.prove().await?;
         match self.claim.write(&Claim::Established { cluster }, replaces).await {
             Ok(Wrote::Done) => {
+                self.recorder.set_claim("established");
                 log::info!("the claim now records that cluster {cluster} was bootstrapped");
                 Ok(true)
             }
