@@ -128,6 +128,22 @@ impl Imds {
         Ok(self.fetch("meta-data/local-hostname").await?.as_deref().and_then(first_host_name))
     }
 
+    /// The domain of AWS's endpoints here; `None`: the service has none.
+    ///
+    /// # Errors
+    /// The service does not answer.
+    pub async fn fetch_domain(&self) -> Result<Option<String>, Error> {
+        self.fetch("meta-data/services/domain").await
+    }
+
+    /// The partition; `None`: the service has none.
+    ///
+    /// # Errors
+    /// The service does not answer.
+    pub async fn fetch_partition(&self) -> Result<Option<String>, Error> {
+        self.fetch("meta-data/services/partition").await
+    }
+
     /// The state to which its Auto Scaling group moves this instance; `None`: it is in no group, or was never moved.
     ///
     /// # Errors

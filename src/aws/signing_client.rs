@@ -13,6 +13,7 @@ use hyper::{Request, Response, StatusCode};
 
 use super::body_reader::read_arriving;
 use super::credentials::{self, Provider};
+use super::partition::{Refusal, Region};
 use super::refusal::{ApiError, RetryClass};
 use super::sigv4::{Scope, Service, SigningFailure, sign_request};
 use super::xml::{Malformed, Page, read_page};
@@ -40,6 +41,9 @@ pub enum Error {
     Api { what: String, status: StatusCode, error: ApiError, way_out: String },
     #[error("{place}: {cause}")]
     Malformed { place: String, cause: String },
+    /// There is no endpoint to call.
+    #[error(transparent)]
+    Endpoint(#[from] Refusal),
     /// A file of ours that an answer is to be written to.
     #[error("{0}")]
     File(String),
@@ -84,7 +88,7 @@ impl Error {
         match self {
             Self::Http(http::Error { failure: http::Failure::File(_), .. }) => RetryClass::Final,
             Self::Http(_) | Self::Malformed { .. } => RetryClass::Transient,
-            Self::Credentials(_) | Self::Signing(_) | Self::File(_) => RetryClass::Final,
+            Self::Credentials(_) | Self::Signing(_) | Self::Endpoint(_) | Self::File(_) => RetryClass::Final,
             Self::Api { status, error, .. } => error.outlook(*status),
         }
     }
@@ -206,7 +210,7 @@ impl<T> Made<T> {
 #[derive(Debug)]
 pub struct SigningClient {
     http: Client,
-    region: String,
+    region: Region,
     provider: Provider,
     /// AWS's clock minus ours, in seconds, learnt from its Date header.
     clock_offset: AtomicI64,
@@ -215,7 +219,7 @@ pub struct SigningClient {
 
 impl SigningClient {
     /// A caller in that region; counts its calls there.
-    pub fn new(http: Client, region: String, provider: Provider, meters: ApiCounters) -> Self {
+    pub fn new(http: Client, region: Region, provider: Provider, meters: ApiCounters) -> Self {
         Self { http, region, provider, clock_offset: AtomicI64::new(0), meters }
     }
 
@@ -224,7 +228,7 @@ impl SigningClient {
         Api::ALL.into_iter().filter(|api| *api != Api::Imds).map(|api| self.meters.calls(api)).sum()
     }
 
-    pub(super) fn region(&self) -> &str {
+    pub(super) fn region(&self) -> &Region {
         &self.region
     }
 
@@ -320,7 +324,7 @@ impl SigningClient {
     }
 
     fn scope(&self, service: Service) -> Scope<'_> {
-        Scope { region: &self.region, service, clock_offset: self.clock_offset.load(Ordering::Relaxed) }
+        Scope { region: &self.region.name, service, clock_offset: self.clock_offset.load(Ordering::Relaxed) }
     }
 
     fn learn_from(&self, answer: &Response<Incoming>) {

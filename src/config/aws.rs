@@ -8,9 +8,10 @@ use aws_credential_types::Credentials;
 use super::reader::{Problem, Reader};
 use super::snapshots::{Location, location};
 use super::variables;
-use crate::aws::Variants;
 use crate::aws::credentials::Source;
+use crate::aws::partition::{Region, Variants, region_fault};
 use crate::aws::s3::Object;
+use crate::aws::sigv4::Service;
 use crate::net::proxy::Proxy;
 use crate::net::tls::CaFile;
 
@@ -54,6 +55,7 @@ pub struct Endpoints {
     pub s3: Option<String>,
     pub autoscaling: Option<String>,
     pub ssm: Option<String>,
+    pub sts: Option<String>,
 }
 
 /// How a store that is not the region's S3 is called; `None`: as the other services are.
@@ -66,17 +68,16 @@ pub struct Store {
 impl Reader {
     pub(super) fn aws(&mut self) -> Aws {
         let metadata = self.choice(&variables::AWS_METADATA_MODE, &AWS_METADATA);
-        let region =
-            [variables::REGION.name, "AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| self.text(name));
         Aws {
-            region: region.map(str::to_owned),
+            region: self.region(),
             credentials: self.credentials(),
             imds_endpoint: self.url("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| metadata.to_owned()),
             endpoints: Endpoints {
-                ec2: self.endpoint("EC2"),
-                s3: self.url(variables::S3_ENDPOINT.name).or_else(|| self.endpoint("S3")),
-                autoscaling: self.endpoint("AUTO_SCALING"),
-                ssm: self.endpoint("SSM"),
+                ec2: self.endpoint(Service::Ec2),
+                s3: self.url(variables::S3_ENDPOINT.name).or_else(|| self.endpoint(Service::S3)),
+                autoscaling: self.endpoint(Service::AutoScaling),
+                ssm: self.endpoint(Service::Ssm),
+                sts: self.endpoint(Service::Sts),
             },
             variants: Variants {
                 fips: self.yes(&variables::AWS_USE_FIPS),
@@ -89,8 +90,27 @@ impl Reader {
     }
 
     /// (AWS SDKs and Tools Reference Guide, "Service-specific endpoints".)
-    fn endpoint(&mut self, service: &str) -> Option<String> {
-        self.url(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| self.url("AWS_ENDPOINT_URL"))
+    fn endpoint(&mut self, service: Service) -> Option<String> {
+        self.url(service.endpoint_variable()).or_else(|| self.url("AWS_ENDPOINT_URL"))
+    }
+
+    fn region(&mut self) -> Option<String> {
+        let names = [variables::REGION.name, "AWS_REGION", "AWS_DEFAULT_REGION"];
+        let (name, region) = names.iter().find_map(|name| Some((name, self.text(name)?.to_owned())))?;
+        if let Some(why) = region_fault(&region) {
+            self.wrong(name, why);
+            return None;
+        }
+        Some(region)
+    }
+
+    /// If the store is S3 in a region that is known here, its endpoint exists. (The metadata service's region is known later: then
+    /// each call fails for the same reason.)
+    pub(super) fn refuse_store(&mut self, aws: &Aws) {
+        let region = aws.store.region.as_ref().or(aws.region.as_ref()).filter(|_| aws.endpoints.s3.is_none());
+        if let Some(Err(refusal)) = region.map(|region| Region::named(region).host(Service::S3, aws.variants)) {
+            self.wrong(refusal.variable, refusal.why);
+        }
     }
 
     fn store(&mut self) -> Store {

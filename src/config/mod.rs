@@ -247,9 +247,14 @@ impl Reader {
         let log = self.log();
         let aws = self.aws();
         let snapshots = self.snapshots(aws.endpoints.s3.as_deref());
+        let bootstrap = self.bootstrap();
+        let is_bucket = |location: &Location| matches!(location, Location::Bucket { .. });
+        if bootstrap.claim.is_some() || snapshots.sources().iter().any(is_bucket) {
+            self.refuse_store(&aws);
+        }
         Config {
             aws,
-            bootstrap: self.bootstrap(),
+            bootstrap,
             removal: Removal {
                 which: self.choice(&variables::REMOVE, &REMOVALS),
                 after: self.duration(&variables::REMOVE_AFTER),

@@ -448,3 +448,39 @@ fn a_row_can_be_read() {
     let bootstrap = read(&env(&[])).unwrap().bootstrap;
     assert_eq!((bootstrap.grace, bootstrap.window), (Duration::from_secs(60), Duration::from_secs(900)));
 }
+
+#[test]
+fn a_region_is_one_and_its_store_has_the_endpoint_that_is_asked_for() {
+    let region = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().aws.region;
+    let [ours, sdks, older] =
+        [("DOCKER_AWSREG", "eu-west-3"), ("AWS_REGION", "eu-west-2"), ("AWS_DEFAULT_REGION", "eu-west-1")];
+    assert_eq!(region(&[ours, sdks, older]).as_deref(), Some("eu-west-3"));
+    assert_eq!(region(&[sdks, older]).as_deref(), Some("eu-west-2"));
+    assert_eq!(region(&[older, ("AWS_REGION", "")]).as_deref(), Some("eu-west-1"));
+    assert_eq!(
+        problems(&[("AWS_REGION", "aws-global")]),
+        ["AWS_REGION=aws-global: is no region: EC2 has no global endpoint; write the region's name, as eu-west-1"]
+    );
+    assert_eq!(
+        problems(&[("DOCKER_AWSREG", "eu-west-1.evil.example/")]),
+        ["DOCKER_AWSREG=eu-west-1.evil.example/: is not the name of a region; write it as eu-west-1"]
+    );
+    let china = [("AWS_REGION", "cn-north-1"), ("AWS_USE_FIPS_ENDPOINT", "1")];
+    assert!(problems(&china).is_empty(), "EC2 is called by a name that exists, and no store is used");
+    for uses in [
+        ("MUSTER_CLAIM", "s3://claims/prod"),
+        ("MUSTER_SNAPSHOTS", "s3://backups/etcd"),
+        ("MUSTER_SEED", "s3://backups/etcd"),
+    ] {
+        let found = problems(&[china[0], china[1], uses]);
+        assert_eq!(
+            found,
+            [
+                "AWS_USE_FIPS_ENDPOINT=1: S3 has no FIPS endpoint in cn-north-1, of partition aws-cn; unset it, or name the endpoint in \
+              AWS_ENDPOINT_URL_S3"
+            ]
+        );
+        assert!(problems(&[china[0], china[1], uses, ("MUSTER_S3_ENDPOINT", "https://minio:9000")]).is_empty());
+        assert!(problems(&[china[0], china[1], uses, ("MUSTER_S3_REGION", "us-east-1")]).is_empty());
+    }
+}

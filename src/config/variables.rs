@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::reader::Problem;
 use super::security::shown;
+use crate::aws::partition::{USE_DUALSTACK, USE_FIPS};
 
 /// One of our variables (the original's names included): `etcd-muster env` and the table in docs/variables.md show it.
 #[derive(Debug)]
@@ -240,7 +241,7 @@ const fn foreign(name: &'static str, default: &'static str) -> Variable {
 }
 
 pub(super) static AWS_METADATA_MODE: Variable = foreign("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv4");
-pub(super) static AWS_USE_FIPS: Variable = foreign("AWS_USE_FIPS_ENDPOINT", "no");
-pub(super) static AWS_USE_DUALSTACK: Variable = foreign("AWS_USE_DUALSTACK_ENDPOINT", "no");
+pub(super) static AWS_USE_FIPS: Variable = foreign(USE_FIPS, "no");
+pub(super) static AWS_USE_DUALSTACK: Variable = foreign(USE_DUALSTACK, "no");
 /// etcd's variable; our tokens append a random part to it.
 pub(super) static TOKEN_PREFIX: Variable = foreign("ETCD_INITIAL_CLUSTER_TOKEN", "etcd-muster");

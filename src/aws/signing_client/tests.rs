@@ -25,7 +25,7 @@ fn client(url: &str) -> (Arc<SigningClient>, ApiCounters) {
     let source = Source::Container { url: format!("{url}/credentials"), token: None, token_file: None };
     let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone());
     let meters = ApiCounters::default();
-    (Arc::new(SigningClient::new(http, "eu-west-1".to_owned(), provider, meters.clone())), meters)
+    (Arc::new(SigningClient::new(http, Region::named("eu-west-1"), provider, meters.clone())), meters)
 }
 
 /// `calls`: what is said to the n-th call.

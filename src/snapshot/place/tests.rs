@@ -11,6 +11,7 @@ use aws_credential_types::Credentials;
 use super::*;
 use crate::aws::credentials::{self, Provider};
 use crate::aws::imds::Imds;
+use crate::aws::partition::Region;
 use crate::aws::s3::bucket::{Bucket, CustomerKey, Encryption, Options, PartSizes, Patience};
 use crate::aws::s3::{Endpoint, S3};
 use crate::aws::signing_client::SigningClient;
@@ -142,7 +143,7 @@ fn bucket(url: &str, options: Options) -> Bucket {
     let http = Client::new(Trust::public(None));
     let source = credentials::Source::Static(Credentials::new("key", "secret", None, None, "test"));
     let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone());
-    let caller = SigningClient::new(http, "eu-west-1".to_owned(), provider, ApiCounters::default());
+    let caller = SigningClient::new(http, Region::named("eu-west-1"), provider, ApiCounters::default());
     Bucket::new(S3::new(Arc::new(caller), Endpoint::Given(url.to_owned())), "b".to_owned(), options)
 }
 
