@@ -1,4 +1,4 @@
-//! AWS: our identity (IMDS), credentials, EC2, one object in S3, a lifecycle hook, and a parameter.
+//! AWS: our identity (IMDS), credentials (and STS), EC2, one object in S3, a lifecycle hook, and a parameter.
 
 pub mod autoscaling;
 mod body_reader;
@@ -6,11 +6,13 @@ pub mod credentials;
 pub mod ec2;
 pub mod imds;
 pub mod partition;
+pub mod profile;
 mod refusal;
 pub mod s3;
 pub mod signing_client;
 pub mod sigv4;
 pub mod ssm;
+pub mod sts;
 pub mod xml;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_credential_types::Credentials;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{DATE, HeaderMap};
@@ -211,7 +212,8 @@ impl<T> Made<T> {
 pub struct SigningClient {
     http: Client,
     region: Region,
-    provider: Provider,
+    /// `None`: calls are not signed.
+    provider: Option<Provider>,
     /// AWS's clock minus ours, in seconds, learnt from its Date header.
     clock_offset: AtomicI64,
     meters: ApiCounters,
@@ -220,7 +222,12 @@ pub struct SigningClient {
 impl SigningClient {
     /// A caller in that region; counts its calls there.
     pub fn new(http: Client, region: Region, provider: Provider, meters: ApiCounters) -> Self {
-        Self { http, region, provider, clock_offset: AtomicI64::new(0), meters }
+        Self { http, region, provider: Some(provider), clock_offset: AtomicI64::new(0), meters }
+    }
+
+    /// A caller whose calls are not signed.
+    pub(super) fn unsigned(http: Client, region: Region, meters: ApiCounters) -> Self {
+        Self { http, region, provider: None, clock_offset: AtomicI64::new(0), meters }
     }
 
     /// Calls made so far, retries included.
@@ -286,7 +293,7 @@ impl SigningClient {
         }
         if matches!(class, RetryClass::Denied | RetryClass::Stale) {
             // An operator who fixes the role or its policy need not restart us: the next call requests new credentials.
-            self.provider.forget();
+            self.forget();
         }
         class
     }
@@ -313,10 +320,12 @@ impl SigningClient {
         request: Request<Bytes>,
         within: Duration,
     ) -> Result<Response<Incoming>, Error> {
-        let credentials = self.provider.credentials().await?;
+        let credentials = self.credentials().await?;
         let body = request.body().clone();
         let mut request = request.map(Full::new);
-        sign_request(&mut request, &body, &credentials, &self.scope(service)).map_err(Error::Signing)?;
+        if let Some(credentials) = credentials {
+            sign_request(&mut request, &body, &credentials, &self.scope(service)).map_err(Error::Signing)?;
+        }
         self.meters.called(service.api());
         let answer = self.http.open(request, within).await?;
         self.learn_from(&answer);
@@ -334,7 +343,18 @@ impl SigningClient {
         }
         if answer.status() == StatusCode::FORBIDDEN {
             // The wording differs, as for a denial.
-            self.provider.forget();
+            self.forget();
+        }
+    }
+
+    fn forget(&self) {
+        self.provider.iter().for_each(Provider::forget);
+    }
+
+    async fn credentials(&self) -> Result<Option<Credentials>, credentials::Error> {
+        match &self.provider {
+            Some(provider) => provider.credentials().await.map(Some),
+            None => Ok(None),
         }
     }
 }

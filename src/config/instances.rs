@@ -80,11 +80,16 @@ impl Reader {
             self.wrong(name, why);
             None
         })?;
+        self.refuse_ends(&format!("needs EC2, but the instances come from {written}; unset one of the two"));
+        Some(written)
+    }
+
+    /// Settings that wait for what the metadata service says of this instance's end.
+    pub(super) fn refuse_ends(&mut self, why: &str) {
         for of_ec2 in [variables::LEAVE.name, variables::LIFECYCLE_HOOK.name] {
             if self.text(of_ec2).is_some_and(|value| value != "no") {
-                self.wrong(of_ec2, format!("needs EC2, but the instances come from {written}; unset one of the two"));
+                self.wrong(of_ec2, why);
             }
         }
-        Some(written)
     }
 }

@@ -241,6 +241,7 @@ const fn foreign(name: &'static str, default: &'static str) -> Variable {
 }
 
 pub(super) static AWS_METADATA_MODE: Variable = foreign("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv4");
+pub(super) static AWS_METADATA_DISABLED: Variable = foreign("AWS_EC2_METADATA_DISABLED", "false");
 pub(super) static AWS_USE_FIPS: Variable = foreign(USE_FIPS, "no");
 pub(super) static AWS_USE_DUALSTACK: Variable = foreign(USE_DUALSTACK, "no");
 /// etcd's variable; our tokens append a random part to it.

@@ -149,6 +149,7 @@ mod tests {
     use crate::aws::imds::Imds;
     use crate::aws::partition::Region;
     use crate::aws::signing_client::SigningClient;
+    use crate::aws::sts::Sts;
     use crate::config::Leave;
     use crate::net::http::Client;
     use crate::net::scripted::{Reply, Scripted};
@@ -179,7 +180,7 @@ mod tests {
         let http = Client::new(Trust::public(None));
         let imds = Arc::new(Imds::new(http.clone(), &server.url));
         let source = Source::Static(Credentials::new("key", "secret", None, None, "test"));
-        let provider = Provider::new(source, imds.clone(), http.clone());
+        let provider = Provider::new(source, imds.clone(), http.clone(), Sts::at(&http, &server.url));
         let caller = Arc::new(SigningClient::new(http, Region::named("eu-west-1"), provider, imds.meters().clone()));
         let ec2 = Arc::new(Ec2::new(caller.clone(), server.url.clone()));
         let autoscaling = AutoScaling::new(caller, server.url.clone());

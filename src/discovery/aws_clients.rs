@@ -11,6 +11,7 @@ use crate::aws::s3::{Endpoint, S3};
 use crate::aws::signing_client::SigningClient;
 use crate::aws::sigv4::Service;
 use crate::aws::ssm::Ssm;
+use crate::aws::sts::Sts;
 use crate::config;
 use crate::net::http::Client;
 use crate::net::tls::Trust;
@@ -83,8 +84,9 @@ impl Aws {
             sts: api(&given.sts, Service::Sts)?,
         };
         let imds = Arc::new(imds);
+        let sts = Sts::new(http.clone(), endpoints.sts.clone(), region.clone(), imds.meters().clone());
         let caller = |credentials: &Source, region: &Region| {
-            let provider = Provider::new(credentials.clone(), imds.clone(), direct.clone());
+            let provider = Provider::new(credentials.clone(), imds.clone(), direct.clone(), sts.clone());
             Arc::new(SigningClient::new(http.clone(), region.clone(), provider, imds.meters().clone()))
         };
         let store = match (&config.store.credentials, store_region == region) {

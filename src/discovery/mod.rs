@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::aws::credentials;
 use crate::aws::ec2::{self, Described, Ec2};
 use crate::aws::imds::{self, Imds};
 use crate::aws::partition::is_domain;
@@ -37,9 +36,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let denied = match &error {
             Error::Imds(_) | Error::Roster(_) => false,
-            Error::Ec2(ec2::Error::Call(signing_client::Error::Credentials(cause))) => {
-                !matches!(cause, credentials::Error::Imds(_))
-            }
+            Error::Ec2(ec2::Error::Call(signing_client::Error::Credentials(cause))) => cause.is_denial(),
             Error::Ec2(cause) => cause.is_denial(),
         };
         Self::new(if denied { Code::Denied } else { Code::Unavailable }, error)
@@ -116,7 +113,11 @@ pub fn unlisted(instances: &Instances, cause: impl fmt::Display) -> String {
 
 /// A client of the metadata service. It never goes through a proxy and needs no TLS.
 pub fn metadata_service(config: &config::Aws) -> Imds {
-    Imds::new(Client::new(Trust::public(None)), &config.imds_endpoint)
+    let http = Client::new(Trust::public(None));
+    match &config.imds_endpoint {
+        Some(endpoint) => Imds::new(http, endpoint),
+        None => Imds::turned_off(http),
+    }
 }
 
 impl Discovery {

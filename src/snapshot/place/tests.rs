@@ -15,6 +15,7 @@ use crate::aws::partition::Region;
 use crate::aws::s3::bucket::{Bucket, CustomerKey, Encryption, Options, PartSizes, Patience};
 use crate::aws::s3::{Endpoint, S3};
 use crate::aws::signing_client::SigningClient;
+use crate::aws::sts::Sts;
 use crate::core::types::ClusterId;
 use crate::net::http::Client;
 use crate::net::scripted::{Reply, Scripted};
@@ -142,7 +143,7 @@ fn options() -> Options {
 fn bucket(url: &str, options: Options) -> Bucket {
     let http = Client::new(Trust::public(None));
     let source = credentials::Source::Static(Credentials::new("key", "secret", None, None, "test"));
-    let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone());
+    let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone(), Sts::at(&http, url));
     let caller = SigningClient::new(http, Region::named("eu-west-1"), provider, ApiCounters::default());
     Bucket::new(S3::new(Arc::new(caller), Endpoint::Given(url.to_owned())), "b".to_owned(), options)
 }

@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from botocore import UNSIGNED
 from botocore.exceptions import ClientError
 from moto.s3.models import S3Backend
 from muster_tools.lab import moto_server
-from muster_tools.lab.ec2 import Ec2
+from muster_tools.lab.ec2 import Ec2, web_identity_token
 from muster_tools.lab.instance import Credentials
 from werkzeug.test import Client
 
@@ -158,3 +159,22 @@ def test_a_call_is_served_as_a_whole():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(moto_server.OneAtATime(served), range(4)))
     assert met == [1] * 4
+
+
+def test_a_web_identity_is_judged_by_its_token_and_the_roles_trust(ec2):
+    def assume(token):
+        unsigned = ec2.client("sts", Credentials("any", "any", None, None))
+        unsigned.meta.events.register("choose-signer.sts.AssumeRoleWithWebIdentity", lambda **_: UNSIGNED)
+        asked = {"RoleArn": ec2.role_arn(), "RoleSessionName": "pod", "WebIdentityToken": token}
+        given = unsigned.assume_role_with_web_identity(**asked)["Credentials"]
+        return Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
+
+    assert refusal(assume, web_identity_token("etcd")) == (403, "AccessDenied")
+    ec2.trust_web_identity("etcd")
+    session = assume(web_identity_token("etcd"))
+    listed(ec2, session)
+    assert refusal(listed, ec2, replace(session, secret_access_key="wrong")) == (401, "AuthFailure")
+    assert refusal(assume, web_identity_token("other")) == (403, "AccessDenied")
+    assert refusal(assume, web_identity_token("etcd", lasts=-1)) == (400, "ExpiredTokenException")
+    assert refusal(assume, "no.token") == (400, "InvalidIdentityToken")
+    ec2.role_credentials()  # whom it trusted before it still trusts
