@@ -134,7 +134,7 @@ variables! {
         "where the instances are listed: ec2, static:host=address,host2=address2, or file:/path.json";
     TAG: "DOCKER_EC2TAG" = "etcd", "the tag that an instance must carry";
     TAG_VALUE: "DOCKER_EC2VAL" = "1", "the value of that tag";
-    TAGS: "MUSTER_TAGS" = "DOCKER_EC2TAG=DOCKER_EC2VAL", "tags that must all match: key=value,key2=value2";
+    TAGS: "MUSTER_TAGS" = "DOCKER_EC2TAG=DOCKER_EC2VAL", "tags that must all match: key=value,key2=\"a value, in quotes\"";
     REGION: "DOCKER_AWSREG" = "AWS_REGION, AWS_DEFAULT_REGION, IMDS, eu-west-1", "the region";
     CLIENT_PORT: "CLNT_PORT" = "2379", "etcd's client port";
     CLIENT_SCHEME: "MUSTER_CLIENT_SCHEME" (original "CLNT_SCHEMA") = "http, or https if there is a certificate",

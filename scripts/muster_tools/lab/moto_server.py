@@ -1,13 +1,14 @@
 """moto's server on a free port of 127.0.0.1, printed on stdout, until stdin closes; run as a child by `ec2.py`.
 
 Not `python -m moto.server`: that one can't choose a free port without a race, outlives a test run that is killed,
-answers the second request of a connection 40 ms late (Nagle), and nine things AWS does are missing from moto 5.2 and
+answers the second request of a connection 40 ms late (Nagle), and ten things AWS does are missing from moto 5.2 and
 put right here, because the project depends on them.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 import threading
@@ -21,7 +22,7 @@ from moto.core.responses import BaseResponse
 from moto.core.utils import utcnow
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
-from moto.iam.access_control import IAMPolicyStatement, PermissionResult, S3IAMRequest
+from moto.iam.access_control import IAMPolicyStatement, IAMRequest, PermissionResult, S3IAMRequest
 from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.exceptions import HTTPException
@@ -115,6 +116,34 @@ def let_signed_queries_of_s3_be_checked_as_they_came() -> None:
         return checked
 
     S3IAMRequest._create_aws_request = create_as_it_came
+
+
+def let_signed_forms_be_checked_as_they_came() -> None:
+    """moto checks the signature over the form as boto3 would write it, a blank as `+`: as `%20`, which is what other SDKs send, it is
+    refused (5.2.1). AWS's is over the body's own bytes (IAM User Guide, "Create a signed AWS API request")."""
+    create = IAMRequest._create_aws_request
+
+    def create_as_it_came(self: IAMRequest):
+        checked = create(self)
+        checked.data = flask.request.environ.get(FORM, checked.data)
+        return checked
+
+    IAMRequest._create_aws_request = create_as_it_came
+
+
+FORM = "lab.form"
+
+
+def keeping_forms(served: Callable) -> Callable:
+    """A form's bytes are gone once it is parsed."""
+
+    def serve(environ: dict, start_response: Callable):
+        if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
+            environ[FORM] = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(environ[FORM])
+        return served(environ, start_response)
+
+    return serve
 
 
 def let_conditions_on_s3_be_judged() -> None:
@@ -218,9 +247,10 @@ def application() -> OneAtATime:
     let_a_templates_later_versions_launch()
     let_json_services_refuse_in_json()
     let_signed_queries_of_s3_be_checked_as_they_came()
+    let_signed_forms_be_checked_as_they_came()
     let_conditions_on_s3_be_judged()
     let_web_identities_be_judged()
-    return OneAtATime(DomainDispatcherApplication(create_backend_app))
+    return OneAtATime(keeping_forms(DomainDispatcherApplication(create_backend_app)))
 
 
 def main() -> None:
