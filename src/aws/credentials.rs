@@ -52,6 +52,9 @@ pub struct SharedFiles {
     pub profile: Option<String>,
     pub credentials: PathBuf,
     pub config: PathBuf,
+    /// A variable names the profile or a file. Files that nobody asked for, and that can't be read, are passed over: they must not
+    /// take its role from an instance.
+    pub is_asked_for: bool,
 }
 
 impl SharedFiles {
@@ -257,7 +260,13 @@ impl Provider {
     /// What the shared files say; `None`: nothing of credentials.
     async fn fetch_profile(&self, files: &SharedFiles) -> Result<Option<Held>, Error> {
         let (config, credentials) = (file::fetch(&files.config).await, file::fetch(&files.credentials).await);
-        let profiles = files.profiles(config, credentials)?;
+        let profiles = match files.profiles(config, credentials) {
+            Err(error) if !files.is_asked_for => {
+                log::warn!("{error}; the shared files are passed over");
+                return Ok(None);
+            }
+            profiles => profiles?,
+        };
         let wrong = |cause| Error::Profile { file: files.config.display().to_string(), cause };
         match profiles.credentials(files.profile()).map_err(wrong)? {
             Some(told) => self.follow(&told).await,
@@ -575,7 +584,8 @@ mod tests {
 
     fn shared(scratch: &Scratch, profile: Option<&str>, otherwise: Source) -> Source {
         let [credentials, config] = ["credentials", "config"].map(|name| scratch.path().join(name));
-        let files = SharedFiles { profile: profile.map(str::to_owned), credentials, config };
+        let files =
+            SharedFiles { profile: profile.map(str::to_owned), credentials, config, is_asked_for: profile.is_some() };
         Source::Shared { files, otherwise: Box::new(otherwise) }
     }
 
@@ -584,7 +594,7 @@ mod tests {
         stand_still_while_reading();
         let scratch = Scratch::make();
         let (server, _) = role(|n| document(n, 3600)).await;
-        let of = |profile| provider(&server.url, shared(&scratch, profile, Source::Role));
+        let of = |profile: Option<&str>| provider(&server.url, shared(&scratch, profile, Source::Role));
         assert_eq!(key(&of(None)).await.unwrap(), "key-0", "there are no files");
         let line = key(&of(Some("ops"))).await.unwrap_err().to_string();
         let [credentials, config] = ["credentials", "config"].map(|name| scratch.path().join(name));
@@ -605,6 +615,8 @@ mod tests {
             ops.forget();
             assert_eq!(key(&ops).await.unwrap(), name);
         }
+        std::fs::write(&credentials, "[default]\naws_access_key_id = d\naws_secret_access_key = s\n").unwrap();
+        assert_eq!(key(&of(None)).await.unwrap(), "d");
         std::fs::write(&credentials, "[ops]\nhunter2\n").unwrap();
         ops.forget();
         assert_eq!(
@@ -614,6 +626,12 @@ mod tests {
                 credentials.display()
             )
         );
+        assert_eq!(key(&of(None)).await.unwrap(), "key-2", "nobody asked for that file");
+        std::fs::remove_file(&credentials).unwrap();
+        std::fs::create_dir(&credentials).unwrap();
+        assert_eq!(key(&of(None)).await.unwrap(), "key-3");
+        let line = key(&ops).await.unwrap_err().to_string();
+        assert!(line.ends_with("can't be read: it is a directory, not a regular file"), "{line}");
     }
 
     #[tokio::test(start_paused = true)]

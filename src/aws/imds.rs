@@ -33,7 +33,7 @@ pub enum Error {
     /// Nothing is there: not an instance, or a firewall.
     #[error(
         "the instance metadata service does not answer: {0}; run on an EC2 instance, or set \
-         AWS_EC2_METADATA_SERVICE_ENDPOINT"
+         AWS_EC2_METADATA_SERVICE_ENDPOINT; for a command elsewhere set AWS_REGION, and AWS_PROFILE or keys"
     )]
     Unreachable(#[source] http::Error),
     /// The PUT timed out: the answer with the token does not get past the instance's hop limit.

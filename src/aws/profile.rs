@@ -196,6 +196,8 @@ fn value(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn profiles(credentials: &str, config: &str) -> Profiles {
@@ -293,6 +295,19 @@ mod tests {
         assert_eq!(process.credentials("a"), Ok(Some(keys("k", None))), "keys count for more than another program's");
         for (text, line) in [("[a\n", 1), ("[a]\nhunter2\n", 2)] {
             assert_eq!(Profiles::default().add(Kind::Credentials, text), Err(line));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_odd(text in "([\\[\\]a=: \\t#;\"'é\n]|profile ){0,40}") {
+            for kind in [Kind::Config, Kind::Credentials] {
+                let mut profiles = Profiles::default();
+                _ = profiles.add(kind, &text);
+                for name in profiles.names() {
+                    _ = profiles.credentials(name);
+                }
+            }
         }
     }
 }

@@ -300,9 +300,11 @@ impl Reader {
         if profile.is_none() && credentials.is_none() && config.is_none() {
             return None;
         }
+        let names = ["AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"];
+        let is_asked_for = names.iter().any(|name| self.text(name).is_some());
         // No file has no name.
         let (credentials, config) = (credentials.unwrap_or_default(), config.unwrap_or_default());
-        Some(SharedFiles { profile, credentials, config })
+        Some(SharedFiles { profile, credentials, config, is_asked_for })
     }
 
     /// As the SDKs read it: nothing else is true.

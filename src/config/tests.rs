@@ -503,6 +503,7 @@ fn credentials_come_in_the_sdks_order() {
     assert_eq!(token_file, PathBuf::from("/var/run/token"));
     let Source::Shared { files, otherwise } = source(&[home, container]) else { panic!() };
     assert!(matches!(*otherwise, Source::Container { .. }), "files that say nothing end nothing");
+    assert!(!files.is_asked_for);
     assert_eq!((files.profile(), files.config.clone()), ("default", PathBuf::from("/home/ops/.aws/config")));
     assert!(matches!(source(&[container]), Source::Container { .. }));
     assert!(matches!(source(&[]), Source::Role), "without HOME there is no place for files");
@@ -510,6 +511,7 @@ fn credentials_come_in_the_sdks_order() {
     let named: &[_] =
         &[("AWS_PROFILE", "ops"), ("AWS_SHARED_CREDENTIALS_FILE", "~/c"), ("AWS_CONFIG_FILE", "/etc/aws")];
     let Source::Shared { files, .. } = source(&[home, named]) else { panic!() };
+    assert!(files.is_asked_for);
     assert_eq!((files.profile(), files.credentials.clone()), ("ops", PathBuf::from("/home/ops/c")));
     assert_eq!(files.config, PathBuf::from("/etc/aws"));
     assert_eq!(

@@ -253,6 +253,8 @@ MUTATIONS = [
     Mutation("a hint's ARN always of the commercial partition", "aws/autoscaling.rs", "arn:{partition}:autoscaling", "arn:aws:autoscaling"),
     Mutation("a session used for ever", "aws/credentials.rs", "        Ok(Self { credentials, expires })\n", "        Ok(Self { credentials, expires: expires.and(None) })\n"),
     Mutation("a missing profile taken for none", "aws/credentials.rs", "None if files.profile.is_none() => Ok(None),", "None if true => Ok(None),"),
+    Mutation("files that nobody asked for in an instance's way", "aws/credentials.rs", "Err(error) if !files.is_asked_for => {", "Err(error) if false => {"),
+    Mutation("a file that was asked for passed over", "aws/credentials.rs", "Err(error) if !files.is_asked_for => {", "Err(error) if true => {"),
     Mutation("a profile's role not assumed", "aws/profile.rs", 'setting("role_arn").filter(|_| !is_own_source)', 'setting("role_arn").filter(|_| is_own_source)'),
     Mutation("a role assumed by whoever is at hand", "aws/credentials.rs", "base.map_or(Source::Role, Source::Static)", "base.map_or(Source::Role, |_| Source::Role)"),
     Mutation("profiles that name each other followed for ever", "aws/profile.rs", "before.contains(&profile) && !is_own_source || before.len() >= MOST_PROFILES", "before.len() >= 1 << 20"),
