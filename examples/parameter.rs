@@ -27,8 +27,8 @@ fn read() -> Result<i32, Failure> {
     let runtime = runtime.map_err(|e| Failure::new(Code::System, e))?;
     let value = runtime.block_on(async {
         let imds = discovery::metadata_service(&config.aws);
-        let region = discovery::fetch_identity(&config, &imds).await.map_err(Failure::from)?.region;
-        let ssm = Aws::new(&config.aws, imds, region.as_deref()).ssm();
+        let own = discovery::fetch_identity(&config, &imds).await.map_err(Failure::from)?;
+        let ssm = Aws::new(&config.aws, imds, Some(&own))?.ssm();
         let failed =
             |error: Error| Failure::new(if error.is_denial() { Code::Denied } else { Code::Unavailable }, error);
         ssm.parameter(&name).await.map_err(failed)

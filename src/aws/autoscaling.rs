@@ -75,18 +75,31 @@ impl AutoScaling {
             Some(error) if error.code == INVALID => {
                 Ok(Answer::Refused(format!("hook {hook} of Auto Scaling group {group}: {}", error.message)))
             }
-            error => Err(Unread::by(status, error, |error| way_out(group, error))),
+            error => Err(Unread::by(status, error, |error| way_out(&self.caller.region().partition, group, error))),
         };
         self.caller.call(call, request, answer).await
     }
 }
 
-fn way_out(group: &str, error: &ApiError) -> String {
+fn way_out(partition: &str, group: &str, error: &ApiError) -> String {
     match error.is_forbidden() {
         true => format!(
             "; the role's policy must allow it: {{\"Effect\":\"Allow\",\"Action\":\"autoscaling:{ACTION}\",\
-             \"Resource\":\"arn:aws:autoscaling:*:*:autoScalingGroup:*:autoScalingGroupName/{group}\"}}"
+             \"Resource\":\"arn:{partition}:autoscaling:*:*:autoScalingGroup:*:autoScalingGroupName/{group}\"}}"
         ),
         false => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_right_is_named_in_its_partition() {
+        let error = ApiError { code: "AccessDenied".to_owned(), message: String::new() };
+        let told = way_out("aws-us-gov", "etcd", &error);
+        let arn = "arn:aws-us-gov:autoscaling:*:*:autoScalingGroup:*:autoScalingGroupName/etcd";
+        assert!(told.ends_with(&format!("\"Resource\":\"{arn}\"}}")), "{told}");
     }
 }

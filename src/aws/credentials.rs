@@ -1,7 +1,9 @@
-//! Credentials, in the SDKs' order: environment, container endpoint, the instance's role.
+//! Credentials, in the SDKs' order: environment, web identity, shared files, container endpoint, the instance's role.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +14,10 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 
 use super::imds::{self, Imds};
+use super::profile::{self, Kind, Profiles, Role, Told};
+use super::signing_client;
+use super::sts::Sts;
+use super::xml::Session;
 use crate::net::http::{self, Client};
 use crate::util::clock;
 use crate::util::file;
@@ -29,10 +35,55 @@ pub enum Source {
     Static(Credentials),
     /// A store's own: the id, and the file with the secret, which is read again after the store refused it.
     File { id: String, secret: PathBuf },
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE`, which is read anew for each session, and `AWS_ROLE_ARN`.
+    WebIdentity { role: Role, token_file: PathBuf },
+    /// A profile of the shared files, or the next source if they say nothing of credentials.
+    Shared { files: SharedFiles, otherwise: Box<Source> },
     /// `AWS_CONTAINER_CREDENTIALS_*`.
     Container { url: String, token: Option<String>, token_file: Option<PathBuf> },
     /// The instance's role, from IMDS.
     Role,
+}
+
+/// Where the shared files are, and which profile is meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SharedFiles {
+    /// `AWS_PROFILE`; `None`: the default one, if there is one.
+    pub profile: Option<String>,
+    pub credentials: PathBuf,
+    pub config: PathBuf,
+    /// A variable names the profile or a file. Files that nobody asked for, and that can't be read, are passed over: they must not
+    /// take its role from an instance.
+    pub is_asked_for: bool,
+}
+
+impl SharedFiles {
+    /// The profile that is meant.
+    pub fn profile(&self) -> &str {
+        self.profile.as_deref().unwrap_or(profile::DEFAULT)
+    }
+
+    /// Its profiles, from the two files' contents; a file that does not exist has none.
+    ///
+    /// # Errors
+    /// A file can't be read: which one, and why.
+    pub fn profiles(&self, config: io::Result<Vec<u8>>, credentials: io::Result<Vec<u8>>) -> Result<Profiles, Error> {
+        let mut profiles = Profiles::default();
+        for (kind, path, bytes) in
+            [(Kind::Config, &self.config, config), (Kind::Credentials, &self.credentials, credentials)]
+        {
+            let malformed = |cause: String| Error::Malformed { from: path.display().to_string(), cause };
+            let bytes = match bytes {
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+                bytes => bytes.map_err(|cause| malformed(cause.to_string()))?,
+            };
+            let text = String::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8".to_owned()))?;
+            profiles
+                .add(kind, &text)
+                .map_err(|line| malformed(format!("line {line} is neither [SECTION] nor KEY = VALUE")))?;
+        }
+        Ok(profiles)
+    }
 }
 
 impl fmt::Debug for Source {
@@ -40,6 +91,8 @@ impl fmt::Debug for Source {
         f.write_str(match self {
             Self::Static(_) => "environment",
             Self::File { .. } => "file",
+            Self::WebIdentity { .. } => "web identity",
+            Self::Shared { .. } => "shared files",
             Self::Container { .. } => "container endpoint",
             Self::Role => "instance role",
         })
@@ -53,6 +106,11 @@ pub enum Error {
     NoRole,
     #[error(transparent)]
     Imds(#[from] imds::Error),
+    #[error(transparent)]
+    Sts(Box<signing_client::Error>),
+    /// What the shared files say can't be followed.
+    #[error("{file}: {cause}")]
+    Profile { file: String, cause: String },
     #[error("the container credentials endpoint {}: {cause}", words::without_secrets(url))]
     Container { url: String, cause: String },
     /// IMDS may answer 200 with an error inside.
@@ -63,6 +121,27 @@ pub enum Error {
     Refused { role: String, code: String, message: String },
     #[error("credentials from {} can't be read: {cause}", words::without_secrets(from))]
     Malformed { from: String, cause: String },
+}
+
+impl Error {
+    /// AWS refuses us, or there is nothing with which it could know us; otherwise another attempt may help.
+    pub fn is_denial(&self) -> bool {
+        match self {
+            Self::Imds(_) => false,
+            Self::Sts(error) => error.is_denial(),
+            _ => true,
+        }
+    }
+}
+
+impl From<signing_client::Error> for Error {
+    fn from(error: signing_client::Error) -> Self {
+        match error {
+            // Of those with which a role was to be assumed.
+            signing_client::Error::Credentials(error) => error,
+            error => Self::Sts(Box::new(error)),
+        }
+    }
 }
 
 /// The document that both IMDS and the container endpoint return.
@@ -83,6 +162,7 @@ pub struct Provider {
     source: Source,
     imds: Arc<Imds>,
     http: Client,
+    sts: Sts,
     held: Mutex<Option<Held>>,
 }
 
@@ -99,9 +179,9 @@ impl fmt::Debug for Held {
 }
 
 impl Provider {
-    /// A provider from that source; the instance's role comes from that metadata service.
-    pub fn new(source: Source, imds: Arc<Imds>, http: Client) -> Self {
-        Self { source, imds, http, held: Mutex::default() }
+    /// A provider from that source; the instance's role comes from that metadata service, and others' sessions from that STS.
+    pub fn new(source: Source, imds: Arc<Imds>, http: Client, sts: Sts) -> Self {
+        Self { source, imds, http, sts, held: Mutex::default() }
     }
 
     /// Credentials that are valid for a while. If a refresh fails, the present ones stay in use until they expire.
@@ -117,7 +197,7 @@ impl Provider {
         {
             return Ok(credentials.clone());
         }
-        match self.fetch().await {
+        match self.fetch(&self.source).await {
             Ok(fresh) => {
                 let credentials = fresh.credentials.clone();
                 *lock(&self.held) = Some(fresh);
@@ -141,33 +221,87 @@ impl Provider {
         *lock(&self.held) = None;
     }
 
-    async fn fetch(&self) -> Result<Held, Error> {
-        match &self.source {
+    async fn fetch(&self, source: &Source) -> Result<Held, Error> {
+        match source {
             Source::Static(credentials) => Ok(Held { credentials: credentials.clone(), expires: None }),
             Source::File { id, secret: path } => {
-                let malformed =
-                    |e: std::io::Error| Error::Malformed { from: path.display().to_string(), cause: e.to_string() };
-                let secret = file::fetch_text(path).await.map_err(malformed)?;
+                let secret = fetch_text(path).await?;
                 let credentials = Credentials::new(id, secret.trim(), None, None, "file");
                 Ok(Held { credentials, expires: None })
             }
             Source::Container { url, token, token_file } => {
                 let token = match token_file {
-                    Some(path) => Some(
-                        file::fetch_text(path)
-                            .await
-                            .map_err(|e| Error::Malformed { from: path.display().to_string(), cause: e.to_string() })?,
-                    ),
+                    Some(path) => Some(fetch_text(path).await?),
                     None => token.clone(),
                 };
                 let text = self.fetch_container(url, token.as_deref().map(str::trim)).await?;
                 parse(&text, url)
             }
+            // Boxed: a call of STS is signed with what this returns.
+            Source::WebIdentity { role, token_file } => Box::pin(self.fetch_web_identity(role, token_file)).await,
+            Source::Shared { files, otherwise } => match self.fetch_profile(files).await? {
+                Some(held) => Ok(held),
+                None => Box::pin(self.fetch(otherwise)).await,
+            },
             Source::Role => {
                 let role = self.imds.fetch_role_name().await?.ok_or(Error::NoRole)?;
                 parse(&self.imds.fetch_role_credentials(&role).await?, &role)
             }
         }
+    }
+
+    async fn fetch_web_identity(&self, role: &Role, token_file: &Path) -> Result<Held, Error> {
+        let token = fetch_text(token_file).await?;
+        let shown = token_file.display().to_string();
+        let session = self.sts.assume_role_with_web_identity(token.trim(), &shown, role).await?;
+        Held::of_session(session)
+    }
+
+    /// What the shared files say; `None`: nothing of credentials.
+    async fn fetch_profile(&self, files: &SharedFiles) -> Result<Option<Held>, Error> {
+        let (config, credentials) = (file::fetch(&files.config).await, file::fetch(&files.credentials).await);
+        let profiles = match files.profiles(config, credentials) {
+            Err(error) if !files.is_asked_for => {
+                log::warn!("{error}; the shared files are passed over");
+                return Ok(None);
+            }
+            profiles => profiles?,
+        };
+        let wrong = |cause| Error::Profile { file: files.config.display().to_string(), cause };
+        match profiles.credentials(files.profile()).map_err(wrong)? {
+            Some(told) => self.follow(&told).await,
+            None if files.profile.is_none() => Ok(None),
+            None => {
+                let (named, known) = (files.profile(), profiles.names().join(", "));
+                let known = if known.is_empty() { "no profile".to_owned() } else { known };
+                let cause = format!(
+                    "AWS_PROFILE={named}: it has no such profile, and neither has {}; they have {known}",
+                    files.credentials.display()
+                );
+                Err(wrong(cause))
+            }
+        }
+    }
+
+    /// (Boxed: a role's source may be a role.)
+    fn follow<'a>(&'a self, told: &'a Told) -> Pin<Box<dyn Future<Output = Result<Option<Held>, Error>> + Send + 'a>> {
+        Box::pin(async move {
+            match told {
+                Told::Keys(credentials) => Ok(Some(Held { credentials: credentials.clone(), expires: None })),
+                Told::WebIdentity { role, token_file } => {
+                    self.fetch_web_identity(role, Path::new(token_file)).await.map(Some)
+                }
+                Told::Role { role, base } => {
+                    let base = self.follow(base).await?.map(|held| held.credentials);
+                    let source = base.map_or(Source::Role, Source::Static);
+                    let base = Self::new(source, self.imds.clone(), self.http.clone(), self.sts.clone());
+                    let session = self.sts.assume_role(base, role).await?;
+                    Held::of_session(session).map(Some)
+                }
+                Told::Instance => self.fetch(&Source::Role).await.map(Some),
+                Told::Nothing => Ok(None),
+            }
+        })
     }
 
     async fn fetch_container(&self, url: &str, token: Option<&str>) -> Result<String, Error> {
@@ -183,6 +317,23 @@ impl Provider {
             StatusCode::OK => String::from_utf8(answer.into_body().to_vec()).map_err(|e| failed(e.to_string())),
             status => Err(failed(format!("answers {status}"))),
         }
+    }
+}
+
+async fn fetch_text(path: &Path) -> Result<String, Error> {
+    let malformed = |e: io::Error| Error::Malformed { from: path.display().to_string(), cause: e.to_string() };
+    file::fetch_text(path).await.map_err(malformed)
+}
+
+impl Held {
+    fn of_session(session: Session) -> Result<Self, Error> {
+        let expires = clock::parse_rfc3339(&session.expiration);
+        if session.key.is_empty() || session.secret.is_empty() || session.token.is_empty() || expires.is_none() {
+            let cause = "AccessKeyId, SecretAccessKey, SessionToken or Expiration is missing".to_owned();
+            return Err(Error::Malformed { from: "STS".to_owned(), cause });
+        }
+        let credentials = Credentials::new(session.key, session.secret, Some(session.token), None, "etcd-muster");
+        Ok(Self { credentials, expires })
     }
 }
 
@@ -213,6 +364,8 @@ mod tests {
     use super::*;
     use crate::net::scripted::{Reply, Scripted};
     use crate::net::tls::Trust;
+    use crate::util::file::paused_time::stand_still_while_reading;
+    use crate::util::scratch::Scratch;
 
     const TOKEN: &str = "PUT /latest/api/token";
     const ROLE: &str = "GET /latest/meta-data/iam/security-credentials/";
@@ -229,7 +382,7 @@ mod tests {
 
     fn provider(url: &str, source: Source) -> Provider {
         let http = Client::new(Trust::public(None));
-        Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http)
+        Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone(), Sts::at(&http, url))
     }
 
     /// The n-th time the role is asked for its credentials, that is what is said.
@@ -348,6 +501,191 @@ mod tests {
                 && error.ends_with("/v9: answers 404 Not Found"),
             "{error}"
         );
+    }
+
+    /// A session with that key that expires so many seconds from now.
+    fn session(action: &str, key: &str, expires_in: i64) -> Reply {
+        let expiration = clock::rfc3339(clock::epoch() + expires_in);
+        Reply::ok(&format!(
+            "<{action}Response><{action}Result><Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>hunter2</SecretAccessKey>\
+             <SessionToken>t</SessionToken><Expiration>{expiration}</Expiration></Credentials></{action}Result></{action}Response>"
+        ))
+    }
+
+    fn refusal(status: u16, code: &str) -> Reply {
+        let error = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+        Reply::Answer(status, format!("<ErrorResponse>{error}</ErrorResponse>"))
+    }
+
+    fn role_of(arn: &str) -> Role {
+        Role { arn: arn.to_owned(), session: None, external_id: None }
+    }
+
+    const WEB: &str = "POST / Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr\
+                       &RoleSessionName=etcd-muster&WebIdentityToken=";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_web_identitys_token_is_read_anew_for_each_session_and_nothing_is_signed() {
+        stand_still_while_reading();
+        let server = Scripted::start(|line, before| match line {
+            _ if !line.starts_with(WEB) => Reply::status(404),
+            _ if line.ends_with("=late") => refusal(400, "ExpiredTokenException"),
+            _ if line.ends_with("=strange") => refusal(400, "InvalidIdentityToken"),
+            _ if line.ends_with("=forbidden") => refusal(403, "AccessDenied"),
+            _ if line.ends_with("=unsaid") => Reply::ok("<AssumeRoleWithWebIdentityResponse/>"),
+            _ if line.ends_with("=down") => Reply::status(503),
+            // An hour is what a session lasts; it is renewed a quarter of an hour before its end.
+            _ => session(
+                "AssumeRoleWithWebIdentity",
+                &format!("key-{before}"),
+                if line.ends_with("=brief") { 14 * 60 } else { 3600 },
+            ),
+        })
+        .await;
+        let scratch = Scratch::make();
+        let token_file = scratch.path().join("token");
+        let token = |text: &str| std::fs::write(&token_file, text).unwrap();
+        let role = role_of("arn:aws:iam::1:role/r");
+        let provider = provider(&server.url, Source::WebIdentity { role, token_file: token_file.clone() });
+        token("brief\n");
+        assert_eq!(key(&provider).await.unwrap(), "key-0");
+        token("first");
+        assert_eq!(key(&provider).await.unwrap(), "key-0", "renewed with the file's new token");
+        for _ in 0..3 {
+            assert_eq!(key(&provider).await.unwrap(), "key-0");
+        }
+        assert_eq!(server.asked(), ["brief", "first"].map(|token| format!("{WEB}{token}")));
+        assert_eq!(server.header("POST", "authorization"), ["", ""]);
+        let said = async |text: &str| {
+            token(text);
+            provider.forget();
+            let error = key(&provider).await.unwrap_err();
+            (error.is_denial(), error.to_string())
+        };
+        let (shown, arn) = (token_file.display(), "arn:aws:iam::1:role/r");
+        let late = format!(
+            "sts:AssumeRoleWithWebIdentity of {arn}: ExpiredTokenException (400 Bad Request): m; the token in {shown} has expired, \
+             and nothing has renewed it"
+        );
+        assert_eq!(said("late").await, (true, late));
+        let (is_denial, line) = said("strange").await;
+        assert!(is_denial && line.ends_with("is none of an identity provider that the role trusts"), "{line}");
+        let (is_denial, line) = said("forbidden").await;
+        let trust =
+            format!("; the trust policy of {arn} must allow sts:AssumeRoleWithWebIdentity, for the identity provider");
+        assert!(is_denial && line.contains(&trust), "{line}");
+        assert!(!said("unsaid").await.0 && !said("down").await.0, "another attempt may help");
+        assert_eq!(server.count(&format!("{WEB}down")), 3);
+        std::fs::remove_file(&token_file).unwrap();
+        provider.forget();
+        let line = key(&provider).await.unwrap_err().to_string();
+        assert!(line.starts_with(&format!("credentials from {shown} can't be read: ")), "{line}");
+    }
+
+    fn shared(scratch: &Scratch, profile: Option<&str>, otherwise: Source) -> Source {
+        let [credentials, config] = ["credentials", "config"].map(|name| scratch.path().join(name));
+        let files =
+            SharedFiles { profile: profile.map(str::to_owned), credentials, config, is_asked_for: profile.is_some() };
+        Source::Shared { files, otherwise: Box::new(otherwise) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_profiles_keys_are_read_anew_and_without_any_the_next_source_counts() {
+        stand_still_while_reading();
+        let scratch = Scratch::make();
+        let (server, _) = role(|n| document(n, 3600)).await;
+        let of = |profile: Option<&str>| provider(&server.url, shared(&scratch, profile, Source::Role));
+        assert_eq!(key(&of(None)).await.unwrap(), "key-0", "there are no files");
+        let line = key(&of(Some("ops"))).await.unwrap_err().to_string();
+        let [credentials, config] = ["credentials", "config"].map(|name| scratch.path().join(name));
+        let missing = |known: &str| {
+            let (config, credentials) = (config.display(), credentials.display());
+            format!(
+                "{config}: AWS_PROFILE=ops: it has no such profile, and neither has {credentials}; they have {known}"
+            )
+        };
+        assert_eq!(line, missing("no profile"));
+        std::fs::write(&config, "[profile bare]\nregion = eu-west-1\n").unwrap();
+        assert_eq!(key(&of(Some("ops"))).await.unwrap_err().to_string(), missing("bare"));
+        assert_eq!(key(&of(Some("bare"))).await.unwrap(), "key-1", "it says nothing of credentials");
+        let ops = of(Some("ops"));
+        for name in ["one", "two"] {
+            let keys = format!("[ops]\naws_access_key_id = {name}\naws_secret_access_key = hunter2\n");
+            std::fs::write(&credentials, keys).unwrap();
+            ops.forget();
+            assert_eq!(key(&ops).await.unwrap(), name);
+        }
+        std::fs::write(&credentials, "[default]\naws_access_key_id = d\naws_secret_access_key = s\n").unwrap();
+        assert_eq!(key(&of(None)).await.unwrap(), "d");
+        std::fs::write(&credentials, "[ops]\nhunter2\n").unwrap();
+        ops.forget();
+        assert_eq!(
+            key(&ops).await.unwrap_err().to_string(),
+            format!(
+                "credentials from {} can't be read: line 2 is neither [SECTION] nor KEY = VALUE",
+                credentials.display()
+            )
+        );
+        assert_eq!(key(&of(None)).await.unwrap(), "key-2", "nobody asked for that file");
+        std::fs::remove_file(&credentials).unwrap();
+        std::fs::create_dir(&credentials).unwrap();
+        assert_eq!(key(&of(None)).await.unwrap(), "key-3");
+        let line = key(&ops).await.unwrap_err().to_string();
+        assert!(line.ends_with("can't be read: it is a directory, not a regular file"), "{line}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_profiles_role_is_assumed_with_its_sources_keys() {
+        stand_still_while_reading();
+        let scratch = Scratch::make();
+        let server = Scripted::start(|line, before| match line {
+            TOKEN => Reply::ok("token"),
+            ROLE => Reply::ok("etcd-node"),
+            ITS => document(before, 3600),
+            _ if line.contains("outer") => session("AssumeRole", "outer", 3600),
+            _ if line.contains("inner") => session("AssumeRole", "inner", 3600),
+            _ => refusal(403, "AccessDenied"),
+        })
+        .await;
+        let config = "[profile a]\nrole_arn = arn:outer\nsource_profile = b\nrole_session_name = me\n\
+                      [profile b]\nrole_arn = arn:inner\nsource_profile = keys\nexternal_id = x y\n\
+                      [profile keys]\naws_access_key_id = own\naws_secret_access_key = hunter2\n\
+                      [profile ec2]\nrole_arn = arn:outer\ncredential_source = Ec2InstanceMetadata\n\
+                      [profile no]\nrole_arn = arn:no\nsource_profile = keys\n";
+        std::fs::write(scratch.path().join("config"), config).unwrap();
+        let of = |profile| provider(&server.url, shared(&scratch, Some(profile), Source::Role));
+        assert_eq!(key(&of("a")).await.unwrap(), "outer");
+        let asked = "POST / Action=AssumeRole&Version=2011-06-15&RoleArn=arn%3A";
+        let (inner, outer) = ("inner&RoleSessionName=etcd-muster&ExternalId=x%20y", "outer&RoleSessionName=me");
+        assert_eq!(server.asked(), [format!("{asked}{inner}"), format!("{asked}{outer}")]);
+        let signed: Vec<String> = server.header(asked, "authorization");
+        let scope = |header: &String| header.split("Credential=").nth(1).unwrap().split('/').next().unwrap().to_owned();
+        assert_eq!(signed.iter().map(scope).collect::<Vec<_>>(), ["own", "inner"]);
+        assert!(signed.iter().all(|header| header.contains("/eu-west-1/sts/aws4_request")), "{signed:?}");
+        assert_eq!(key(&of("ec2")).await.unwrap(), "outer");
+        assert_eq!(scope(&server.header(asked, "authorization")[2]), "key-0");
+        let line = key(&of("no")).await.unwrap_err().to_string();
+        let trust = "; the trust policy of arn:no must allow sts:AssumeRole, and the policy of who assumes it";
+        assert!(line.ends_with(trust), "{line}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_metadata_service_that_is_turned_off_is_never_asked() {
+        let server = Scripted::start(|_, _| Reply::ok("etcd-node")).await;
+        let http = Client::new(Trust::public(None));
+        let off = Provider::new(
+            Source::Role,
+            Arc::new(Imds::turned_off(http.clone())),
+            http.clone(),
+            Sts::at(&http, &server.url),
+        );
+        let line = key(&off).await.unwrap_err().to_string();
+        assert!(
+            line.starts_with("AWS_EC2_METADATA_DISABLED=true: ")
+                && line.contains("; set AWS_REGION, and AWS_ACCESS_KEY_ID"),
+            "{line}"
+        );
+        assert!(server.asked().is_empty());
     }
 
     #[test]

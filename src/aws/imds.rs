@@ -33,7 +33,7 @@ pub enum Error {
     /// Nothing is there: not an instance, or a firewall.
     #[error(
         "the instance metadata service does not answer: {0}; run on an EC2 instance, or set \
-         AWS_EC2_METADATA_SERVICE_ENDPOINT"
+         AWS_EC2_METADATA_SERVICE_ENDPOINT; for a command elsewhere set AWS_REGION, and AWS_PROFILE or keys"
     )]
     Unreachable(#[source] http::Error),
     /// The PUT timed out: the answer with the token does not get past the instance's hop limit.
@@ -50,6 +50,12 @@ pub enum Error {
         words::without_secrets(endpoint)
     )]
     Disabled { endpoint: String },
+    /// `AWS_EC2_METADATA_DISABLED`.
+    #[error(
+        "AWS_EC2_METADATA_DISABLED=true: the instance metadata service is not asked; set AWS_REGION, and AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN; or unset it on an instance"
+    )]
+    TurnedOff,
     /// An answer with another status.
     #[error("metadata {path} answers {status}")]
     Status { path: String, status: StatusCode },
@@ -72,7 +78,8 @@ pub struct IdentityDocument {
 #[derive(Debug)]
 pub struct Imds {
     http: Client,
-    endpoint: String,
+    /// `None`: it is never asked.
+    endpoint: Option<String>,
     token: Mutex<Option<Token>>,
     meters: ApiCounters,
 }
@@ -91,7 +98,15 @@ impl fmt::Debug for Token {
 impl Imds {
     /// A client of the service at that base URL (`AWS_EC2_METADATA_SERVICE_ENDPOINT`).
     pub fn new(http: Client, endpoint: &str) -> Self {
-        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Self::at(http, Some(endpoint.trim_end_matches('/').to_owned()))
+    }
+
+    /// A client that never asks (`AWS_EC2_METADATA_DISABLED`).
+    pub fn turned_off(http: Client) -> Self {
+        Self::at(http, None)
+    }
+
+    fn at(http: Client, endpoint: Option<String>) -> Self {
         Self { http, endpoint, token: Mutex::default(), meters: ApiCounters::default() }
     }
 
@@ -126,6 +141,22 @@ impl Imds {
     /// The service does not answer.
     pub async fn fetch_local_hostname(&self) -> Result<Option<String>, Error> {
         Ok(self.fetch("meta-data/local-hostname").await?.as_deref().and_then(first_host_name))
+    }
+
+    /// The domain of AWS's endpoints here; `None`: the service has none.
+    ///
+    /// # Errors
+    /// The service does not answer.
+    pub async fn fetch_domain(&self) -> Result<Option<String>, Error> {
+        self.fetch("meta-data/services/domain").await
+    }
+
+    /// The partition; `None`: the service has none.
+    ///
+    /// # Errors
+    /// The service does not answer.
+    pub async fn fetch_partition(&self) -> Result<Option<String>, Error> {
+        self.fetch("meta-data/services/partition").await
     }
 
     /// The state to which its Auto Scaling group moves this instance; `None`: it is in no group, or was never moved.
@@ -164,13 +195,14 @@ impl Imds {
 
     /// `Ok(None)` for 404: the item does not exist.
     async fn fetch(&self, path: &str) -> Result<Option<String>, Error> {
+        let endpoint = self.endpoint.as_deref().ok_or(Error::TurnedOff)?;
         let (mut last, mut pauses) = (None, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 clock::pause(pauses.jittered()).await;
             }
-            let token = self.session_token().await?;
-            let url = format!("{}/latest/{path}", self.endpoint);
+            let token = self.session_token(endpoint).await?;
+            let url = format!("{endpoint}/latest/{path}");
             let request = Request::get(url).header(TOKEN_HEADER, token).body(Full::default());
             let request = request.map_err(|e| malformed(path, &e))?;
             match self.ask(request).await {
@@ -180,7 +212,7 @@ impl Imds {
                         return text.map(Some).map_err(|e| malformed(path, &e));
                     }
                     StatusCode::NOT_FOUND => return Ok(None),
-                    StatusCode::FORBIDDEN => return Err(Error::Disabled { endpoint: self.endpoint.clone() }),
+                    StatusCode::FORBIDDEN => return Err(Error::Disabled { endpoint: endpoint.to_owned() }),
                     status => {
                         // 401: the token expired or the service restarted; 5xx: retry.
                         *lock(&self.token) = None;
@@ -193,20 +225,20 @@ impl Imds {
         Err(last.unwrap_or_else(|| not_found(path)))
     }
 
-    async fn session_token(&self) -> Result<String, Error> {
+    async fn session_token(&self, endpoint: &str) -> Result<String, Error> {
         if let Some(token) = &*lock(&self.token)
             && token.until > clock::now()
         {
             return Ok(token.value.clone());
         }
-        let (value, asked) = self.fetch_token().await?;
+        let (value, asked) = self.fetch_token(endpoint).await?;
         // A tenth stays unused, for the time that the answer took and for clock drift.
         let until = asked + Duration::from_secs(TOKEN_TTL_SECONDS / 10 * 9);
         *lock(&self.token) = Some(Token { value: value.clone(), until });
         Ok(value)
     }
 
-    async fn fetch_token(&self) -> Result<(String, Instant), Error> {
+    async fn fetch_token(&self, endpoint: &str) -> Result<(String, Instant), Error> {
         let path = "api/token";
         let (mut last, mut pauses) = (None, Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
         for attempt in 0..ATTEMPTS {
@@ -214,7 +246,7 @@ impl Imds {
                 clock::pause(pauses.jittered()).await;
             }
             let asked = clock::now();
-            let request = Request::builder().method(Method::PUT).uri(format!("{}/latest/{path}", self.endpoint));
+            let request = Request::builder().method(Method::PUT).uri(format!("{endpoint}/latest/{path}"));
             let request = request.header(TOKEN_TTL_HEADER, TOKEN_TTL_SECONDS).body(Full::<Bytes>::default());
             match self.ask(request.map_err(|e| malformed(path, &e))?).await {
                 Ok(answer) if answer.status() == StatusCode::OK => {
@@ -222,10 +254,10 @@ impl Imds {
                     return Ok((text, asked));
                 }
                 Ok(answer) if answer.status() == StatusCode::FORBIDDEN => {
-                    return Err(Error::Disabled { endpoint: self.endpoint.clone() });
+                    return Err(Error::Disabled { endpoint: endpoint.to_owned() });
                 }
                 Ok(answer) => last = Some(Error::Status { path: path.to_owned(), status: answer.status() }),
-                Err(error) => last = Some(no_token(error, &self.endpoint)),
+                Err(error) => last = Some(no_token(error, endpoint)),
             }
         }
         Err(last.unwrap_or_else(|| not_found(path)))

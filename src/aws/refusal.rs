@@ -29,13 +29,16 @@ pub(super) enum RetryClass {
 impl ApiError {
     /// AWS refuses us, or does not know us (EC2 API Reference, "Error codes"; Systems Manager API Reference, "Common Errors").
     pub fn is_denial(&self) -> bool {
-        const DENIALS: [&str; 6] = [
+        const DENIALS: [&str; 8] = [
             "UnauthorizedOperation",
             "AuthFailure",
             "SignatureDoesNotMatch",
             "InvalidClientTokenId",
             "UnrecognizedClientException",
             "InvalidSignatureException",
+            // STS's, of a web identity's token.
+            "InvalidIdentityToken",
+            "IDPRejectedClaim",
         ];
         DENIALS.contains(&self.code.as_str()) || self.is_forbidden() || self.is_expired_token()
     }
@@ -50,7 +53,7 @@ impl ApiError {
         // The second line are S3's, which it also sends with 200 and 400 (S3 API Reference, "Error responses").
         let is_busy = code.starts_with("Throttling")
             || ["RequestLimitExceeded", "SlowDown", "EC2ThrottledException"].contains(&code)
-            || ["InternalError", "ServiceUnavailable", "RequestTimeout"].contains(&code);
+            || ["InternalError", "ServiceUnavailable", "RequestTimeout", "IDPCommunicationError"].contains(&code);
         match () {
             () if code == NO_INSTANCE => RetryClass::Answered,
             () if self.is_expired_token() || self.is_clock_skew() => RetryClass::Stale,

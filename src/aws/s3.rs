@@ -17,13 +17,14 @@ use hyper::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Request, StatusCode};
 use percent_encoding::utf8_percent_encode;
 
+use super::RESERVED;
+use super::partition::{Refusal, Region, Variants};
 use super::refusal::ApiError;
 /// An error does not show whether a write took place.
 pub use super::signing_client::Error;
 use super::signing_client::{Answer, Call, SigningClient, Unread};
 use super::sigv4::Service;
 use super::xml::read_page;
-use super::{RESERVED, Variants};
 
 /// An answer takes some tens of milliseconds; a service that takes longer counts as unreachable.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +99,7 @@ impl S3 {
     /// # Errors
     /// S3 does not answer, or refuses. A missing bucket is an error too: nothing is then known about the object.
     pub async fn get(&self, object: &Object) -> Result<Option<Stored>, Error> {
-        let request = Request::get(self.endpoint.url(object)).body(Bytes::new());
+        let request = Request::get(self.endpoint.url(object)?).body(Bytes::new());
         self.call("GetObject", object, request, |answer| match (answer.status, answer.header(ETAG.as_str())) {
             (StatusCode::OK, Some(tag)) => Ok(Some(Stored { body: answer.body, version: bare(&tag).to_owned() })),
             (StatusCode::OK, None) => Err(Unread::Malformed("the store returns it without an ETag".to_owned())),
@@ -115,7 +116,7 @@ impl S3 {
     /// # Errors
     /// S3 does not answer, or refuses: the write may have taken place, or may still do so.
     pub async fn put(&self, object: &Object, body: Bytes, condition: Condition<'_>) -> Result<Put, Error> {
-        let request = Request::put(self.endpoint.url(object)).header(CONTENT_TYPE, "application/json");
+        let request = Request::put(self.endpoint.url(object)?).header(CONTENT_TYPE, "application/json");
         let request = match condition {
             Condition::Absent => request.header(IF_NONE_MATCH, "*"),
             Condition::Unchanged(version) => request.header(IF_MATCH, version),
@@ -137,9 +138,11 @@ impl S3 {
 
     fn refusal(&self, answer: Answer<Bytes>, object: &Object) -> Unread {
         let (status, region) = (answer.status, answer.header("x-amz-bucket-region"));
-        let is_given = matches!(self.endpoint, Endpoint::Given(_));
+        let (is_given, partition) = (matches!(self.endpoint, Endpoint::Given(_)), &self.caller.region().partition);
         match read_page(answer.body.as_ref()) {
-            Ok(page) => Unread::by(status, page.error, |error| way_out(object, error, region.as_deref(), is_given)),
+            Ok(page) => {
+                Unread::by(status, page.error, |error| way_out(object, partition, error, region.as_deref(), is_given))
+            }
             Err(cause) => Unread::page(status, &cause),
         }
     }
@@ -165,12 +168,18 @@ impl S3 {
 
 /// `region`: where the bucket is, if S3 reports it. `is_given`: the endpoint was configured; there is one store, with one
 /// region.
-fn way_out(Object { bucket, key }: &Object, error: &ApiError, region: Option<&str>, is_given: bool) -> String {
+fn way_out(
+    Object { bucket, key }: &Object,
+    partition: &str,
+    error: &ApiError,
+    region: Option<&str>,
+    is_given: bool,
+) -> String {
     match (error.code.as_str(), region) {
         // Without ListBucket S3 answers AccessDenied for an object that does not exist.
         ("AccessDenied", _) => format!(
-            "; the role's policy must allow s3:GetObject and s3:PutObject on arn:aws:s3:::{bucket}/{key} and s3:ListBucket on \
-             arn:aws:s3:::{bucket}"
+            "; the role's policy must allow s3:GetObject and s3:PutObject on arn:{partition}:s3:::{bucket}/{key} and \
+             s3:ListBucket on arn:{partition}:s3:::{bucket}"
         ),
         ("NoSuchBucket", _) => format!("; create the bucket {bucket} in this region"),
         ("PermanentRedirect" | "AuthorizationHeaderMalformed", Some(region)) if is_given => {
@@ -196,25 +205,37 @@ pub enum Endpoint {
     Public(String),
     /// `endpoint/bucket/key`, for a configured endpoint.
     Given(String),
+    /// There is none of the kind that was asked for.
+    Refused(Refusal),
 }
 
 impl Endpoint {
     /// S3's public endpoint for a region (AWS General Reference, "Amazon S3 endpoints and quotas").
-    pub fn public(region: &str, Variants { fips, dualstack }: Variants) -> Self {
-        let service = if fips { "s3-fips" } else { "s3" };
-        let dualstack = if dualstack { ".dualstack" } else { "" };
-        let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        Self::Public(format!("{service}{dualstack}.{region}.{domain}"))
+    pub fn public(region: &Region, variants: Variants) -> Self {
+        region.host(Service::S3, variants).map_or_else(Self::Refused, Self::Public)
     }
 
-    fn url(&self, Object { bucket, key }: &Object) -> String {
+    /// Its URL without a bucket.
+    ///
+    /// # Errors
+    /// There is none of the kind that was asked for.
+    pub fn base(&self) -> Result<String, Refusal> {
+        match self {
+            Self::Public(host) => Ok(format!("https://{host}/")),
+            Self::Given(url) => Ok(url.clone()),
+            Self::Refused(refusal) => Err(refusal.clone()),
+        }
+    }
+
+    fn url(&self, Object { bucket, key }: &Object) -> Result<String, Error> {
         let key: Vec<String> = key.split('/').map(|part| utf8_percent_encode(part, RESERVED).to_string()).collect();
         let key = key.join("/");
         match self {
             // The certificate's wildcard covers one label, so a bucket with dots goes into the path.
-            Self::Public(host) if bucket.contains('.') => format!("https://{host}/{bucket}/{key}"),
-            Self::Public(host) => format!("https://{bucket}.{host}/{key}"),
-            Self::Given(endpoint) => format!("{}/{bucket}/{key}", endpoint.trim_end_matches('/')),
+            Self::Public(host) if bucket.contains('.') => Ok(format!("https://{host}/{bucket}/{key}")),
+            Self::Public(host) => Ok(format!("https://{bucket}.{host}/{key}")),
+            Self::Given(endpoint) => Ok(format!("{}/{bucket}/{key}", endpoint.trim_end_matches('/'))),
+            Self::Refused(refusal) => Err(refusal.clone().into()),
         }
     }
 }
@@ -226,13 +247,17 @@ mod tests {
     #[test]
     fn objects_are_addressed_as_s3_wants_it() {
         let object = |bucket: &str| Object { bucket: bucket.to_owned(), key: "prod/a b/claim.json".to_owned() };
-        let public = Endpoint::public("eu-west-1", Variants::default());
-        assert_eq!(public.url(&object("b")), "https://b.s3.eu-west-1.amazonaws.com/prod/a%20b/claim.json");
-        assert_eq!(public.url(&object("b.c")), "https://s3.eu-west-1.amazonaws.com/b.c/prod/a%20b/claim.json");
-        let china = Endpoint::public("cn-north-1", Variants { fips: true, dualstack: true });
-        assert!(china.url(&object("b")).starts_with("https://b.s3-fips.dualstack.cn-north-1.amazonaws.com.cn/"));
+        let url = |endpoint: &Endpoint, bucket: &str| endpoint.url(&object(bucket)).unwrap();
+        let public = Endpoint::public(&Region::named("eu-west-1"), Variants::default());
+        assert_eq!(url(&public, "b"), "https://b.s3.eu-west-1.amazonaws.com/prod/a%20b/claim.json");
+        assert_eq!(url(&public, "b.c"), "https://s3.eu-west-1.amazonaws.com/b.c/prod/a%20b/claim.json");
+        let fips = Variants { fips: true, dualstack: true };
+        let gov = Endpoint::public(&Region::named("us-gov-west-1"), fips);
+        assert!(url(&gov, "b").starts_with("https://b.s3-fips.dualstack.us-gov-west-1.amazonaws.com/"));
+        let china = Endpoint::public(&Region::named("cn-north-1"), fips).url(&object("b")).unwrap_err().to_string();
+        assert!(china.starts_with("AWS_USE_FIPS_ENDPOINT=true: S3 has no FIPS endpoint in cn-north-1"), "{china}");
         let given = Endpoint::Given("http://127.0.0.1:5000/".to_owned());
-        assert_eq!(given.url(&object("b")), "http://127.0.0.1:5000/b/prod/a%20b/claim.json");
+        assert_eq!(url(&given, "b"), "http://127.0.0.1:5000/b/prod/a%20b/claim.json");
     }
 
     #[test]
@@ -244,11 +269,17 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_to_another_region_says_what_helps_there() {
+    fn a_refusal_says_what_helps_there() {
         let object = Object { bucket: "b".to_owned(), key: "prod/claim.json".to_owned() };
         let error = ApiError { code: "PermanentRedirect".to_owned(), message: "Elsewhere.".to_owned() };
-        let told = |is_given| way_out(&object, &error, Some("us-east-1"), is_given);
+        let told = |is_given| way_out(&object, "aws", &error, Some("us-east-1"), is_given);
         assert!(told(true).ends_with("; the store is in us-east-1: set AWS_REGION=us-east-1"), "{}", told(true));
+        let denied = ApiError { code: "AccessDenied".to_owned(), message: String::new() };
+        let china = way_out(&object, "aws-cn", &denied, None, false);
+        assert!(
+            china.ends_with("on arn:aws-cn:s3:::b/prod/claim.json and s3:ListBucket on arn:aws-cn:s3:::b"),
+            "{china}"
+        );
         assert!(told(false).ends_with("; the bucket b is in us-east-1: name one in this region"), "{}", told(false));
     }
 }

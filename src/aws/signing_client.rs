@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_credential_types::Credentials;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{DATE, HeaderMap};
@@ -13,6 +14,7 @@ use hyper::{Request, Response, StatusCode};
 
 use super::body_reader::read_arriving;
 use super::credentials::{self, Provider};
+use super::partition::{Refusal, Region};
 use super::refusal::{ApiError, RetryClass};
 use super::sigv4::{Scope, Service, SigningFailure, sign_request};
 use super::xml::{Malformed, Page, read_page};
@@ -40,6 +42,9 @@ pub enum Error {
     Api { what: String, status: StatusCode, error: ApiError, way_out: String },
     #[error("{place}: {cause}")]
     Malformed { place: String, cause: String },
+    /// There is no endpoint to call.
+    #[error(transparent)]
+    Endpoint(#[from] Refusal),
     /// A file of ours that an answer is to be written to.
     #[error("{0}")]
     File(String),
@@ -84,7 +89,7 @@ impl Error {
         match self {
             Self::Http(http::Error { failure: http::Failure::File(_), .. }) => RetryClass::Final,
             Self::Http(_) | Self::Malformed { .. } => RetryClass::Transient,
-            Self::Credentials(_) | Self::Signing(_) | Self::File(_) => RetryClass::Final,
+            Self::Credentials(_) | Self::Signing(_) | Self::Endpoint(_) | Self::File(_) => RetryClass::Final,
             Self::Api { status, error, .. } => error.outlook(*status),
         }
     }
@@ -206,8 +211,9 @@ impl<T> Made<T> {
 #[derive(Debug)]
 pub struct SigningClient {
     http: Client,
-    region: String,
-    provider: Provider,
+    region: Region,
+    /// `None`: calls are not signed.
+    provider: Option<Provider>,
     /// AWS's clock minus ours, in seconds, learnt from its Date header.
     clock_offset: AtomicI64,
     meters: ApiCounters,
@@ -215,8 +221,13 @@ pub struct SigningClient {
 
 impl SigningClient {
     /// A caller in that region; counts its calls there.
-    pub fn new(http: Client, region: String, provider: Provider, meters: ApiCounters) -> Self {
-        Self { http, region, provider, clock_offset: AtomicI64::new(0), meters }
+    pub fn new(http: Client, region: Region, provider: Provider, meters: ApiCounters) -> Self {
+        Self { http, region, provider: Some(provider), clock_offset: AtomicI64::new(0), meters }
+    }
+
+    /// A caller whose calls are not signed.
+    pub(super) fn unsigned(http: Client, region: Region, meters: ApiCounters) -> Self {
+        Self { http, region, provider: None, clock_offset: AtomicI64::new(0), meters }
     }
 
     /// Calls made so far, retries included.
@@ -224,7 +235,7 @@ impl SigningClient {
         Api::ALL.into_iter().filter(|api| *api != Api::Imds).map(|api| self.meters.calls(api)).sum()
     }
 
-    pub(super) fn region(&self) -> &str {
+    pub(super) fn region(&self) -> &Region {
         &self.region
     }
 
@@ -282,7 +293,7 @@ impl SigningClient {
         }
         if matches!(class, RetryClass::Denied | RetryClass::Stale) {
             // An operator who fixes the role or its policy need not restart us: the next call requests new credentials.
-            self.provider.forget();
+            self.forget();
         }
         class
     }
@@ -309,10 +320,12 @@ impl SigningClient {
         request: Request<Bytes>,
         within: Duration,
     ) -> Result<Response<Incoming>, Error> {
-        let credentials = self.provider.credentials().await?;
+        let credentials = self.credentials().await?;
         let body = request.body().clone();
         let mut request = request.map(Full::new);
-        sign_request(&mut request, &body, &credentials, &self.scope(service)).map_err(Error::Signing)?;
+        if let Some(credentials) = credentials {
+            sign_request(&mut request, &body, &credentials, &self.scope(service)).map_err(Error::Signing)?;
+        }
         self.meters.called(service.api());
         let answer = self.http.open(request, within).await?;
         self.learn_from(&answer);
@@ -320,7 +333,7 @@ impl SigningClient {
     }
 
     fn scope(&self, service: Service) -> Scope<'_> {
-        Scope { region: &self.region, service, clock_offset: self.clock_offset.load(Ordering::Relaxed) }
+        Scope { region: &self.region.name, service, clock_offset: self.clock_offset.load(Ordering::Relaxed) }
     }
 
     fn learn_from(&self, answer: &Response<Incoming>) {
@@ -330,7 +343,18 @@ impl SigningClient {
         }
         if answer.status() == StatusCode::FORBIDDEN {
             // The wording differs, as for a denial.
-            self.provider.forget();
+            self.forget();
+        }
+    }
+
+    fn forget(&self) {
+        self.provider.iter().for_each(Provider::forget);
+    }
+
+    async fn credentials(&self) -> Result<Option<Credentials>, credentials::Error> {
+        match &self.provider {
+            Some(provider) => provider.credentials().await.map(Some),
+            None => Ok(None),
         }
     }
 }

@@ -22,15 +22,32 @@ pub enum Service {
     S3,
     AutoScaling,
     Ssm,
+    Sts,
 }
 
 impl Service {
-    const fn name(self) -> &'static str {
+    /// All of them, as their endpoints are listed.
+    pub const ALL: [Self; 5] = [Self::Ec2, Self::S3, Self::AutoScaling, Self::Ssm, Self::Sts];
+
+    /// Its name in signatures and hosts.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Ec2 => "ec2",
             Self::S3 => "s3",
             Self::AutoScaling => "autoscaling",
             Self::Ssm => "ssm",
+            Self::Sts => "sts",
+        }
+    }
+
+    /// The variable that names its endpoint (AWS SDKs and Tools Reference Guide, "Service-specific endpoints").
+    pub const fn endpoint_variable(self) -> &'static str {
+        match self {
+            Self::Ec2 => "AWS_ENDPOINT_URL_EC2",
+            Self::S3 => "AWS_ENDPOINT_URL_S3",
+            Self::AutoScaling => "AWS_ENDPOINT_URL_AUTO_SCALING",
+            Self::Ssm => "AWS_ENDPOINT_URL_SSM",
+            Self::Sts => "AWS_ENDPOINT_URL_STS",
         }
     }
 
@@ -41,6 +58,7 @@ impl Service {
             Self::S3 => Api::S3,
             Self::AutoScaling => Api::AutoScaling,
             Self::Ssm => Api::Ssm,
+            Self::Sts => Api::Sts,
         }
     }
 

@@ -10,7 +10,7 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::partition;
+use super::partition::Region;
 use super::refusal::ApiError;
 use super::signing_client::{self as client, ATTEMPTS, Call, SigningClient, Unread};
 use super::sigv4::Service;
@@ -46,7 +46,7 @@ impl Error {
     }
 }
 
-fn way_out(name: &str, region: &str, error: &ApiError) -> String {
+fn way_out(name: &str, region: &Region, error: &ApiError) -> String {
     let hint = error.hint();
     match error.is_forbidden() {
         true => format!(
@@ -59,12 +59,12 @@ fn way_out(name: &str, region: &str, error: &ApiError) -> String {
 }
 
 /// A parameter's name in a policy: without a leading slash, and without the version at the end.
-fn arn(name: &str, region: &str) -> String {
+fn arn(name: &str, region: &Region) -> String {
     match name.starts_with("arn:") {
         true => name.to_owned(),
         false => {
             let name = name.split(':').next().unwrap_or_default().trim_start_matches('/');
-            format!("arn:{}:ssm:{region}:*:parameter/{name}", partition(region))
+            format!("arn:{}:ssm:{}:*:parameter/{name}", region.partition, region.name)
         }
     }
 }
@@ -114,7 +114,7 @@ impl Ssm {
         let request = Request::post(&self.endpoint).header(CONTENT_TYPE, JSON).header(TARGET_HEADER, TARGET);
         let call = Call {
             service: Service::Ssm,
-            what: format!("ssm:GetParameter of {name} in {region}"),
+            what: format!("ssm:GetParameter of {name} in {}", region.name),
             place: words::without_secrets(&self.endpoint).into_owned(),
             within: TIMEOUT,
             most_bytes: MAX_ANSWER_BYTES,
@@ -128,7 +128,7 @@ impl Ssm {
             }
         };
         self.caller.call(call, request.body(body), value).await.map_err(|error| match error.code() {
-            Some(NOT_FOUND) => Error::NotFound { name: name.to_owned(), region: region.to_owned() },
+            Some(NOT_FOUND) => Error::NotFound { name: name.to_owned(), region: region.name.clone() },
             _ => Error::Call(error),
         })
     }
@@ -198,8 +198,11 @@ mod tests {
 
     #[test]
     fn a_policy_names_a_parameter_so() {
+        let arn = |name, region| arn(name, &Region::named(region));
         assert_eq!(arn("/etcd/ca-key", "eu-west-1"), "arn:aws:ssm:eu-west-1:*:parameter/etcd/ca-key");
         assert_eq!(arn("ca-key:3", "cn-north-1"), "arn:aws-cn:ssm:cn-north-1:*:parameter/ca-key");
+        assert_eq!(arn("x", "us-gov-west-1"), "arn:aws-us-gov:ssm:us-gov-west-1:*:parameter/x");
+        assert_eq!(arn("x", "us-isob-east-1"), "arn:aws-iso-b:ssm:us-isob-east-1:*:parameter/x");
         let shared = "arn:aws:ssm:eu-west-1:1:parameter/x";
         assert_eq!(arn(shared, "eu-west-1"), shared);
     }

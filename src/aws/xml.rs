@@ -3,6 +3,7 @@
 //!
 //! (EC2 API Reference, DescribeInstances and "Error codes"; moto's errors have another root, so both are read.)
 
+use std::fmt;
 use std::io::BufRead;
 
 use quick_xml::Reader;
@@ -21,7 +22,37 @@ pub struct Page {
     pub next_token: Option<String>,
     /// Instances whose status (DescribeInstanceStatus) is impaired.
     pub impaired: Vec<InstanceId>,
+    /// A role's session (AssumeRole and its kin).
+    pub session: Option<Session>,
     pub error: Option<ApiError>,
+}
+
+/// A role's session, as STS gives it.
+#[derive(Default, Clone, PartialEq, Eq)]
+pub struct Session {
+    pub key: String,
+    pub secret: String,
+    pub token: String,
+    /// In RFC 3339.
+    pub expiration: String,
+}
+
+impl Session {
+    fn set(&mut self, field: &str, text: String) {
+        match field {
+            "/AccessKeyId" => self.key = text,
+            "/SecretAccessKey" => self.secret = text,
+            "/SessionToken" => self.token = text,
+            "/Expiration" => self.expiration = text,
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("expiration", &self.expiration).finish_non_exhaustive()
+    }
 }
 
 /// An instance with data that only few callers need: the tags of ten thousand instances must not be kept.
@@ -132,10 +163,13 @@ struct Draft {
 
 const INSTANCE: &str = "/reservationSet/item/instancesSet/item";
 const STATUS: &str = "/instanceStatusSet/item";
-const ROOTS: [&str; 6] = [
+const SESSIONS: [&str; 2] = ["/AssumeRoleResult/Credentials", "/AssumeRoleWithWebIdentityResult/Credentials"];
+const ROOTS: [&str; 8] = [
     "DescribeInstancesResponse",
     "DescribeInstanceStatusResponse",
     "CompleteLifecycleActionResponse",
+    "AssumeRoleResponse",
+    "AssumeRoleWithWebIdentityResponse",
     "Response",
     "ErrorResponse",
     S3_ERROR,
@@ -236,7 +270,13 @@ impl Fold {
                 "/Errors/Error/Message" | "/Error/Message" | "/Message" => {
                     self.page.error.get_or_insert_default().message = self.take();
                 }
-                _ => {}
+                path => {
+                    let field = SESSIONS.iter().find_map(|within| path.strip_prefix(within)).map(str::to_owned);
+                    if let Some(field) = field {
+                        let text = self.take();
+                        self.page.session.get_or_insert_default().set(&field, text);
+                    }
+                }
             },
         }
         Ok(())
@@ -389,6 +429,24 @@ mod tests {
         let s3 = read("<Error><Code>NoSuchKey</Code><Message>m</Message><Key>k</Key></Error>").unwrap();
         assert_eq!(s3.error, Some(ApiError { code: "NoSuchKey".into(), message: "m".into() }));
         assert!(matches!(read("<html></html>"), Err(Malformed::Root(_))));
+    }
+
+    #[test]
+    fn a_session_is_read_and_nothing_secret_of_it_shown() {
+        for action in ["AssumeRole", "AssumeRoleWithWebIdentity"] {
+            let text = format!(
+                "<{action}Response><{action}Result><SubjectFromWebIdentityToken>x</SubjectFromWebIdentityToken><AssumedRoleUser><Arn>a</Arn>\
+                 </AssumedRoleUser><Credentials><AccessKeyId>k</AccessKeyId><SecretAccessKey>hunter2</SecretAccessKey><SessionToken>t0&amp;ken\
+                 </SessionToken><Expiration>2026-01-01T00:00:00Z</Expiration></Credentials></{action}Result></{action}Response>"
+            );
+            let page = read(&text).unwrap();
+            let (key, secret) = ("k".to_owned(), "hunter2".to_owned());
+            let (token, expiration) = ("t0&ken".to_owned(), "2026-01-01T00:00:00Z".to_owned());
+            assert_eq!(page.session, Some(Session { key, secret, token, expiration }));
+            let shown = format!("{page:?}");
+            assert!(!shown.contains("hunter2") && !shown.contains("t0&ken"), "{shown}");
+        }
+        assert_eq!(read(PAGE).unwrap().session, None);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Adopt {
         let mut blockers = Vec::new();
         let data = look_at(&data_dir, source.given.get("ETCD_WAL_DIR").map(|dir| source.absolute(dir)), &mut blockers);
         let (own, imds) = find_self(config).await?;
-        let aws = Aws::new(&config.aws, imds, own.region.as_deref());
+        let aws = Aws::new(&config.aws, imds, Some(&own))?;
         let fleet = Discovery::new(config.instances.clone(), &aws).fleet().await?;
         let mut check = Check {
             config,
@@ -513,7 +513,13 @@ mod tests {
             config,
             source: Source::default(),
             data: Data { paths, wal, ids: Some((CLUSTER, MemberId(1))), members: Vec::new() },
-            own: Identity { instance: "h1".to_owned(), region: None, address: [10, 0, 0, 1].into(), hostname: None },
+            own: Identity {
+                instance: "h1".to_owned(),
+                region: None,
+                address: [10, 0, 0, 1].into(),
+                hostname: None,
+                partition: None,
+            },
             roster: Roster::written(listed.unwrap(), 0),
             own_names: BTreeSet::new(),
             notes: Vec::new(),

@@ -229,6 +229,7 @@ mod tests {
             region: None,
             address: [10, 0, 0, 1].into(),
             hostname: Some("db-1.internal".to_owned()),
+            partition: None,
         };
         translate(&ByHand {
             given: &by_hand::of_flags(flags.iter().copied()).unwrap(),

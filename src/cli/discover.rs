@@ -8,10 +8,12 @@ use serde_json::json;
 
 use super::{find_self, terminal};
 use crate::aws::ec2::Described;
+use crate::aws::partition::Refusal;
 use crate::config::{Config, Instances};
 use crate::core::types::Instance;
 use crate::discovery::aws_clients::Aws;
 use crate::discovery::{self, Discovery, Fleet};
+use crate::state::store::Store;
 use crate::util::exit::Failure;
 use crate::util::words;
 
@@ -22,26 +24,49 @@ pub(super) struct Discover {
     /// print JSON
     #[argh(switch)]
     json: bool,
+    /// print the endpoints of AWS's services as this node calls them, and call none
+    #[argh(switch)]
+    endpoints: bool,
 }
 
 impl Discover {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
         // Region and role come from the instance unless both are set. A static host list needs neither.
-        let cloud = match config.aws.region.is_some() || config.instances.written().is_some() {
-            true => Discovery::new(
-                config.instances.clone(),
-                &Aws::new(&config.aws, discovery::metadata_service(&config.aws), None),
-            ),
+        let aws = match config.aws.region.is_some() || config.instances.written().is_some() {
+            true => {
+                // What the last start was told, if there was one: of its partition, too.
+                let kept = Store::peek_identity(&config.etcd.data).ok().flatten();
+                Aws::new(&config.aws, discovery::metadata_service(&config.aws), kept.as_ref())?
+            }
             false => {
                 let (own, imds) = find_self(config).await?;
-                Discovery::new(config.instances.clone(), &Aws::new(&config.aws, imds, own.region.as_deref()))
+                Aws::new(&config.aws, imds, Some(&own))?
             }
         };
+        if self.endpoints {
+            self.print_endpoints(&aws);
+            return Ok(0);
+        }
+        let cloud = Discovery::new(config.instances.clone(), &aws);
         match self.json {
             true => print_json(&cloud).await?,
             false => print_table(&cloud, &config.instances).await?,
         }
         Ok(0)
+    }
+
+    fn print_endpoints(&self, aws: &Aws) {
+        let endpoints = aws.endpoints().map(|(service, endpoint)| (service.name(), endpoint));
+        if self.json {
+            let shown = endpoints.map(|(service, endpoint)| match endpoint {
+                Ok(url) => (service, json!({ "url": url })),
+                Err(refusal) => (service, json!({ "refused": refusal.to_string() })),
+            });
+            return terminal::json(&json!(BTreeMap::from(shown)));
+        }
+        let shown = |endpoint: Result<String, Refusal>| endpoint.unwrap_or_else(|refusal| format!("none: {refusal}"));
+        let rows = endpoints.map(|(service, endpoint)| vec![service.to_owned(), shown(endpoint)]);
+        terminal::table(&["SERVICE", "ENDPOINT"], &rows);
     }
 }
 

@@ -63,16 +63,17 @@ struct Row {
 impl Members {
     pub(super) async fn run(&self, config: &Config) -> Result<i32, Failure> {
         let mut notes = Vec::new();
-        let (own, region) = find_self(config, &mut notes).await;
+        let (own, has_region) = find_self(config, &mut notes).await;
         let clients = PeerClients::new(&config.etcd, own.as_ref());
-        let settings = own.map(|own| addresses::settings(&config.etcd, &own));
+        let settings = own.as_ref().map(|own| addresses::settings(&config.etcd, own));
         let here = "127.0.0.1";
         let own_client =
             settings.as_ref().map_or_else(|| addresses::client_url(&config.etcd, here), addresses::own_client_url);
         let own_peer =
             settings.as_ref().map_or_else(|| addresses::peer_url(&config.etcd, here), addresses::own_peer_url);
         let first = self.endpoint.clone().unwrap_or(own_client);
-        let (fleet, list) = tokio::join!(ask_ec2(config, region), clients.etcd.member_list(&first, ANSWER_TIMEOUT));
+        let (fleet, list) =
+            tokio::join!(ask_ec2(config, own.as_ref(), has_region), clients.etcd.member_list(&first, ANSWER_TIMEOUT));
         if let Known::Known(fleet) = &fleet {
             clients.learn(&fleet.roster);
         }
@@ -134,37 +135,35 @@ impl Members {
     }
 }
 
-/// This instance's identity, and the region to query. Falls back to what the last start stored if the metadata service does not
+/// This instance's identity, and whether the region to query is known. Falls back to what the last start stored if the metadata service does not
 /// answer.
-async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity>, Result<String, String>) {
+async fn find_self(config: &Config, notes: &mut Vec<String>) -> (Option<Identity>, Result<(), String>) {
     let imds = discovery::metadata_service(&config.aws);
     let cause = match tokio::time::timeout(IMDS_PATIENCE, discovery::fetch_identity(config, &imds)).await {
-        Ok(Ok(own)) => {
-            let region = config.aws.region.clone().or_else(|| own.region.clone()).unwrap_or_default();
-            return (Some(own), Ok(region));
-        }
+        Ok(Ok(own)) => return (Some(own), Ok(())),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("the instance metadata service does not answer within {} s", IMDS_PATIENCE.as_secs()),
     };
     let kept = Store::peek_identity(&config.etcd.data).ok().flatten();
-    let region = config.aws.region.clone().or_else(|| kept.as_ref().and_then(|own| own.region.clone()));
-    if region.is_some() {
-        notes.push(cause.clone());
+    if config.aws.region.is_none() && kept.as_ref().is_none_or(|own| own.region.is_none()) {
+        return (kept, Err(cause));
     }
-    (kept, region.ok_or(cause))
+    notes.push(cause);
+    (kept, Ok(()))
 }
 
-async fn ask_ec2(config: &Config, region: Result<String, String>) -> Known<Fleet> {
+async fn ask_ec2(config: &Config, own: Option<&Identity>, has_region: Result<(), String>) -> Known<Fleet> {
     let unknown = |cause: String| Known::Unknown(discovery::unlisted(&config.instances, cause));
-    let region = match region {
-        Ok(region) => region,
+    match has_region {
+        Ok(()) => {}
         Err(cause) if config.instances.written().is_some() => return unknown(cause),
         Err(cause) => return unknown(format!("the region is unknown: {cause}")),
+    }
+    let aws = match Aws::new(&config.aws, discovery::metadata_service(&config.aws), own) {
+        Ok(aws) => aws,
+        Err(refusal) => return unknown(refusal.to_string()),
     };
-    let cloud = Discovery::new(
-        config.instances.clone(),
-        &Aws::new(&config.aws, discovery::metadata_service(&config.aws), Some(&region)),
-    );
+    let cloud = Discovery::new(config.instances.clone(), &aws);
     match tokio::time::timeout(EC2_PATIENCE, cloud.fleet()).await {
         Ok(Ok(fleet)) => Known::Known(fleet),
         Ok(Err(error)) => unknown(error.to_string()),

@@ -61,8 +61,7 @@ impl Looker {
     /// Its own files can't be read, or the metadata service does not answer.
     pub(super) async fn new(config: &Config) -> Result<Self, Failure> {
         let (own, imds) = find_self(config).await?;
-        let Services { discovery, claim, notices, earlier_snapshots, .. } =
-            Services::new(config, imds, own.region.as_deref());
+        let Services { discovery, claim, notices, earlier_snapshots, .. } = Services::new(config, imds, &own)?;
         let paths = addresses::settings(&config.etcd, &own).paths;
         let data = paths.inspect().map_err(|e| Failure::new(Code::DataDirUnwritable, e))?;
         let unreadable = |e| Failure::new(Code::StateUnreadable, e);

@@ -122,8 +122,7 @@ impl Restore {
 
     async fn place(&self, config: &Config, source: &Source) -> Result<Arc<Place>, Failure> {
         let own = Store::peek_identity(&config.etcd.data).ok().flatten();
-        let region = own.as_ref().and_then(|own| own.region.as_deref());
-        let aws = Aws::new(&config.aws, discovery::metadata_service(&config.aws), region);
+        let aws = Aws::new(&config.aws, discovery::metadata_service(&config.aws), own.as_ref())?;
         let places =
             snapshot_places::open(&config.snapshots, std::slice::from_ref(&source.location), || aws.s3()).await;
         let places = places.map_err(|why| Failure::new(Code::Config, why))?;

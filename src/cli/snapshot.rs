@@ -114,8 +114,7 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     async fn open(config: &'a Config, at: Option<&str>) -> Result<Self, Failure> {
         let own = Store::peek_identity(&config.etcd.data).ok().flatten();
-        let region = own.as_ref().and_then(|own| own.region.as_deref());
-        let aws = Aws::new(&config.aws, discovery::metadata_service(&config.aws), region);
+        let aws = Aws::new(&config.aws, discovery::metadata_service(&config.aws), own.as_ref())?;
         let locations: Vec<Location> = match at {
             None => config.snapshots.places.clone(),
             Some(at) => vec![config::location(at).ok_or_else(|| {

@@ -247,9 +247,20 @@ impl Reader {
         let log = self.log();
         let aws = self.aws();
         let snapshots = self.snapshots(aws.endpoints.s3.as_deref());
+        let bootstrap = self.bootstrap();
+        if aws.imds_endpoint.is_none() && instances.written().is_none() {
+            let disabled = variables::AWS_METADATA_DISABLED.name;
+            self.refuse_ends(&format!(
+                "needs the metadata service, which {disabled}=true turns off; unset one of the two"
+            ));
+        }
+        let is_bucket = |location: &Location| matches!(location, Location::Bucket { .. });
+        if bootstrap.claim.is_some() || snapshots.sources().iter().any(is_bucket) {
+            self.refuse_store(&aws);
+        }
         Config {
             aws,
-            bootstrap: self.bootstrap(),
+            bootstrap,
             removal: Removal {
                 which: self.choice(&variables::REMOVE, &REMOVALS),
                 after: self.duration(&variables::REMOVE_AFTER),

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::aws::credentials::Source;
+use crate::aws::partition::Variants;
 use crate::core::snapshot::manifest::Level;
 use crate::core::snapshot::retention::Keep;
+use crate::util::scratch::Scratch;
 
 fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     // No certificates may be found in a default ED_SSL of the machine the test runs on.
@@ -223,7 +225,7 @@ fn a_written_roster_has_no_features_of_ec2() {
 
 #[test]
 fn the_metadata_service_is_met_over_ipv6_where_that_is_said() {
-    let endpoint = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().aws.imds_endpoint;
+    let endpoint = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().aws.imds_endpoint.unwrap_or_default();
     let mode = ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6");
     assert_eq!(endpoint(&[mode]), "http://[fd00:ec2::254]");
     assert_eq!(endpoint(&[]), "http://169.254.169.254");
@@ -447,4 +449,121 @@ fn a_row_can_be_read() {
     assert_eq!((removal.which, removal.after, removal.interval), (Clean::Gone, Duration::from_secs(30), None));
     let bootstrap = read(&env(&[])).unwrap().bootstrap;
     assert_eq!((bootstrap.grace, bootstrap.window), (Duration::from_secs(60), Duration::from_secs(900)));
+}
+
+#[test]
+fn a_region_is_one_and_its_store_has_the_endpoint_that_is_asked_for() {
+    let region = |pairs: &[(&str, &str)]| read(&env(pairs)).unwrap().aws.region;
+    let [ours, sdks, older] =
+        [("DOCKER_AWSREG", "eu-west-3"), ("AWS_REGION", "eu-west-2"), ("AWS_DEFAULT_REGION", "eu-west-1")];
+    assert_eq!(region(&[ours, sdks, older]).as_deref(), Some("eu-west-3"));
+    assert_eq!(region(&[sdks, older]).as_deref(), Some("eu-west-2"));
+    assert_eq!(region(&[older, ("AWS_REGION", "")]).as_deref(), Some("eu-west-1"));
+    assert_eq!(
+        problems(&[("AWS_REGION", "aws-global")]),
+        ["AWS_REGION=aws-global: is no region: EC2 has no global endpoint; write the region's name, as eu-west-1"]
+    );
+    assert_eq!(
+        problems(&[("DOCKER_AWSREG", "eu-west-1.evil.example/")]),
+        ["DOCKER_AWSREG=eu-west-1.evil.example/: is not the name of a region; write it as eu-west-1"]
+    );
+    let china = [("AWS_REGION", "cn-north-1"), ("AWS_USE_FIPS_ENDPOINT", "1")];
+    assert!(problems(&china).is_empty(), "EC2 is called by a name that exists, and no store is used");
+    for uses in [
+        ("MUSTER_CLAIM", "s3://claims/prod"),
+        ("MUSTER_SNAPSHOTS", "s3://backups/etcd"),
+        ("MUSTER_SEED", "s3://backups/etcd"),
+    ] {
+        let found = problems(&[china[0], china[1], uses]);
+        assert_eq!(
+            found,
+            [
+                "AWS_USE_FIPS_ENDPOINT=1: S3 has no FIPS endpoint in cn-north-1, of partition aws-cn; unset it, or name the endpoint in \
+              AWS_ENDPOINT_URL_S3"
+            ]
+        );
+        assert!(problems(&[china[0], china[1], uses, ("MUSTER_S3_ENDPOINT", "https://minio:9000")]).is_empty());
+        assert!(problems(&[china[0], china[1], uses, ("MUSTER_S3_REGION", "us-east-1")]).is_empty());
+    }
+}
+
+const WEB_IDENTITY: [(&str, &str); 2] =
+    [("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token"), ("AWS_ROLE_ARN", "arn:aws-cn:iam::123456789012:role/etcd")];
+
+#[test]
+fn credentials_come_in_the_sdks_order() {
+    let source = |pairs: &[&[(&str, &str)]]| read(&env(&pairs.concat())).unwrap().aws.credentials;
+    let keys: &[_] = &[("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let web: &[_] = &WEB_IDENTITY;
+    let (home, container): (&[_], &[_]) =
+        (&[("HOME", "/home/ops")], &[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/c")]);
+    assert!(matches!(source(&[keys, web, home, container]), Source::Static(_)));
+    let Source::WebIdentity { role, token_file } = source(&[web, home, container]) else { panic!() };
+    assert_eq!((role.arn.as_str(), role.session), (WEB_IDENTITY[1].1, None));
+    assert_eq!(token_file, PathBuf::from("/var/run/token"));
+    let Source::Shared { files, otherwise } = source(&[home, container]) else { panic!() };
+    assert!(matches!(*otherwise, Source::Container { .. }), "files that say nothing end nothing");
+    assert!(!files.is_asked_for);
+    assert_eq!((files.profile(), files.config.clone()), ("default", PathBuf::from("/home/ops/.aws/config")));
+    assert!(matches!(source(&[container]), Source::Container { .. }));
+    assert!(matches!(source(&[]), Source::Role), "without HOME there is no place for files");
+    assert!(matches!(source(&[&web[1..]]), Source::Role), "a role alone is not used");
+    let named: &[_] =
+        &[("AWS_PROFILE", "ops"), ("AWS_SHARED_CREDENTIALS_FILE", "~/c"), ("AWS_CONFIG_FILE", "/etc/aws")];
+    let Source::Shared { files, .. } = source(&[home, named]) else { panic!() };
+    assert!(files.is_asked_for);
+    assert_eq!((files.profile(), files.credentials.clone()), ("ops", PathBuf::from("/home/ops/c")));
+    assert_eq!(files.config, PathBuf::from("/etc/aws"));
+    assert_eq!(
+        problems(&WEB_IDENTITY[..1]),
+        ["AWS_ROLE_ARN=: is missing: AWS_WEB_IDENTITY_TOKEN_FILE is set; give the role that is to be assumed"]
+    );
+    let wrong = [WEB_IDENTITY[0], ("AWS_ROLE_ARN", "etcd"), ("AWS_ROLE_SESSION_NAME", "a b")];
+    assert_eq!(
+        problems(&wrong),
+        [
+            "AWS_ROLE_ARN=etcd: is not the ARN of a role; write arn:aws:iam::ACCOUNT:role/NAME",
+            "AWS_ROLE_SESSION_NAME=a b: is not the name of a session; write 2 to 64 letters, digits and _+=,.@-",
+        ]
+    );
+}
+
+#[test]
+fn a_profile_says_the_region_and_which_endpoints_unless_a_variable_does() {
+    let scratch = Scratch::make();
+    let path = scratch.path().join("config");
+    let config = "[default]\nregion = eu-west-2\n[profile gov]\nregion = us-gov-west-1\nuse_fips_endpoint = True\n\
+                  use_dualstack_endpoint = true\n[profile odd]\nregion = aws-global\n";
+    std::fs::write(&path, config).unwrap();
+    let file = ("AWS_CONFIG_FILE", path.to_str().unwrap());
+    let aws = |pairs: &[(&str, &str)]| read(&env(&[&[file], pairs].concat())).unwrap().aws;
+    assert_eq!(aws(&[]).region.as_deref(), Some("eu-west-2"));
+    assert_eq!(aws(&[("AWS_REGION", "eu-west-3")]).region.as_deref(), Some("eu-west-3"));
+    let gov = ("AWS_PROFILE", "gov");
+    assert_eq!(aws(&[gov]).region.as_deref(), Some("us-gov-west-1"));
+    assert_eq!(aws(&[gov]).variants, Variants { fips: true, dualstack: true });
+    let off = [gov, ("AWS_USE_FIPS_ENDPOINT", "false"), ("AWS_USE_DUALSTACK_ENDPOINT", "no")];
+    assert_eq!(aws(&off).variants, Variants::default());
+    assert_eq!(
+        problems(&[file, ("AWS_PROFILE", "odd")]),
+        [format!(
+            "region=aws-global of profile odd in {}: is no region: EC2 has no global endpoint; write the region's name, as eu-west-1",
+            path.display()
+        )]
+    );
+    // A fault of the file shows where AWS is called, and ends no start.
+    std::fs::write(&path, "[default]\nhunter2\n").unwrap();
+    assert_eq!(aws(&[]).region, None);
+}
+
+#[test]
+fn a_metadata_service_that_is_turned_off_can_tell_of_no_end() {
+    let off = ("AWS_EC2_METADATA_DISABLED", "TRUE");
+    assert_eq!(read(&env(&[off])).unwrap().aws.imds_endpoint, None);
+    assert!(read(&env(&[(off.0, "1")])).unwrap().aws.imds_endpoint.is_some(), "as the SDKs read it");
+    let needs = "needs the metadata service, which AWS_EC2_METADATA_DISABLED=true turns off; unset one of the two";
+    assert_eq!(
+        problems(&[off, ("MUSTER_LEAVE", "on-terminate"), ("MUSTER_LIFECYCLE_HOOK", "up")]),
+        [format!("MUSTER_LEAVE=on-terminate: {needs}"), format!("MUSTER_LIFECYCLE_HOOK=up: {needs}")]
+    );
 }

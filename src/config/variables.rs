@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::reader::Problem;
 use super::security::shown;
+use crate::aws::partition::{USE_DUALSTACK, USE_FIPS};
 
 /// One of our variables (the original's names included): `etcd-muster env` and the table in docs/variables.md show it.
 #[derive(Debug)]
@@ -133,7 +134,7 @@ variables! {
         "where the instances are listed: ec2, static:host=address,host2=address2, or file:/path.json";
     TAG: "DOCKER_EC2TAG" = "etcd", "the tag that an instance must carry";
     TAG_VALUE: "DOCKER_EC2VAL" = "1", "the value of that tag";
-    TAGS: "MUSTER_TAGS" = "DOCKER_EC2TAG=DOCKER_EC2VAL", "tags that must all match: key=value,key2=value2";
+    TAGS: "MUSTER_TAGS" = "DOCKER_EC2TAG=DOCKER_EC2VAL", "tags that must all match: key=value,key2=\"a value, in quotes\"";
     REGION: "DOCKER_AWSREG" = "AWS_REGION, AWS_DEFAULT_REGION, IMDS, eu-west-1", "the region";
     CLIENT_PORT: "CLNT_PORT" = "2379", "etcd's client port";
     CLIENT_SCHEME: "MUSTER_CLIENT_SCHEME" (original "CLNT_SCHEMA") = "http, or https if there is a certificate",
@@ -240,7 +241,8 @@ const fn foreign(name: &'static str, default: &'static str) -> Variable {
 }
 
 pub(super) static AWS_METADATA_MODE: Variable = foreign("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv4");
-pub(super) static AWS_USE_FIPS: Variable = foreign("AWS_USE_FIPS_ENDPOINT", "no");
-pub(super) static AWS_USE_DUALSTACK: Variable = foreign("AWS_USE_DUALSTACK_ENDPOINT", "no");
+pub(super) static AWS_METADATA_DISABLED: Variable = foreign("AWS_EC2_METADATA_DISABLED", "false");
+pub(super) static AWS_USE_FIPS: Variable = foreign(USE_FIPS, "no");
+pub(super) static AWS_USE_DUALSTACK: Variable = foreign(USE_DUALSTACK, "no");
 /// etcd's variable; our tokens append a random part to it.
 pub(super) static TOKEN_PREFIX: Variable = foreign("ETCD_INITIAL_CLUSTER_TOKEN", "etcd-muster");

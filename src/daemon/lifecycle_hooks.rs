@@ -147,7 +147,9 @@ mod tests {
     use super::*;
     use crate::aws::credentials::{Provider, Source};
     use crate::aws::imds::Imds;
+    use crate::aws::partition::Region;
     use crate::aws::signing_client::SigningClient;
+    use crate::aws::sts::Sts;
     use crate::config::Leave;
     use crate::net::http::Client;
     use crate::net::scripted::{Reply, Scripted};
@@ -178,8 +180,8 @@ mod tests {
         let http = Client::new(Trust::public(None));
         let imds = Arc::new(Imds::new(http.clone(), &server.url));
         let source = Source::Static(Credentials::new("key", "secret", None, None, "test"));
-        let provider = Provider::new(source, imds.clone(), http.clone());
-        let caller = Arc::new(SigningClient::new(http, "eu-west-1".to_owned(), provider, imds.meters().clone()));
+        let provider = Provider::new(source, imds.clone(), http.clone(), Sts::at(&http, &server.url));
+        let caller = Arc::new(SigningClient::new(http, Region::named("eu-west-1"), provider, imds.meters().clone()));
         let ec2 = Arc::new(Ec2::new(caller.clone(), server.url.clone()));
         let autoscaling = AutoScaling::new(caller, server.url.clone());
         let notices = Arc::new(TerminationNotices::new(imds, Leave::OnTerminate, PathBuf::from("/nowhere")));

@@ -7,12 +7,13 @@ use super::earlier_snapshots::EarlierSnapshots;
 use super::lifecycle_hooks::LifecycleHooks;
 use super::termination_notice::TerminationNotices;
 use crate::aws::imds::Imds;
+use crate::aws::partition::Refusal;
 use crate::aws::s3::S3;
 use crate::aws::ssm::Ssm;
 use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::discovery::aws_clients::Aws;
-use crate::state::store::leave_request;
+use crate::state::store::{Identity, leave_request};
 
 /// The services outside this host.
 #[derive(Debug)]
@@ -33,16 +34,19 @@ pub struct Services {
 }
 
 impl Services {
-    /// The services of this region, or of the default one.
-    pub fn new(config: &Config, imds: Imds, region: Option<&str>) -> Self {
-        let aws = Aws::new(&config.aws, imds, region);
+    /// The services as this instance reaches them.
+    ///
+    /// # Errors
+    /// Its partition has no endpoints of the kind that was asked for.
+    pub fn new(config: &Config, imds: Imds, own: &Identity) -> Result<Self, Refusal> {
+        let aws = Aws::new(&config.aws, imds, Some(own))?;
         let notices = Arc::new(TerminationNotices::new(
             aws.imds.clone(),
             config.departure.leave,
             leave_request(&config.etcd.data),
         ));
         let names = config.departure.lifecycle_hooks.clone();
-        Self {
+        Ok(Self {
             discovery: Discovery::new(config.instances.clone(), &aws),
             claim: Arc::new(ClaimStore::new(aws.s3(), config.bootstrap.claim.clone())),
             hooks: Arc::new(LifecycleHooks::new(aws.ec2.clone(), aws.autoscaling(), notices.clone(), names)),
@@ -50,6 +54,6 @@ impl Services {
             ssm: aws.ssm(),
             snapshots: (aws.s3(), aws.ssm()),
             earlier_snapshots: EarlierSnapshots::new(config.snapshots.clone(), aws.s3()),
-        }
+        })
     }
 }

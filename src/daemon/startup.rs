@@ -73,7 +73,7 @@ pub async fn start(config: &Config, reaper: &Reaper, recorder: &StatusRecorder) 
     }
     let acceptor_state =
         AcceptorState::new(store, addresses::own_listing(&config.etcd, &identity), data != DataDir::Fresh);
-    let services = Services::new(config, imds, identity.region.as_deref());
+    let services = Services::new(config, imds, &identity)?;
     Ok(Startup { identity, program, version, acceptor_state, services })
 }
 

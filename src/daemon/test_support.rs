@@ -18,7 +18,7 @@ use crate::net::http;
 use crate::net::scripted::{Reply, Scripted};
 use crate::net::tls::Trust;
 use crate::peer::server::AcceptorState;
-use crate::state::store::Store;
+use crate::state::store::{Identity, Store};
 use crate::util::clock;
 use crate::util::scratch::Scratch;
 
@@ -209,7 +209,14 @@ pub fn config(aws: &str, more: &[(&str, &str)]) -> Config {
 
 /// What these settings have it ask.
 pub fn services(config: &Config) -> Services {
-    Services::new(config, discovery::metadata_service(&config.aws), Some("eu-west-1"))
+    let own = Identity {
+        instance: "i-a".to_owned(),
+        region: Some("eu-west-1".to_owned()),
+        address: [127, 0, 0, 1].into(),
+        hostname: None,
+        partition: None,
+    };
+    Services::new(config, discovery::metadata_service(&config.aws), &own).unwrap()
 }
 
 /// The metadata service, EC2 with one instance, and its Auto Scaling group.

@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::aws::credentials;
 use crate::aws::ec2::{self, Described, Ec2};
 use crate::aws::imds::{self, Imds};
+use crate::aws::partition::is_domain;
 use crate::aws::signing_client::{self, SigningClient};
 use crate::config::{self, Config, Instances, MemberType, Security};
 use crate::core::types::{Instance, InstanceId, Roster};
 use crate::net::http::Client;
 use crate::net::tls::Trust;
-use crate::state::store::Identity;
+use crate::state::store::{Identity, Partition};
 use crate::util::exit::{Code, Failure};
 use aws_clients::Aws;
 
@@ -36,9 +36,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let denied = match &error {
             Error::Imds(_) | Error::Roster(_) => false,
-            Error::Ec2(ec2::Error::Call(signing_client::Error::Credentials(cause))) => {
-                !matches!(cause, credentials::Error::Imds(_))
-            }
+            Error::Ec2(ec2::Error::Call(signing_client::Error::Credentials(cause))) => cause.is_denial(),
             Error::Ec2(cause) => cause.is_denial(),
         };
         Self::new(if denied { Code::Denied } else { Code::Unavailable }, error)
@@ -69,22 +67,40 @@ pub async fn fetch_identity(config: &Config, imds: &Imds) -> Result<Identity, Er
     if let Instances::Written(written) = &config.instances {
         let own = written.roster_of_ours().await.map_err(Error::Roster)?.1;
         let address = own.address.ok_or_else(|| Error::Roster(format!("{written}: {} has no address", own.id)))?;
-        return Ok(Identity { instance: own.id.0, region: None, address, hostname: own.private_dns });
+        return Ok(Identity { instance: own.id.0, region: None, address, hostname: own.private_dns, partition: None });
     }
     let document = imds.fetch_identity().await?;
     // A certificate is issued for the name as well.
     let etcd = &config.etcd;
     let is_named =
         etcd.member_type == MemberType::Host || etcd.peer.security != Security::Plain || etcd.minting.is_some();
-    let hostname = match is_named {
-        true => imds.fetch_local_hostname().await?,
-        false => None,
+    let hostname = async {
+        match is_named {
+            true => imds.fetch_local_hostname().await,
+            false => Ok(None),
+        }
     };
+    let (hostname, partition) = tokio::join!(hostname, fetch_partition(imds));
+    let hostname = hostname?;
     let address = match document.private_ip {
         Some(address) => address,
         None => imds.fetch_ipv6().await?,
     };
-    Ok(Identity { instance: document.instance_id, region: Some(document.region), address, hostname })
+    Ok(Identity { instance: document.instance_id, region: Some(document.region), address, hostname, partition })
+}
+
+/// The partition, as the metadata service says. Some stand-ins for it have no such item, and some refuse what they don't know: then
+/// the table in [`crate::aws::partition`] decides, by the region's name.
+async fn fetch_partition(imds: &Imds) -> Option<Partition> {
+    let told = tokio::try_join!(imds.fetch_partition(), imds.fetch_domain());
+    let (id, domain) =
+        told.inspect_err(|error| log::debug!("the partition is taken from the region's name: {error}")).ok()?;
+    let (id, domain) = (id?.trim().to_owned(), domain?.trim().to_owned());
+    if !is_domain(&domain) || !is_domain(&id) {
+        log::warn!("the metadata service's partition {id:?} with the domain {domain:?} is ignored: one is not a name");
+        return None;
+    }
+    Some(Partition { id, domain })
 }
 
 /// Why the instances are unknown. Errors about a static host list already name it.
@@ -97,7 +113,11 @@ pub fn unlisted(instances: &Instances, cause: impl fmt::Display) -> String {
 
 /// A client of the metadata service. It never goes through a proxy and needs no TLS.
 pub fn metadata_service(config: &config::Aws) -> Imds {
-    Imds::new(Client::new(Trust::public(None)), &config.imds_endpoint)
+    let http = Client::new(Trust::public(None));
+    match &config.imds_endpoint {
+        Some(endpoint) => Imds::new(http, endpoint),
+        None => Imds::turned_off(http),
+    }
 }
 
 impl Discovery {

@@ -25,9 +25,11 @@ use super::store::{Proof, prune, store, verify};
 use super::take::{self, Order, Taken, take};
 use crate::aws::credentials::{self, Provider};
 use crate::aws::imds::Imds;
+use crate::aws::partition::Region;
 use crate::aws::s3::bucket::{Bucket, Options, PartSizes, Patience};
 use crate::aws::s3::{Endpoint, S3};
 use crate::aws::signing_client::SigningClient;
+use crate::aws::sts::Sts;
 use crate::core::snapshot::manifest::{Manifest, Reason};
 use crate::core::snapshot::name::{Kind, Name};
 use crate::core::snapshot::retention::{FLOOR, Keep, Question, plan};
@@ -426,8 +428,8 @@ impl Writer {
     fn new(instance: &str, url: &str, spool: &Scratch, options: Options) -> Self {
         let http = http::Client::new(Trust::public(None));
         let source = credentials::Source::Static(Credentials::new("key", "secret", None, None, "test"));
-        let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone());
-        let caller = SigningClient::new(http, "eu-west-1".to_owned(), provider, Default::default());
+        let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone(), Sts::at(&http, url));
+        let caller = SigningClient::new(http, Region::named("eu-west-1"), provider, Default::default());
         let bucket = Bucket::new(S3::new(Arc::new(caller), Endpoint::Given(url.to_owned())), "b".to_owned(), options);
         let place = Arc::new(Place::S3(Box::new(s3::Prefix::new(bucket, PREFIX))));
         Self { instance: instance.to_owned(), place, spool: spool.path().to_owned() }

@@ -101,6 +101,18 @@ pub struct Identity {
     pub region: Option<String>,
     pub address: IpAddr,
     pub hostname: Option<String>,
+    /// `None`: the metadata service did not say, or an earlier release stored this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<Partition>,
+}
+
+/// The partition of AWS that an instance is in, as its metadata service says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Partition {
+    /// As ARNs name it.
+    pub id: String,
+    /// The domain of its endpoints.
+    pub domain: String,
 }
 
 /// The file that is the operator's request to leave (`etcd-muster leave`): it outlives the supervisor, as the ledger does, and is
@@ -560,7 +572,7 @@ mod tests {
 
     fn identity(instance: &str, region: Option<&str>, host: u8) -> Identity {
         let (instance, region) = (instance.to_owned(), region.map(str::to_owned));
-        Identity { instance, region, address: [10, 0, 0, host].into(), hostname: None }
+        Identity { instance, region, address: [10, 0, 0, host].into(), hostname: None, partition: None }
     }
 
     #[test]

@@ -61,6 +61,18 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
 
+/// The same on another thread, for at most [`PATIENCE`], where no runtime is there yet.
+///
+/// # Errors
+/// As [`read`]; and the file system does not answer.
+pub fn read_patiently(path: &Path) -> io::Result<Vec<u8>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let owned = path.to_owned();
+    // Who no longer waits does not hear of it.
+    on_thread(move || _ = sender.send(read(&owned)))?;
+    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(mute(PATIENCE)))
+}
+
 /// The same on another thread, for at most [`PATIENCE`]. Cancel-safe.
 ///
 /// # Errors

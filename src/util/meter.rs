@@ -11,11 +11,12 @@ pub enum Api {
     S3,
     AutoScaling,
     Ssm,
+    Sts,
 }
 
 impl Api {
     /// All services.
-    pub const ALL: [Self; 5] = [Self::Imds, Self::Ec2, Self::S3, Self::AutoScaling, Self::Ssm];
+    pub const ALL: [Self; 6] = [Self::Imds, Self::Ec2, Self::S3, Self::AutoScaling, Self::Ssm, Self::Sts];
 
     /// Its name in metrics.
     pub const fn name(self) -> &'static str {
@@ -25,13 +26,14 @@ impl Api {
             Self::S3 => "s3",
             Self::AutoScaling => "autoscaling",
             Self::Ssm => "ssm",
+            Self::Sts => "sts",
         }
     }
 }
 
 /// The counts, shared by all callers and readers.
 #[derive(Clone, Debug, Default)]
-pub struct ApiCounters(Arc<[Meter; 5]>);
+pub struct ApiCounters(Arc<[Meter; 6]>);
 
 #[derive(Debug, Default)]
 struct Meter {

@@ -79,6 +79,25 @@ def test_discover_takes_the_original_pair_and_the_general_form(lab):
     assert found(MUSTER_TAGS="role=db,colour=blue") == [blue.instance.id]
 
 
+def test_a_tag_with_commas_and_blanks_is_asked_for_in_quotes(lab):
+    tags = {"team": "db, eu=west", " cost centre": "12 ", "say": 'the "best"', "etcd": "1"}
+    ours = lab.add_node(tags=tags)
+    lab.add_node(tags=tags | {"team": "db"})
+    lab.add_node(tags=tags | {" cost centre": "12"})
+
+    def found(asked_for):
+        done = command(lab, ours, "discover", "--json", MUSTER_TAGS=asked_for)
+        return [entry["instance"] for entry in json.loads(ok(done))]
+
+    asked_for = '"team"="db, eu=west", " cost centre"="12 ",say="the \\"best\\"",etcd=1'
+    assert found(asked_for) == [ours.instance.id]
+    shown = 'team="db, eu=west"," cost centre"="12 ",say=the "best",etcd=1'
+    assert f"1 instances with {shown}, " in ok(command(lab, ours, "discover", MUSTER_TAGS=asked_for))
+    assert found(shown) == [ours.instance.id], "what is shown can be written"
+    for wrong, why in (('team="db, eu', "has quotes that don't end"), ('team="db", eu', 'has no value; write key=value,key2="a value, in quotes"')):
+        assert why in complaint(command(lab, ours, "discover", MUSTER_TAGS=wrong), CONFIG)
+
+
 def test_a_tag_value_is_no_pattern(lab):
     """To EC2 a filter's value is one: `prod*` must not match the production fleet of another team."""
     (node,) = launch(lab, 1)

@@ -7,11 +7,13 @@ moto checks neither the date nor the region of a signature, nor whether a sessio
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from muster_tools.lab.instance import REGION, ROLE, Credentials, Instance
+from muster_tools.lab.instance import ACCOUNT, REGION, ROLE, Credentials, Instance
 
 START_BOUND = 30  # seconds; moto needs about half of one
 ROLE_WITHOUT_POLICY = "etcd-node-without-policy"
+ISSUER, AUDIENCE = "issuer.example.com", "sts.amazonaws.com"  # of web identities
 NODE_ACTIONS = ("ec2:DescribeInstances", "ec2:DescribeInstanceStatus")
 
 # One try: a failure in the lab should show, not be smoothed over. No proxies: everything is on loopback.
@@ -155,6 +158,23 @@ class Ec2:
         """Replace what the nodes' role may do, at once and for sessions that exist."""
         self._put_role_policy(ROLE, actions)
 
+    def administrator(self) -> Credentials:
+        """Whose keys may do everything, and assume the roles."""
+        own = self._boto.get_credentials()
+        return Credentials(own.access_key, own.secret_key, None, None)
+
+    def role_arn(self, role: str = ROLE) -> str:
+        return self.client("iam").get_role(RoleName=role)["Role"]["Arn"]
+
+    def trust_web_identity(self, subject: str) -> None:
+        """The nodes' role may be assumed with a token of that subject, too."""
+        trusted = {"Federated": f"arn:aws:iam::{ACCOUNT}:oidc-provider/{ISSUER}"}
+        condition = {"StringEquals": {f"{ISSUER}:aud": AUDIENCE, f"{ISSUER}:sub": subject}}
+        statement = {"Effect": "Allow", "Principal": trusted, "Action": "sts:AssumeRoleWithWebIdentity", "Condition": condition}
+        document = json.loads(_trust(self.client("iam").get_user(UserName="lab")["User"]["Arn"]))
+        document["Statement"].append(statement)
+        self.client("iam").update_assume_role_policy(RoleName=ROLE, PolicyDocument=json.dumps(document))
+
     def client(self, service: str, credentials: Credentials | None = None, endpoint: str | None = None) -> Any:
         """A boto3 client of this cloud, or of a front of it; without credentials, the administrator's."""
         if credentials is None and service in self._clients:
@@ -223,11 +243,18 @@ class Ec2:
         self.client("iam").put_role_policy(RoleName=role, PolicyName="node", PolicyDocument=document)
 
     def _assume(self, role: str) -> Credentials:
-        arn = self.client("iam").get_role(RoleName=role)["Role"]["Arn"]
+        arn = self.role_arn(role)
         given = self.client("sts").assume_role(RoleArn=arn, RoleSessionName="node")["Credentials"]
         session = Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
         self.sessions[session.access_key_id] = session
         return session
+
+
+def web_identity_token(subject: str, lasts: float = 3600) -> str:
+    """A token as a cluster's issuer makes it, but for the signature, which the lab's STS does not check."""
+    claims = {"iss": f"https://{ISSUER}", "aud": AUDIENCE, "sub": subject, "exp": int(time.time() + lasts)}
+    parts = (json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, claims))
+    return ".".join([*(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts), "c2lnbmF0dXJl"])
 
 
 def _pairs(tags: dict[str, str]) -> list[dict[str, str]]:

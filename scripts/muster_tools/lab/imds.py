@@ -54,6 +54,8 @@ class Imds:
             "local-hostname": instance.private_dns,
             "placement/availability-zone": instance.az,
             "placement/region": REGION,
+            "services/domain": "amazonaws.com",
+            "services/partition": "aws",
             "autoscaling/target-lifecycle-state": "InService",
         }
         self.identity = {

@@ -1,24 +1,29 @@
 """moto's server on a free port of 127.0.0.1, printed on stdout, until stdin closes; run as a child by `ec2.py`.
 
 Not `python -m moto.server`: that one can't choose a free port without a race, outlives a test run that is killed,
-answers the second request of a connection 40 ms late (Nagle), and eight things AWS does are missing from moto 5.2 and
+answers the second request of a connection 40 ms late (Nagle), and ten things AWS does are missing from moto 5.2 and
 put right here, because the project depends on them.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import flask
+from moto.core.exceptions import AccessDeniedError
 from moto.core.responses import BaseResponse
 from moto.core.utils import utcnow
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
-from moto.iam.access_control import IAMPolicyStatement, PermissionResult, S3IAMRequest
+from moto.iam.access_control import IAMPolicyStatement, IAMRequest, PermissionResult, S3IAMRequest
+from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -113,6 +118,34 @@ def let_signed_queries_of_s3_be_checked_as_they_came() -> None:
     S3IAMRequest._create_aws_request = create_as_it_came
 
 
+def let_signed_forms_be_checked_as_they_came() -> None:
+    """moto checks the signature over the form as boto3 would write it, a blank as `+`: as `%20`, which is what other SDKs send, it is
+    refused (5.2.1). AWS's is over the body's own bytes (IAM User Guide, "Create a signed AWS API request")."""
+    create = IAMRequest._create_aws_request
+
+    def create_as_it_came(self: IAMRequest):
+        checked = create(self)
+        checked.data = flask.request.environ.get(FORM, checked.data)
+        return checked
+
+    IAMRequest._create_aws_request = create_as_it_came
+
+
+FORM = "lab.form"
+
+
+def keeping_forms(served: Callable) -> Callable:
+    """A form's bytes are gone once it is parsed."""
+
+    def serve(environ: dict, start_response: Callable):
+        if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
+            environ[FORM] = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(environ[FORM])
+        return served(environ, start_response)
+
+    return serve
+
+
 def let_conditions_on_s3_be_judged() -> None:
     """A statement whose conditions aren't met says nothing (IAM User Guide, "Policy evaluation logic"); to moto it holds, or denies (5.2.5)."""
     judge = IAMPolicyStatement.is_action_permitted
@@ -133,6 +166,59 @@ def is_met(operator: str, key: str, values: str | list[str]) -> bool:
     asked = {"s3:prefix": flask.request.args.get("prefix"), "aws:SecureTransport": str(flask.request.is_secure).lower()}[key]
     matches = {"StringLike": fnmatchcase, "StringEquals": str.__eq__, "Bool": str.__eq__}[operator]
     return asked is not None and any(matches(asked, value) for value in ([values] if isinstance(values, str) else values))
+
+
+def let_web_identities_be_judged() -> None:
+    """AWS takes AssumeRoleWithWebIdentity unsigned, and judges by the token and the role's trust policy (STS API Reference,
+    "AssumeRoleWithWebIdentity"). With its auth on moto answers 500, without it takes any token for any role (5.2.1). The token's own
+    signature is not checked here: there is no issuer whose keys could be had."""
+    check = BaseResponse._authenticate_and_authorize_normal_action
+
+    def check_or_judge(self: BaseResponse, resource: str = "*") -> None:
+        if self._get_action() != "AssumeRoleWithWebIdentity":
+            return check(self, resource)
+        asked = {name: self._get_param(name) for name in ("RoleArn", "RoleSessionName", "WebIdentityToken")}
+        claims = claims_of(asked["WebIdentityToken"] or "")
+        if claims is None or not asked["RoleSessionName"] or flask.request.headers.get("Authorization"):
+            raise TokenRefusedError("InvalidIdentityToken", "The ID Token provided is not a valid JWT.")
+        if claims["exp"] <= time.time():
+            raise TokenRefusedError("ExpiredTokenException", "Token expired: current date/time must be before the expiration date/time")
+        if not trusts(asked["RoleArn"], claims):
+            raise AccessDeniedError("*", "sts:AssumeRoleWithWebIdentity")
+
+    BaseResponse._authenticate_and_authorize_normal_action = check_or_judge
+
+
+class TokenRefusedError(AccessDeniedError):
+    """With a code of its own. (What moto derives its refusals from has another name in each release.)"""
+
+    code = 400
+
+    def __init__(self, code: str, message: str):
+        super(AccessDeniedError, self).__init__(code, message)
+
+
+def claims_of(token: str) -> dict | None:
+    """A JWT's claims; None: it is none."""
+    try:
+        _, payload, _ = token.split(".")
+        return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except ValueError:
+        return None
+
+
+def trusts(arn: str, claims: dict) -> bool:
+    account = arn.split(":")[4]
+    roles = [role for role in iam_backends[account]["aws"].roles.values() if role.arn == arn]
+    statements = [one for role in roles for one in json.loads(role.assume_role_policy_document)["Statement"]]
+    provider = claims["iss"].removeprefix("https://")
+    wanted = {f"{provider}:aud": claims["aud"], f"{provider}:sub": claims["sub"]}
+    return any(
+        one["Action"] == "sts:AssumeRoleWithWebIdentity"
+        and one["Principal"].get("Federated") == f"arn:aws:iam::{account}:oidc-provider/{provider}"
+        and one["Condition"] == {"StringEquals": wanted}
+        for one in statements
+    )
 
 
 class OneAtATime:
@@ -161,8 +247,10 @@ def application() -> OneAtATime:
     let_a_templates_later_versions_launch()
     let_json_services_refuse_in_json()
     let_signed_queries_of_s3_be_checked_as_they_came()
+    let_signed_forms_be_checked_as_they_came()
     let_conditions_on_s3_be_judged()
-    return OneAtATime(DomainDispatcherApplication(create_backend_app))
+    let_web_identities_be_judged()
+    return OneAtATime(keeping_forms(DomainDispatcherApplication(create_backend_app)))
 
 
 def main() -> None:

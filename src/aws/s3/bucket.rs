@@ -15,7 +15,6 @@ use hyper::{Method, Request, StatusCode};
 
 use super::document::read_document;
 use super::{Condition, Endpoint, Object, Put, S3, bare};
-use crate::aws::partition;
 use crate::aws::refusal::ApiError;
 use crate::aws::signing_client::{ATTEMPTS, Answer, Arrived, Call, Error, Read, SigningClient, Unread, Upload};
 use crate::aws::sigv4::Service;
@@ -205,7 +204,7 @@ impl Bucket {
         Object { bucket: self.name.clone(), key: key.to_owned() }
     }
 
-    pub(super) fn url(&self, key: &str) -> String {
+    pub(super) fn url(&self, key: &str) -> Result<String, Error> {
         self.s3.endpoint.url(&self.object(key))
     }
 
@@ -231,7 +230,8 @@ impl Bucket {
     /// The store does not answer, or refuses. Without the right to list, S3 refuses to say that an object does not exist.
     pub async fn head(&self, key: &str) -> Result<Option<Head>, Error> {
         let object = self.object(key);
-        let request = |method| self.keyed(Request::builder().method(method).uri(self.url(key))).body(Bytes::new());
+        let url = self.url(key)?;
+        let request = |method| self.keyed(Request::builder().method(method).uri(url.as_str())).body(Bytes::new());
         let call = self.call("HeadObject", &object, ATTEMPTS);
         let head = self.caller().call(call, request(Method::HEAD), |answer: Answer<Bytes>| match answer.status {
             StatusCode::OK => read_head(&answer).map(Some).map_err(Unread::Malformed),
@@ -265,7 +265,7 @@ impl Bucket {
             return self.put_parts(key, source, condition, progress).await;
         }
         let part = source.part(0, source.size);
-        let request = conditional(Request::put(self.url(key)).header(SHA256, hex(source.sha256)), condition);
+        let request = conditional(Request::put(self.url(key)?).header(SHA256, hex(source.sha256)), condition);
         let request = self.checked(self.encrypted(request), part).await?.body(());
         let call = self.call("PutObject", &self.object(key), 1);
         let upload = Upload { part, sha256: source.sha256, stall: self.patience().stall, progress };
@@ -277,7 +277,7 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::put_file`].
     pub async fn put_bytes(&self, key: &str, body: Bytes, condition: Option<Condition<'_>>) -> Result<Put, Error> {
-        let mut request = Request::put(self.url(key)).header(CONTENT_TYPE, "application/json");
+        let mut request = Request::put(self.url(key)?).header(CONTENT_TYPE, "application/json");
         if self.wants_md5.load(Ordering::Relaxed) {
             request = request.header(CONTENT_MD5, BASE64.encode(md5_of(&body)));
         }
@@ -291,7 +291,7 @@ impl Bucket {
     /// # Errors
     /// The store does not answer, or refuses; the object is larger than 1 MiB.
     pub async fn get_bytes(&self, key: &str) -> Result<Option<(Bytes, Head)>, Error> {
-        let request = self.keyed(Request::get(self.url(key))).body(Bytes::new());
+        let request = self.keyed(Request::get(self.url(key)?)).body(Bytes::new());
         let call = self.call("GetObject", &self.object(key), ATTEMPTS);
         let made_of = |answer: Answer<Bytes>| match answer.status {
             StatusCode::OK => {
@@ -308,7 +308,7 @@ impl Bucket {
     /// # Errors
     /// The store does not answer, refuses, or breaks off; the file exists, or can't be written.
     pub async fn get_file(&self, key: &str, to: &Path, progress: Progress<'_>) -> Result<Arrived, Error> {
-        let request = self.keyed(Request::get(self.url(key))).body(Bytes::new())?;
+        let request = self.keyed(Request::get(self.url(key)?)).body(Bytes::new())?;
         let call = self.call("GetObject", &self.object(key), 1);
         let refused = |answer: Answer<Bytes>| match absent_or::<()>(self.refused("s3:GetObject", &answer)) {
             Ok(_) => Ok(Arrived::Absent),
@@ -322,7 +322,7 @@ impl Bucket {
     /// # Errors
     /// The store does not answer, or refuses for another reason than a policy or a lock.
     pub async fn delete(&self, key: &str) -> Result<Deleted, Error> {
-        let request = Request::delete(self.url(key)).body(Bytes::new());
+        let request = Request::delete(self.url(key)?).body(Bytes::new());
         let call = self.call("DeleteObject", &self.object(key), ATTEMPTS);
         let outcome = self.caller().call(call, request, |answer: Answer<Bytes>| match answer.status {
             StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
@@ -376,7 +376,7 @@ impl Bucket {
 
     fn way_out(&self, action: &str, error: &ApiError, region: Option<&str>) -> String {
         let (name, hint) = (&self.name, error.hint());
-        let arn = format!("arn:{}:s3:::{name}", partition(self.caller().region()));
+        let arn = format!("arn:{}:s3:::{name}", self.caller().region().partition);
         let is_given = matches!(self.s3.endpoint, Endpoint::Given(_));
         match (error.code.as_str(), region) {
             _ if !hint.is_empty() => hint.to_owned(),
@@ -410,7 +410,7 @@ impl Bucket {
                 format!("; the bucket {name} is in {region}: name one in this region")
             }
             ("PermanentRedirect" | "AuthorizationHeaderMalformed", None) => {
-                format!("; the bucket {name} is in another region than {}", self.caller().region())
+                format!("; the bucket {name} is in another region than {}", self.caller().region().name)
             }
             _ => String::new(),
         }

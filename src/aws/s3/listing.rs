@@ -144,7 +144,7 @@ impl Bucket {
         let place = self.object(prefix);
         loop {
             let encoded = |text| utf8_percent_encode(text, RESERVED);
-            let mut url = format!("{}?list-type=2&encoding-type=url&prefix={}", self.url(""), encoded(prefix));
+            let mut url = format!("{}?list-type=2&encoding-type=url&prefix={}", self.url("")?, encoded(prefix));
             if let Some(token) = &token {
                 url.push_str(&format!("&continuation-token={}", encoded(token)));
             }

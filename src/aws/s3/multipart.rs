@@ -52,7 +52,7 @@ impl Bucket {
     }
 
     async fn create(&self, key: &str, sha256: &[u8; 32]) -> Result<String, Error> {
-        let request = Request::post(format!("{}?uploads=", self.url(key))).header("x-amz-meta-sha256", hex(sha256));
+        let request = Request::post(format!("{}?uploads=", self.url(key)?)).header("x-amz-meta-sha256", hex(sha256));
         let request = self.encrypted(request).body(Bytes::new());
         let call = self.call("CreateMultipartUpload", &self.object(key), ATTEMPTS);
         let made_of = |answer: Answer<Bytes>| {
@@ -106,7 +106,7 @@ impl Bucket {
         // The signature has the part's digest, and the store verifies it: so it is read twice.
         let unreadable = |cause: std::io::Error| Error::File(format!("{}: {cause}", part.path.display()));
         let sha256 = digests(part).await.map_err(unreadable)?.sha256;
-        let url = format!("{}?partNumber={number}&uploadId={}", self.url(key), utf8_percent_encode(id, RESERVED));
+        let url = format!("{}?partNumber={number}&uploadId={}", self.url(key)?, utf8_percent_encode(id, RESERVED));
         let call = self.call("UploadPart", &self.object(key), 1);
         let made_of = |answer: Answer<Bytes>| match (answer.status, answer.header(ETAG.as_str())) {
             (StatusCode::OK, Some(tag)) => Ok(tag),
@@ -144,7 +144,7 @@ impl Bucket {
             body.push_str(&format!("<Part><ETag>{tag}</ETag><PartNumber>{number}</PartNumber></Part>"));
         }
         body.push_str("</CompleteMultipartUpload>");
-        let url = format!("{}?uploadId={}", self.url(key), utf8_percent_encode(id, RESERVED));
+        let url = format!("{}?uploadId={}", self.url(key)?, utf8_percent_encode(id, RESERVED));
         let request = conditional(Request::post(url), condition).body(Bytes::from(body));
         let mut call = self.call("CompleteMultipartUpload", &self.object(key), ATTEMPTS);
         call.within = COMPLETE_TIMEOUT;
@@ -158,7 +158,7 @@ impl Bucket {
     }
 
     async fn abort(&self, key: &str, id: &str) -> Result<(), Error> {
-        let url = format!("{}?uploadId={}", self.url(key), utf8_percent_encode(id, RESERVED));
+        let url = format!("{}?uploadId={}", self.url(key)?, utf8_percent_encode(id, RESERVED));
         let call = self.call("AbortMultipartUpload", &self.object(key), ATTEMPTS);
         let made_of = |answer: Answer<Bytes>| match answer.status {
             status if status.is_success() => Ok(()),

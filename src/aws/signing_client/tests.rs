@@ -11,6 +11,7 @@ use crate::aws::ec2::{self, Ec2};
 use crate::aws::imds::Imds;
 use crate::aws::s3::{Endpoint, Object, S3};
 use crate::aws::ssm::{self, Ssm};
+use crate::aws::sts::Sts;
 use crate::core::types::InstanceId;
 use crate::net::scripted::{Reply, Scripted};
 use crate::net::tls::Trust;
@@ -23,9 +24,9 @@ const WITHIN: Duration = Duration::from_secs(5);
 fn client(url: &str) -> (Arc<SigningClient>, ApiCounters) {
     let http = Client::new(Trust::public(None));
     let source = Source::Container { url: format!("{url}/credentials"), token: None, token_file: None };
-    let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone());
+    let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone(), Sts::at(&http, url));
     let meters = ApiCounters::default();
-    (Arc::new(SigningClient::new(http, "eu-west-1".to_owned(), provider, meters.clone())), meters)
+    (Arc::new(SigningClient::new(http, Region::named("eu-west-1"), provider, meters.clone())), meters)
 }
 
 /// `calls`: what is said to the n-th call.

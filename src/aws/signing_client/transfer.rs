@@ -57,8 +57,9 @@ impl SigningClient {
         upload: Upload<'_>,
         reader: Reader<'_, Bytes>,
     ) -> Result<(), Error> {
-        let credentials = self.provider.credentials().await?;
-        sign_file(&mut request, upload.sha256, &credentials, &self.scope(call.service)).map_err(Error::Signing)?;
+        if let Some(credentials) = self.credentials().await? {
+            sign_file(&mut request, upload.sha256, &credentials, &self.scope(call.service)).map_err(Error::Signing)?;
+        }
         self.meters.called(call.service.api());
         let url = request.uri().to_string();
         let pieces = Pieces::read(upload.part)

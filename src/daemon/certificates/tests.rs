@@ -50,7 +50,7 @@ fn manager(scratch: &Scratch, aws: &str, settings: &[(&str, &str)]) -> (Certific
     let config = config(aws, &settings);
     let ssm = services(&config).ssm;
     let address = [10, 0, 0, 1].into();
-    let identity = Identity { instance: "i-a".to_owned(), region: None, address, hostname: None };
+    let identity = Identity { instance: "i-a".to_owned(), region: None, address, hostname: None, partition: None };
     let recorder = StatusRecorder::new(DAY * 365);
     (CertificateManager::new(config.etcd, identity, ssm, recorder.clone()), recorder)
 }

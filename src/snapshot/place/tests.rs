@@ -11,9 +11,11 @@ use aws_credential_types::Credentials;
 use super::*;
 use crate::aws::credentials::{self, Provider};
 use crate::aws::imds::Imds;
+use crate::aws::partition::Region;
 use crate::aws::s3::bucket::{Bucket, CustomerKey, Encryption, Options, PartSizes, Patience};
 use crate::aws::s3::{Endpoint, S3};
 use crate::aws::signing_client::SigningClient;
+use crate::aws::sts::Sts;
 use crate::core::types::ClusterId;
 use crate::net::http::Client;
 use crate::net::scripted::{Reply, Scripted};
@@ -141,8 +143,8 @@ fn options() -> Options {
 fn bucket(url: &str, options: Options) -> Bucket {
     let http = Client::new(Trust::public(None));
     let source = credentials::Source::Static(Credentials::new("key", "secret", None, None, "test"));
-    let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone());
-    let caller = SigningClient::new(http, "eu-west-1".to_owned(), provider, ApiCounters::default());
+    let provider = Provider::new(source, Arc::new(Imds::new(http.clone(), url)), http.clone(), Sts::at(&http, url));
+    let caller = SigningClient::new(http, Region::named("eu-west-1"), provider, ApiCounters::default());
     Bucket::new(S3::new(Arc::new(caller), Endpoint::Given(url.to_owned())), "b".to_owned(), options)
 }
 

@@ -4,12 +4,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import botocore.credentials
 import pytest
+from botocore import UNSIGNED
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
+from botocore.httpsession import URLLib3Session
 from moto.s3.models import S3Backend
 from muster_tools.lab import moto_server
-from muster_tools.lab.ec2 import Ec2
-from muster_tools.lab.instance import Credentials
+from muster_tools.lab.ec2 import Ec2, web_identity_token
+from muster_tools.lab.instance import REGION, Credentials
 from werkzeug.test import Client
 
 
@@ -158,3 +163,35 @@ def test_a_call_is_served_as_a_whole():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(moto_server.OneAtATime(served), range(4)))
     assert met == [1] * 4
+
+
+def test_a_web_identity_is_judged_by_its_token_and_the_roles_trust(ec2):
+    def assume(token):
+        unsigned = ec2.client("sts", Credentials("any", "any", None, None))
+        unsigned.meta.events.register("choose-signer.sts.AssumeRoleWithWebIdentity", lambda **_: UNSIGNED)
+        asked = {"RoleArn": ec2.role_arn(), "RoleSessionName": "pod", "WebIdentityToken": token}
+        given = unsigned.assume_role_with_web_identity(**asked)["Credentials"]
+        return Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
+
+    assert refusal(assume, web_identity_token("etcd")) == (403, "AccessDenied")
+    ec2.trust_web_identity("etcd")
+    session = assume(web_identity_token("etcd"))
+    listed(ec2, session)
+    assert refusal(listed, ec2, replace(session, secret_access_key="wrong")) == (401, "AuthFailure")
+    assert refusal(assume, web_identity_token("other")) == (403, "AccessDenied")
+    assert refusal(assume, web_identity_token("etcd", lasts=-1)) == (400, "ExpiredTokenException")
+    assert refusal(assume, "no.token") == (400, "InvalidIdentityToken")
+    ec2.role_credentials()  # whom it trusted before it still trusts
+
+
+def test_a_signed_form_may_write_a_blank_either_way(ec2):
+    """AWS's SDKs do, each its own; what was sent is what is signed."""
+    keys = botocore.credentials.Credentials(*(getattr(ec2.administrator(), name) for name in ("access_key_id", "secret_access_key")))
+    for blank, secret in (("+", None), ("%20", None), ("%20", "wrong")):
+        form = f"Action=DescribeInstances&Version=2016-11-15&Filter.1.Name=tag%3Aa{blank}b&Filter.1.Value.1=1"
+        kind = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        request = AWSRequest("POST", f"{ec2.url}/", kind, form.encode())
+        signer = keys if secret is None else botocore.credentials.Credentials(keys.access_key, secret)
+        SigV4Auth(signer, "ec2", REGION).add_auth(request)
+        answer = URLLib3Session(proxies={}).send(request.prepare())
+        assert answer.status_code == (200 if secret is None else 401), answer.text
