@@ -217,6 +217,8 @@ fn policies() -> Vec<Policy> {
             all.push(Policy { found_absent, found_alone, claim: Some("s3://b/claim.json".to_owned()), ..policy(size) });
         }
     }
+    // Beside an old fleet that does not answer.
+    all.push(Policy { found_absent: true, join: vec!["http://old:2379".to_owned()], ..policy(Some(3)) });
     all
 }
 
@@ -474,6 +476,8 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
         .any(|p| matches!(p.sighting, PeerState::Etcd(_) | PeerState::HasData(_) | PeerState::Mismatch(_)));
     let is_fresh = v.data == DataDir::Fresh;
     let answering = v.peers.values().filter(|p| matches!(p.sighting, PeerState::Fresh(_))).count();
+    let founds = matches!(step, Step::Propose(_) | Step::FoundAlone { .. } | Step::Claim(_) | Step::StartNew(_));
+    held(policy.join.is_empty() || !founds, "a cluster is founded beside an old fleet")?;
     match step {
         Step::Propose(_) | Step::FoundAlone { .. } | Step::Claim(_) => {
             match (step, &v.claim) {
@@ -512,7 +516,7 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 PeerState::HasData(data) => data.chosen.as_ref() == Some(list),
                 _ => false,
             });
-            let shown = v.etcds().any(|(_, etcd)| Some(etcd.cluster) == v.accepted_cluster);
+            let shown = v.etcds().any(|etcd| Some(etcd.cluster) == v.accepted_cluster);
             let claimed = matches!(&v.claim, ClaimState::Held { claim: Claim::Founding { list: claimed }, .. } if claimed == list);
             let chosen = match policy.claim {
                 Some(_) => claimed,
@@ -579,7 +583,7 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
                 let silent = v.liveness_of(*member).silent_for();
                 let dead = v.owner_gone == Known::Known(true) && (etcd.is_none() || silent.is_some());
                 let here = |m: &Member| m.id == *member && m.peer_urls == v.me.listed.peer_urls;
-                let listed_here = v.etcds().any(|(_, etcd)| etcd.cluster == *cluster && etcd.members.iter().any(here));
+                let listed_here = v.etcds().any(|etcd| etcd.cluster == *cluster && etcd.members.iter().any(here));
                 let proven = (v.ledger.instance.is_some() && dead) || listed_here || policy.adopt == Some(*member);
                 held(ours || (proven && v.twin == Twin::Nobody), "G6: running with another's disk")?;
                 let older = v.log.as_ref().is_some_and(|log| log.here.known() < Some(&log.before));
