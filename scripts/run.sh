@@ -9,6 +9,8 @@ cd "$(dirname "$0")/../terraform/init"
 
 HEALTHY_WITHIN=1200 # seconds; machines boot in one to three minutes, a bootstrap waits up to one more
 
+GUARDS='\.terraform_data\.kept\[\|\.aws_ebs_volume\.kept\[' # of volumes to be kept, in Terraform's state
+
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "run.sh: $*"; exit 1; }
 
@@ -76,8 +78,10 @@ ask() ( # EXPRESSION ARGUMENT …: its value, by those arguments that are about 
 )
 
 # Nothing is said if a variable is wrong: the plan does that at length.
-told=$(ask 'join(" ", [var.region, var.tls])' "$@") || true
-region=${told% *} tls=${told#* }
+told=$(ask 'join(" ", [var.region, var.tls, var.data_volume.at_destroy == null ? "-" : var.data_volume.at_destroy])' "$@") || true
+read -r region tls at_destroy <<END
+$told
+END
 who=$(aws sts get-caller-identity ${region:+--region "$region"} --query '[Account, Arn]' --output text 2>&1) ||
     fail "AWS doesn't know you${region:+ in $region}: $(printf '%s\n' "$who" | sed -n '/./{p;q;}'); \
 log in (aws sso login), export AWS_PROFILE=NAME (see terraform/init/aws_credentials.tf), or correct the variable region"
@@ -92,13 +96,27 @@ apply() {
 run me again to go on, or with --destroy to take it away"
 }
 
+# Out of Terraform's state, whatever ends this before the plan is applied puts it back.
+forget() { # ADDRESSES, one a line
+    state=$(mktemp)
+    terraform state pull >"$state"
+    trap 'terraform state push -force "$state" >/dev/null; rm -f "$plan" "$state"' EXIT
+    printf '%s\n' "$1" | tr '\n' '\0' | xargs -0 terraform state rm >/dev/null
+}
+forgotten() { trap 'rm -f "$plan" ${state:+"$state"}' EXIT; }
+
 if [ "$destroy" = yes ]; then
     [ -n "$(terraform state list 2>/dev/null)" ] ||
         fail "there is nothing to destroy: Terraform's state is empty; \
 it is where you applied: terraform/init/terraform.tfstate, or your backend"
-    # Terraform refuses to destroy kept volumes and the bucket for snapshots, so they are taken out of its state, the bucket with all
-    # that guards it; a plan that isn't applied puts them back.
-    volumes=$(terraform state list | grep '\.aws_ebs_volume\.kept\[' || true)
+    # Terraform refuses to destroy kept volumes and the bucket for snapshots: it forgets them, with all that guards them.
+    volumes='' applied=$(terraform output -raw at_destroy 2>/dev/null) || applied=
+    if [ "$at_destroy" = keep ] || terraform state list | grep -q "$GUARDS"; then
+        volumes=$(terraform state list | grep -e '\.aws_ebs_volume\.data\[' -e "$GUARDS" || true)
+    elif [ "${at_destroy:--}" != - ] && [ -n "$applied" ] && [ "$at_destroy" != "$applied" ]; then
+        fail "data_volume.at_destroy is $at_destroy, and the volumes were last applied with $applied, which a destroy goes by: \
+apply first (scripts/run.sh), then destroy"
+    fi
     bucket=$(terraform state list | grep '\.aws_s3_bucket[a-z_]*\.snapshots\[' || true)
     kept=$(printf '%s\n' "$volumes" "$bucket" | sed '/^$/d')
     if [ -n "$volumes" ]; then
@@ -109,23 +127,26 @@ it is where you applied: terraform/init/terraform.tfstate, or your backend"
         say "The snapshots stay, and Terraform forgets their bucket: $(terraform output -raw snapshots_place)"
         say 'A new cluster takes it as the place in its snapshots.'
     fi
-    if [ -n "$kept" ]; then
-        state=$(mktemp)
-        terraform state pull >"$state"
-        trap 'terraform state push -force "$state" >/dev/null; rm -f "$plan" "$state"' EXIT
-        printf '%s\n' "$kept" | tr '\n' '\0' | xargs -0 terraform state rm >/dev/null
-    fi
+    [ -z "$kept" ] || forget "$kept"
     terraform plan -destroy -input=false -out="$plan" "$@"
     confirm 'Destroy all that?'
-    trap 'rm -f "$plan" ${state:+"$state"}' EXIT
+    forgotten
     apply
     exit 0
 fi
 
 if [ "$tls" = minted ] && [ ! -e private/ca.crt ] && [ ! -e private/ca.key ]; then make_ca; fi
 
+# What is no longer to be kept loses its guard, which is nothing in AWS; else Terraform refuses the plan.
+guards=$(terraform state list 2>/dev/null | grep '\.terraform_data\.kept\[' || true)
+if [ -n "$guards" ] && [ "$at_destroy" != keep ] && [ -n "$at_destroy" ]; then
+    say "data_volume.at_destroy is not \"keep\" any more: the volumes stay, and lose their guard against a destroy."
+    forget "$guards"
+fi
+
 terraform plan -input=false -out="$plan" "$@"
 confirm 'Apply that?'
+forgotten
 apply
 
 output() { terraform output -raw "$1" 2>/dev/null || true; }

@@ -43,6 +43,11 @@ output "data_volume_ids" {
   value       = module.instance_etcd.data_volume_ids
 }
 
+output "at_destroy" {
+  description = "What becomes of the data volumes with the cluster: keep, snapshot or delete."
+  value       = module.instance_etcd.at_destroy
+}
+
 output "snapshots_place" {
   description = "Where snapshots are stored."
   value       = module.instance_etcd.snapshots_place

@@ -47,3 +47,8 @@ output "data_volume_ids" {
   description = "The data volumes by node, in shape fixed."
   value       = local.volumes
 }
+
+output "at_destroy" {
+  description = "What becomes of the data volumes with the cluster: keep, snapshot or delete."
+  value       = local.at_destroy
+}

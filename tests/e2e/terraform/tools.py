@@ -93,6 +93,7 @@ class Deployment:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ENDPOINT_URL": url,
             "AWS_ENDPOINT_URL_AUTO_SCALING": front,
+            "AWS_ENDPOINT_URL_EC2": front,
             "AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2": front,
             "AWS_ENDPOINT_URL_SSM": front,
         }
