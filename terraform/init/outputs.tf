@@ -48,6 +48,11 @@ output "at_destroy" {
   value       = module.instance_etcd.at_destroy
 }
 
+output "claim" {
+  description = "Where the claim is, s3://bucket/prefix; null without one."
+  value       = module.instance_etcd.claim
+}
+
 output "snapshots_place" {
   description = "Where snapshots are stored."
   value       = module.instance_etcd.snapshots_place

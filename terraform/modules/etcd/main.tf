@@ -94,7 +94,7 @@ module "host" {
   size              = var.size
   lifecycle_hooks   = local.is_fixed ? [] : [local.launch_hook, local.terminate_hook]
   filter_tags       = var.filter_tags
-  claim             = var.claim
+  claim             = local.claim
   snapshots         = var.snapshots == null ? null : merge(var.snapshots, { place = local.snapshots_place })
   environment       = var.environment
   tls = {
@@ -131,7 +131,7 @@ check "size" {
 check "zones" {
   assert {
     condition     = var.size < 3 || length(var.subnets) >= 3
-    error_message = "${var.size} members in ${length(var.subnets)} zones: the loss of one zone may cost the quorum. Give three subnets in three zones."
+    error_message = "${var.size} members in ${length(var.subnets)} zones: the loss of one zone may cost the quorum (few_zones)."
   }
 }
 

@@ -38,6 +38,11 @@ output "role_name" {
   value       = aws_iam_role.member.name
 }
 
+output "claim" {
+  description = "Where the claim is, s3://bucket/prefix; null without one."
+  value       = local.claim
+}
+
 output "snapshots_place" {
   description = "Where snapshots are stored, s3://bucket/prefix; null without them."
   value       = local.snapshots_place
