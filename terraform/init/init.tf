@@ -62,6 +62,7 @@ module "instance_etcd" {
 
   vpc_id                 = local.network.vpc_id
   subnets                = local.network.subnets
+  few_zones              = var.few_zones
   load_balancer          = var.load_balancer
   client_cidrs           = var.client_cidrs
   client_security_groups = var.client_security_groups

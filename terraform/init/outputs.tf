@@ -43,6 +43,16 @@ output "data_volume_ids" {
   value       = module.instance_etcd.data_volume_ids
 }
 
+output "at_destroy" {
+  description = "What becomes of the data volumes with the cluster: keep, snapshot or delete."
+  value       = module.instance_etcd.at_destroy
+}
+
+output "claim" {
+  description = "Where the claim is, s3://bucket/prefix; null without one."
+  value       = module.instance_etcd.claim
+}
+
 output "snapshots_place" {
   description = "Where snapshots are stored."
   value       = module.instance_etcd.snapshots_place

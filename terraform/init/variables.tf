@@ -15,6 +15,10 @@ variable "region" {
   description = "The region. In another than eu-west-1 give subnet_private (and subnet_public) for its zones."
   type        = string
   default     = "eu-west-1"
+  validation {
+    condition     = can(regex("^[a-z]{2,4}(-[a-z]+)+-[0-9]+$", var.region))
+    error_message = "region is the region's code, as eu-west-1, without a zone's letter; it is \"${var.region}\"."
+  }
 }
 
 variable "name" {
@@ -147,6 +151,12 @@ variable "addresses" {
   default     = {}
 }
 
+variable "few_zones" {
+  description = "Whether three members or more may be in fewer than three zones; see modules/etcd."
+  type        = bool
+  default     = false
+}
+
 variable "filter_tags" {
   description = "The tags by which members find each other."
   type        = map(string)
@@ -154,9 +164,9 @@ variable "filter_tags" {
 }
 
 variable "claim" {
-  description = "s3://bucket/prefix; see modules/etcd."
+  description = "own, for a bucket of its own, or s3://bucket/prefix; null: none; see modules/etcd."
   type        = string
-  default     = null
+  default     = "own"
 }
 
 variable "snapshots" {

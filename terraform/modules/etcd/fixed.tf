@@ -11,12 +11,15 @@ locals {
     ]) : local.zones[i % length(local.zones)]
   } } : {}
 
-  new_volumes   = { for name, node in local.nodes : name => node if !contains(keys(var.existing_volumes), name) }
-  kept_volumes  = local.at_destroy == "keep" ? local.new_volumes : {}
-  other_volumes = local.at_destroy == "keep" ? {} : local.new_volumes
+  new_volumes = { for name, node in local.nodes : name => node if !contains(keys(var.existing_volumes), name) }
   volumes = merge(
-    { for name, volume in merge(aws_ebs_volume.kept, aws_ebs_volume.data) : name => volume.id },
+    { for name, volume in aws_ebs_volume.data : name => volume.id },
     { for name, volume in data.aws_ebs_volume.existing : name => volume.volume_id },
+  )
+  # Where a node is, is its volume's to say: a volume never changes its zone, and the zones that are given may.
+  zone_of = merge(
+    { for name, volume in aws_ebs_volume.data : name => volume.availability_zone },
+    { for name, volume in data.aws_ebs_volume.existing : name => volume.availability_zone },
   )
 }
 
@@ -26,7 +29,7 @@ resource "aws_instance" "node" {
   for_each                    = local.nodes
   ami                         = local.ami
   instance_type               = var.instance_type
-  subnet_id                   = var.subnets[each.value.zone].id
+  subnet_id                   = var.subnets[local.zone_of[each.key]].id
   private_ip                  = each.value.address
   associate_public_ip_address = false
   vpc_security_group_ids      = [local.member_group]
@@ -53,10 +56,20 @@ resource "aws_instance" "node" {
   tags = merge(local.tags, var.filter_tags, { Name = "${var.name}-${each.key}" })
 
   lifecycle {
-    # A newer image or other user data would replace, or restart, all members at once. They are replaced one by one:
-    # terraform apply -replace='module.etcd.aws_instance.node["0"]'
-    ignore_changes = [ami, user_data_base64]
+    # Each of these would replace, or restart, all members at once. They hold for machines to come, and scripts/run.sh --roll
+    # replaces those that are here one by one; by hand: terraform apply -replace='module.etcd.aws_instance.node["0"]'
+    ignore_changes = [
+      ami, user_data_base64, instance_type, key_name, subnet_id, private_ip, root_block_device[0].kms_key_id,
+    ]
 
+    precondition {
+      condition     = contains(keys(var.subnets), local.zone_of[each.key])
+      error_message = "Node ${each.key} and its data volume are in ${local.zone_of[each.key]}, and subnets has none there: give that zone its subnet again."
+    }
+    precondition {
+      condition     = each.value.address == null || each.value.zone == local.zone_of[each.key]
+      error_message = "addresses: ${coalesce(each.value.address, "-")} is in ${coalesce(each.value.zone, "-")}, and the data volume of node ${each.key} in ${local.zone_of[each.key]}, where it stays: choose an address there."
+    }
     precondition {
       condition     = length(local.user_data[each.key]) / 4 * 3 <= local.max_user_data
       error_message = "The user data of node ${each.key} has ${length(nonsensitive(local.user_data[each.key])) / 4 * 3} bytes, and EC2 takes ${local.max_user_data}: fetch certificates by tls.files instead of inline_secrets."
@@ -67,8 +80,9 @@ resource "aws_instance" "node" {
   depends_on = [aws_iam_role_policy.member, aws_vpc_security_group_ingress_rule.member, aws_vpc_security_group_egress_rule.member]
 }
 
+# Its address in the state is the node's name and nothing that is changed later; nor does any value replace it.
 resource "aws_ebs_volume" "data" {
-  for_each          = local.other_volumes
+  for_each          = local.new_volumes
   availability_zone = each.value.zone
   type              = "gp3"
   size              = var.data_volume.size
@@ -76,25 +90,30 @@ resource "aws_ebs_volume" "data" {
   throughput        = var.data_volume.throughput
   encrypted         = true
   kms_key_id        = var.data_volume.kms_key_arn
-  final_snapshot    = local.at_destroy == "snapshot"
-  tags              = merge(local.tags, { Name = "${var.name}-${each.key}-data" })
-}
-
-# The same, guarded: a plan that would destroy one fails. `terraform state rm` gives it out of Terraform's hands, which
-# is what scripts/run.sh --destroy does.
-resource "aws_ebs_volume" "kept" {
-  for_each          = local.kept_volumes
-  availability_zone = each.value.zone
-  type              = "gp3"
-  size              = var.data_volume.size
-  iops              = var.data_volume.iops
-  throughput        = var.data_volume.throughput
-  encrypted         = true
-  kms_key_id        = var.data_volume.kms_key_arn
+  final_snapshot    = local.at_destroy != "delete" # of one to be kept, too: if it ends all the same, that is left of it
   tags              = merge(local.tags, { Name = "${var.name}-${each.key}-data" })
 
   lifecycle {
-    prevent_destroy = true
+    # EC2 can't change them; Terraform would make new volumes, empty ones. They hold for volumes to come.
+    ignore_changes = [availability_zone, encrypted, kms_key_id]
+  }
+}
+
+moved {
+  from = aws_ebs_volume.kept
+  to   = aws_ebs_volume.data
+}
+
+# What at_destroy = "keep" means: a plan that would destroy or replace a volume would do so to its guard as well, and fails. `terraform
+# state rm` of both gives the volume out of Terraform's hands, which is what scripts/run.sh --destroy does; of the guards alone, it
+# takes back the "keep".
+resource "terraform_data" "kept" {
+  for_each = local.at_destroy == "keep" ? local.new_volumes : {}
+  input    = aws_ebs_volume.data[each.key].id
+
+  lifecycle {
+    prevent_destroy      = true
+    replace_triggered_by = [aws_ebs_volume.data[each.key].id]
   }
 }
 
@@ -122,6 +141,23 @@ resource "aws_volume_attachment" "data" {
 
   # etcd writes to it: the instance is stopped first.
   stop_instance_before_detaching = true
+
+  lifecycle {
+    precondition {
+      condition     = terraform_data.node[each.key].output.volume == lookup(var.existing_volumes, each.key, "")
+      error_message = "existing_volumes: node ${each.key} lives on another volume (${try(coalesce(terraform_data.node[each.key].output.volume), "one that was made for it")}), which would be exchanged: give existing_volumes as it was; to exchange it on purpose: -replace='module.instance_etcd.terraform_data.node[\"${each.key}\"]'."
+    }
+  }
+}
+
+# What a node began with: later values don't change its `output`.
+resource "terraform_data" "node" {
+  for_each = local.nodes
+  input    = { volume = lookup(var.existing_volumes, each.key, "") }
+
+  lifecycle {
+    ignore_changes = [input]
+  }
 }
 
 resource "aws_lb_target_group_attachment" "node" {

@@ -6,7 +6,7 @@ locals {
     [var.runtime == "container" ? try(var.image.archive.source, null) : null],
     [var.tls.mode == "files" && var.tls.files != null ? "${var.tls.files}/*" : null],
   ))
-  claim_bucket  = var.claim == null ? "" : regex("^s3://([^/]+)", var.claim)[0]
+  claims        = var.claim == null ? [] : [trimprefix(local.claim, "s3://")] # of one, or empty
   ca_parameter  = "arn:${local.partition}:ssm:${local.account}:parameter${coalesce(var.tls.ca_key, "/")}"
   reads_the_key = var.tls.mode == "minted" && var.tls.ca_key != null
 
@@ -41,18 +41,18 @@ locals {
       Resource = ["arn:${local.partition}:ecr:${ecr[1]}:${ecr[0]}:repository/${ecr[2]}"]
     }],
     # And beside it what a store is tried with that `environment` names in S3's place, or an endpoint of the VPC.
-    [for claim in var.claim == null ? [] : [var.claim] : {
+    [for claim in local.claims : {
       Sid      = "Claim"
       Effect   = "Allow"
       Action   = ["s3:GetObject", "s3:PutObject"]
-      Resource = ["arn:${local.partition}:s3:::${trimprefix(claim, "s3://")}/claim*.json"]
+      Resource = ["arn:${local.partition}:s3:::${claim}/claim*.json"]
     }],
     # Without it S3 doesn't tell "absent" from "forbidden".
-    [for bucket in var.claim == null ? [] : [local.claim_bucket] : {
+    [for claim in local.claims : {
       Sid      = "ClaimAbsent"
       Effect   = "Allow"
       Action   = ["s3:ListBucket"]
-      Resource = ["arn:${local.partition}:s3:::${bucket}"]
+      Resource = ["arn:${local.partition}:s3:::${split("/", claim)[0]}"]
     }],
     # The same rights stand in docs/snapshots.md, and a test compares them.
     [for place in local.snapshot_places : {
@@ -147,8 +147,10 @@ resource "aws_iam_role_policy" "member" {
   role   = aws_iam_role.member.id
   policy = jsonencode({ Version = "2012-10-17", Statement = local.statements })
 
-  # The first snapshot may come as soon as there are rights: before that the bucket is as it is to be.
+  # The claim and the first snapshot may come as soon as there are rights: before that the buckets are as they are to be.
   depends_on = [
+    aws_s3_bucket_public_access_block.claim,
+    aws_s3_bucket_policy.claim,
     aws_s3_bucket_public_access_block.snapshots,
     aws_s3_bucket_policy.snapshots,
     aws_s3_bucket_server_side_encryption_configuration.snapshots,

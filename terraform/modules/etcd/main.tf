@@ -26,6 +26,62 @@ locals {
   secret_nodes   = nonsensitive(keys(var.inline_secrets))
 }
 
+# What a cluster began with, and can't change while it lives: later values don't change its `output`.
+resource "terraform_data" "founded" {
+  input = {
+    name        = var.name
+    region      = data.aws_region.this.name
+    shape       = var.shape
+    filter_tags = var.filter_tags
+    tls         = var.tls.mode
+    named       = length(var.addresses) > 0
+    subnets     = { for zone, subnet in var.subnets : zone => subnet.cidr }
+  }
+
+  lifecycle {
+    ignore_changes = [input]
+  }
+}
+
+locals {
+  founded = terraform_data.founded.output
+  # A zone's subnet can be added, not taken away.
+  lost_zones = [for zone, cidr in local.founded.subnets : zone if try(var.subnets[zone].cidr, null) != cidr]
+}
+
+resource "terraform_data" "unchanged" {
+  lifecycle {
+    precondition {
+      condition     = local.founded.region == data.aws_region.this.name
+      error_message = "This cluster is in ${local.founded.region}, and region is ${data.aws_region.this.name} now, where all would be made anew: set it back, or give the other cluster a state of its own."
+    }
+    precondition {
+      condition     = local.founded.name == var.name
+      error_message = "This cluster's name is \"${local.founded.name}\", and \"${var.name}\" would make all its machines and groups anew at once: set it back, or give the other cluster a state of its own."
+    }
+    precondition {
+      condition     = local.founded.shape == var.shape
+      error_message = "This cluster's shape is ${local.founded.shape}, and ${var.shape} would end all its members at once: set it back, and move to new machines as docs/migrating.md says."
+    }
+    precondition {
+      condition     = local.founded.filter_tags == var.filter_tags
+      error_message = "This cluster's members find each other by ${join(",", [for k, v in local.founded.filter_tags : "${k}=${v}"])}; with other filter_tags old and new machines would not: set them back."
+    }
+    precondition {
+      condition     = local.founded.tls == var.tls.mode
+      error_message = "This cluster speaks tls = \"${local.founded.tls}\"; a machine with \"${var.tls.mode}\" could not join the others: set it back, and move by a snapshot to a new cluster (docs/recovery.md)."
+    }
+    precondition {
+      condition     = local.founded.named == (length(var.addresses) > 0)
+      error_message = "This cluster was made ${local.founded.named ? "with" : "without"} addresses, and its nodes are named accordingly; the change would make all of them anew at once: set addresses back."
+    }
+    precondition {
+      condition     = length(local.lost_zones) == 0
+      error_message = "Members may be in ${join(", ", local.lost_zones)}, whose subnet is missing or has another block now: subnets of a living cluster are added, not changed; give the old ones as well."
+    }
+  }
+}
+
 module "host" {
   source   = "../host"
   for_each = toset(local.is_fixed ? local.names : ["all"])
@@ -38,7 +94,7 @@ module "host" {
   size              = var.size
   lifecycle_hooks   = local.is_fixed ? [] : [local.launch_hook, local.terminate_hook]
   filter_tags       = var.filter_tags
-  claim             = var.claim
+  claim             = local.claim
   snapshots         = var.snapshots == null ? null : merge(var.snapshots, { place = local.snapshots_place })
   environment       = var.environment
   tls = {
@@ -75,7 +131,7 @@ check "size" {
 check "zones" {
   assert {
     condition     = var.size < 3 || length(var.subnets) >= 3
-    error_message = "${var.size} members in ${length(var.subnets)} zones: the loss of one zone may cost the quorum. Give three subnets in three zones."
+    error_message = "${var.size} members in ${length(var.subnets)} zones: the loss of one zone may cost the quorum (few_zones)."
   }
 }
 

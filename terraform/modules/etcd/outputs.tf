@@ -38,6 +38,11 @@ output "role_name" {
   value       = aws_iam_role.member.name
 }
 
+output "claim" {
+  description = "Where the claim is, s3://bucket/prefix; null without one."
+  value       = local.claim
+}
+
 output "snapshots_place" {
   description = "Where snapshots are stored, s3://bucket/prefix; null without them."
   value       = local.snapshots_place
@@ -46,4 +51,9 @@ output "snapshots_place" {
 output "data_volume_ids" {
   description = "The data volumes by node, in shape fixed."
   value       = local.volumes
+}
+
+output "at_destroy" {
+  description = "What becomes of the data volumes with the cluster: keep, snapshot or delete."
+  value       = local.at_destroy
 }

@@ -64,12 +64,12 @@ variable "filter_tags" {
 }
 
 variable "claim" {
-  description = "s3://bucket/prefix of the object that decides the first members (MUSTER_CLAIM); null: the members agree among themselves."
+  description = "Where the object is that decides the first members (MUSTER_CLAIM): own, in a bucket that is made for it and goes with the cluster; or s3://bucket/prefix; null: the members agree among themselves."
   type        = string
-  default     = null
+  default     = "own"
   validation {
-    condition     = var.claim == null || can(regex("^s3://[a-z0-9][a-z0-9.-]+/[A-Za-z0-9._/-]*[A-Za-z0-9._-]$", var.claim))
-    error_message = "claim is s3://bucket/prefix, without a slash at the end, as s3://my-bucket/etcd/prod."
+    condition     = var.claim == null || var.claim == "own" || can(regex("^s3://[a-z0-9][a-z0-9.-]+/[A-Za-z0-9._/-]*[A-Za-z0-9._-]$", var.claim))
+    error_message = "claim is own, or s3://bucket/prefix without a slash at the end, as s3://my-bucket/etcd/prod, or null."
   }
 }
 
@@ -173,6 +173,16 @@ variable "subnets" {
     condition     = length(var.subnets) > 0
     error_message = "subnets needs at least one subnet: { eu-west-1a = { id = \"subnet-…\", cidr = \"10.20.0.0/24\" } }; three zones for three members."
   }
+  validation {
+    condition     = var.size < 3 || length(var.subnets) >= 3 || length(var.subnets) == 0 || var.few_zones
+    error_message = "${var.size} members in ${length(var.subnets)} zones (${join(", ", keys(var.subnets))}): the loss of one zone may cost the quorum; give three subnets in three zones, or few_zones = true to bear it."
+  }
+}
+
+variable "few_zones" {
+  description = "Whether three members or more may be in fewer than three zones, so that the loss of one zone may cost the quorum."
+  type        = bool
+  default     = false
 }
 
 variable "client_security_groups" {

@@ -90,6 +90,7 @@ locals {
       "${local.opt}/bin/etcd-prepare" = { mode = "0755", text = file("${path.module}/files/etcd-prepare") }
       "${local.opt}/bin/etcd-fetch"   = { mode = "0755", text = file("${path.module}/files/etcd-fetch") }
       "${local.opt}/bin/node-etcdctl" = { mode = "0755", text = file("${path.module}/files/node-etcdctl-${var.runtime}") }
+      "${local.opt}/bin/node-muster"  = { mode = "0755", text = file("${path.module}/files/node-muster-${var.runtime}") }
     },
     var.tls.mode == "minted" ? { "${local.etc}/ssl/ca.crt" = { mode = "0644", text = var.tls.ca_cert } } : {},
     { for name, pem in var.inline_secrets : "${local.etc}/ssl/${name}" => { mode = "0400", text = pem } },

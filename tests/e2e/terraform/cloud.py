@@ -26,7 +26,7 @@ from muster_tools.lab.security import MINTED, SIDES, Security
 
 STATUS_PORT = 2381
 PROBE_SECONDS = 2
-SCRIPTS = {"etcd-fetch", "etcd-prepare", "node-etcdctl"}
+SCRIPTS = {"etcd-fetch", "etcd-prepare", "node-etcdctl", "node-muster"}
 
 
 def asks_the_targets(ec2: Ec2) -> Callable[[Call, Next], Reply | None]:
@@ -34,12 +34,13 @@ def asks_the_targets(ec2: Ec2) -> Callable[[Call, Next], Reply | None]:
 
     def rule(_: Call, proceed: Next) -> Reply | None:
         reply = proceed()
-        text = reply.body.decode()
-        for instance in re.findall(r"<Id>(i-[0-9a-f]+)</Id>", text):
-            state = "healthy" if is_ready(ec2.describe(instance).private_ip) else "unhealthy"
-            text = re.sub(rf"(<TargetHealth>\s*<State>)\w+(</State>(?:(?!<TargetHealth>).)*?{instance})", rf"\g<1>{state}\g<2>", text, flags=re.DOTALL)
-            text = re.sub(rf"({instance}(?:(?!<Id>).)*?<State>)\w+(</State>)", rf"\g<1>{state}\g<2>", text, flags=re.DOTALL)
-        return Reply(reply.status, text.encode(), reply.headers, reply.content_type)
+        targets = []
+        for part in re.split(r"(?=<member>)", reply.body.decode()):  # one target each
+            for instance in re.findall(r"<Id>(i-[0-9a-f]+)</Id>", part):
+                state = "healthy" if is_ready(ec2.describe(instance).private_ip) else "unhealthy"
+                part = re.sub(r"<State>\w+</State>", f"<State>{state}</State>", part)
+            targets.append(part)
+        return Reply(reply.status, "".join(targets).encode(), reply.headers, reply.content_type)
 
     return rule
 
@@ -67,11 +68,34 @@ def a_session(_: Call, proceed: Next) -> Reply | None:
     return Reply(200, json.dumps(given).encode(), content_type="application/x-amz-json-1.1")
 
 
+def without_public_addresses(_: Call, proceed: Next) -> Reply | None:
+    """moto names one of each instance, if only an empty one, and the provider then replaces those that are to have none."""
+    reply = proceed()
+    body = re.sub(rb"<association>.*?</association>|<association ?/>", b"", reply.body, flags=re.DOTALL)
+    return Reply(reply.status, body, reply.headers, reply.content_type)
+
+
 class Refreshes:
-    """moto can't refresh a group. This takes the order, as AWS does; what AWS then does is the test's."""
+    """moto can't refresh a group. This takes the order, as AWS does, and tells of the newest one what the test says; what AWS then does is the
+    test's. Fields and states as in docs.aws.amazon.com/autoscaling/ec2/APIReference/API_InstanceRefresh.html."""
 
     def __init__(self) -> None:
         self.ordered: list[dict[str, str]] = []  # the parameters of each
+        self.state, self.percentage, self.reason = "Successful", 100, ""
+
+    def tell(self, _: Call, __: Next) -> Reply | None:
+        number = f"00000000-0000-4000-8000-{len(self.ordered):012}"
+        reason = f"<StatusReason>{self.reason}</StatusReason>" if self.reason else ""
+        newest = (
+            f"<member><InstanceRefreshId>{number}</InstanceRefreshId><Status>{self.state}</Status>{reason}"
+            f"<PercentageComplete>{self.percentage}</PercentageComplete></member>"
+        )
+        body = (
+            '<DescribeInstanceRefreshesResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><DescribeInstanceRefreshesResult>'
+            f"<InstanceRefreshes>{newest if self.ordered else ''}</InstanceRefreshes></DescribeInstanceRefreshesResult>"
+            f"<ResponseMetadata><RequestId>{number}</RequestId></ResponseMetadata></DescribeInstanceRefreshesResponse>"
+        )
+        return Reply(200, body.encode(), content_type="text/xml")
 
     def take(self, call: Call, _: Next) -> Reply | None:
         self.ordered.append({name: value for name, value in call.parameters.items() if name not in ("Action", "Version")})
@@ -88,9 +112,11 @@ def front(ec2: Ec2, refreshes: Refreshes) -> Ec2Front:
     """The way to those services of which moto tells too little."""
     made = Ec2Front(ec2.url)
     made.add(asks_the_targets(ec2), action="DescribeTargetHealth")
+    made.add(without_public_addresses, action="DescribeInstances")
     made.add(active_at_once, action="DescribeLoadBalancers")
     made.add(a_session, action="StartSession")
     made.add(refreshes.take, action="StartInstanceRefresh")
+    made.add(refreshes.tell, action="DescribeInstanceRefreshes")
     return made
 
 
@@ -104,10 +130,19 @@ def role_credentials(ec2: Ec2) -> Credentials:
         document = trust.replace('{"Service": "ec2.amazonaws.com"}', json.dumps({"AWS": admin}))
         ec2.client("iam").update_assume_role_policy(RoleName=role["RoleName"], PolicyDocument=document)
         widen_beyond_s3(ec2, role["RoleName"])
+        allow_plain_http(ec2)
     given = ec2.client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="node")["Credentials"]
     session = Credentials(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], given["Expiration"])
     ec2.sessions[session.access_key_id] = session
     return session
+
+
+def allow_plain_http(ec2: Ec2) -> None:
+    """In the lab all is plain http, which the claim's bucket refuses."""
+    s3 = ec2.client("s3")
+    for bucket in s3.list_buckets()["Buckets"]:
+        if "-claim-" in bucket["Name"]:
+            s3.delete_bucket_policy(Bucket=bucket["Name"])
 
 
 def widen_beyond_s3(ec2: Ec2, role: str) -> None:

@@ -14,6 +14,10 @@ LONGEST = (
     "test_kept_volumes_give_a_destroyed_cluster_back",
     "test_the_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_nothing",
     "test_a_group_forms_is_refreshed_and_goes",
+    "test_members_are_exchanged_and_leave_one_after_another",
+    "test_no_variable_takes_two_single_machines_at_once",
+    "test_no_variable_takes_two_of_a_group_at_once",
+    "test_a_volume_outlives_every_word_about_its_end",
     "test_a_member_stores_snapshots_with_the_rights_of_the_page_in_a_guarded_bucket_that_stays",
     "test_an_apply_that_is_interrupted_is_taken_away",
 )

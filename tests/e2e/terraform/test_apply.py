@@ -48,6 +48,12 @@ def test_the_four_commands_lead_to_a_healthy_cluster_and_destroy_leaves_nothing(
     body = key.splitlines()[1]
     assert body not in state and body not in said and not any(body in text for m in machines.values() for text in m.files.values())
 
+    # The object that decided the first members, written with the members' own rights.
+    bucket, prefix = outputs["claim"].removeprefix("s3://").split("/")
+    claims = [entry["Key"] for entry in lab.ec2.client("s3").list_objects_v2(Bucket=bucket)["Contents"]]
+    assert bucket.startswith(f"{NAME}-claim-") and f"{prefix}/claim.json" in claims
+    assert all(machine.node.env["MUSTER_CLAIM"] == outputs["claim"] for machine in machines.values())
+
     # From elsewhere, with the certificate that was made for that.
     nodes[0].etcd.put("key", "value")
     found = subprocess.run(
@@ -110,6 +116,13 @@ def test_kept_volumes_give_a_destroyed_cluster_back(lab, account):
     described = lab.ec2.client("ec2").describe_volumes(VolumeIds=list(volumes.values()))["Volumes"]
     attached = {volume["VolumeId"]: volume["Attachments"][0]["InstanceId"] for volume in described}
     assert attached == {volumes[name]: machine.node.instance.id for name, machine in again.items()}
+
+    # They are this cluster's now: who leaves them off would get empty ones in their place.
+    user.set(existing_volumes={})
+    with pytest.raises(tools.Failed) as told:
+        user.deployment.run("plan", "-no-color", "-input=false", "-refresh=false")
+    said = " ".join(str(told.value).replace("│", " ").split())
+    assert f"existing_volumes: node a lives on another volume ({volumes['a']}), which would be exchanged" in said
 
 
 def put_certificates(lab: Lab, addresses: dict[str, str]) -> None:
@@ -178,7 +191,9 @@ def test_a_group_forms_is_refreshed_and_goes(lab, account):
         before, user_data = instances(), latest()
         assert not user.refreshes.ordered
         user.pack(next_release)
-        assert "3 of 3 members are healthy" in user.finish("scripts/run.sh --yes")
+        user.refreshes.state, user.refreshes.percentage = "InProgress", 0
+        script, since = user.begin("scripts/run.sh --yes"), len(user.said())
+        lab.wait(lambda: script.poll() is not None or "Instance refresh: InProgress 0" in user.said(), tools.BOUND, "the refresh")
         (order,) = user.refreshes.ordered
         assert (order["AutoScalingGroupName"], order["Strategy"]) == (NAME, "Rolling")
         bounds = {name.removeprefix("Preferences."): value for name, value in order.items() if name.startswith("Preferences.")}
@@ -204,6 +219,10 @@ def test_a_group_forms_is_refreshed_and_goes(lab, account):
             assert wait_formed(lab, *nodes) == cluster
             lab.wait(lambda: not hooked.waiting, 60, "the new launch hook completed")
         assert not hooked.refusals
+        # It is ended when AWS says so, and not before.
+        assert script.poll() is None, user.said()[since:]
+        user.refreshes.state, user.refreshes.percentage = "Successful", 100
+        assert script.wait(tools.BOUND) == 0 and "3 of 3 members are healthy" in user.said()[since:]
         stepped = lambda: {node.etcd.peer_version()["etcdcluster"] for node in nodes} == {"3.6.0"}
         lab.wait(stepped, 60, "a cluster of 3.6")
         assert {node.etcd.status()["version"] for node in nodes} == {next_release}

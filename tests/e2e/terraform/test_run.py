@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 
+import boto3
 import cloud as around
 import pytest
 import tools
@@ -54,6 +55,30 @@ def test_what_is_missing_or_wrong_is_named_before_anything_is_made(user):
     assert "nothing to destroy" in line and "terraform/init/terraform.tfstate" in line
     said = user.finish("scripts/run.sh --yes -var region=eu-west-9", code=1)
     assert "zones of eu-west-9" in " ".join(said.replace("│", " ").split())
+
+
+def test_places_and_images_that_are_not_there_are_named_before_anything_is_made(lab, user):
+    """What a machine would learn at its boot, or Terraform in the midst of an apply; what may not be asked is let through."""
+    user.deployment.look_into_credentials()
+    keys = {"aws_access_key_id": user.environment["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": user.environment["AWS_SECRET_ACCESS_KEY"]}
+    there = boto3.client("s3", region_name="eu-central-1", endpoint_url=lab.ec2.url, **keys)
+    there.create_bucket(Bucket="elsewhere", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    for variable, place in (("claim", "s3://elsewhere/etcd"), ("tls_files", "s3://elsewhere/tls"), ("snapshots", '{"place": "s3://elsewhere/etcd"}')):
+        line = refusal(user, f"scripts/run.sh --yes -var '{variable}={place}'")
+        assert "the bucket elsewhere is in eu-central-1, and the members fetch from eu-west-1 only" in line
+    assert "there is no bucket nowhere" in refusal(user, "scripts/run.sh --yes -var claim=s3://nowhere/etcd")
+    assert "there is no image ami-0123456789abcdef0 in eu-west-1" in refusal(user, "scripts/run.sh --yes -var ami_id=ami-0123456789abcdef0")
+
+    def told(command: str) -> str:
+        said = user.finish(command, code=1)
+        assert not (user.deployment.folder / "terraform.tfstate").exists(), said
+        return " ".join(said.replace("│", " ").split())
+
+    assert "region is the region's code, as eu-west-1, without a zone's letter" in told("scripts/run.sh --yes -var region=eu-west-1a")
+    zones = dict(user.variables["subnet_private"]["dev"])
+    zones.pop("eu-west-1c")
+    user.set(subnet_private={"dev": zones})
+    assert "3 members in 2 zones (eu-west-1a, eu-west-1b): the loss of one zone may cost the quorum; give three" in told("scripts/run.sh --yes")
 
 
 def test_an_apply_that_is_interrupted_is_taken_away(lab, user):

@@ -169,7 +169,7 @@ def test_the_scripts_are_sound(hosts, tmp_path):
     """shellcheck, of each script as the machines get it."""
     shellcheck = needs("shellcheck")
     scripts = {path for host in hosts for path in host.files if path.startswith("/opt/etcd/bin/")}
-    assert scripts == {f"/opt/etcd/bin/{name}" for name in ("etcd-prepare", "etcd-fetch", "node-etcdctl")}
+    assert scripts == {f"/opt/etcd/bin/{name}" for name in ("etcd-prepare", "etcd-fetch", "node-etcdctl", "node-muster")}
     for path in scripts:
         for text in distinct(hosts, path):
             (tmp_path / "script").write_text(text)

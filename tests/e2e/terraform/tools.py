@@ -50,7 +50,7 @@ class Failed(Exception):
     """A terraform that didn't end well, with all it said."""
 
 
-def terraform(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+def terraform(folder: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin: str = "") -> str:
     """One run to its end; what it printed."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "TF_"))}
     done = subprocess.run(
@@ -59,7 +59,7 @@ def terraform(folder: Path, *arguments: str, env: Mapping[str, str] | None = Non
         env={**clean, **QUIET, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         text=True,
         timeout=BOUND,
     )
@@ -93,6 +93,7 @@ class Deployment:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ENDPOINT_URL": url,
             "AWS_ENDPOINT_URL_AUTO_SCALING": front,
+            "AWS_ENDPOINT_URL_EC2": front,
             "AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2": front,
             "AWS_ENDPOINT_URL_SSM": front,
         }

@@ -27,6 +27,9 @@ variables {
 
 run "the_least_rights" {
   command = plan
+  variables {
+    claim = null
+  }
   assert {
     condition = jsondecode(aws_iam_role_policy.member.policy).Statement == [
       { Sid = "FindEachOther", Effect = "Allow", Action = ["ec2:DescribeInstances", "ec2:DescribeInstanceStatus"], Resource = ["*"] },
@@ -37,6 +40,30 @@ run "the_least_rights" {
   assert {
     condition     = length(aws_s3_bucket.snapshots) == 0 && output.snapshots_place == null && alltrue([for host in module.host : length([for name in keys(host.environment) : name if startswith(name, "MUSTER_SNAPSHOT")]) == 0])
     error_message = "no snapshots, no bucket, nothing of them on the machines"
+  }
+}
+
+run "a_claim_of_its_own_by_default" {
+  command = plan
+  override_resource {
+    target          = aws_s3_bucket.claim
+    override_during = plan
+    values          = { id = "etcd-claim-1", bucket = "etcd-claim-1", arn = "arn:aws:s3:::etcd-claim-1" }
+  }
+  assert {
+    condition = slice(jsondecode(aws_iam_role_policy.member.policy).Statement, 2, 4) == [
+      { Sid = "Claim", Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject"], Resource = ["arn:aws:s3:::etcd-claim-1/etcd/claim*.json"] },
+      { Sid = "ClaimAbsent", Effect = "Allow", Action = ["s3:ListBucket"], Resource = ["arn:aws:s3:::etcd-claim-1"] },
+    ] && length(jsondecode(aws_iam_role_policy.member.policy).Statement) == 4
+    error_message = "the rights on the claim's object, and no others"
+  }
+  assert {
+    condition     = alltrue([for host in module.host : host.environment["MUSTER_CLAIM"] == "s3://etcd-claim-1/etcd"]) && output.claim == "s3://etcd-claim-1/etcd"
+    error_message = "the machines are told the place"
+  }
+  assert {
+    condition     = jsondecode(aws_s3_bucket_policy.claim[0].policy).Statement[0].Condition == { Bool = { "aws:SecureTransport" = "false" } } && aws_s3_bucket_public_access_block.claim[0].restrict_public_buckets
+    error_message = "nobody else's, and by https only"
   }
 }
 
@@ -59,7 +86,7 @@ run "closed_by_default" {
     error_message = "2380 is for members, 2381 for the balancer, and for nobody else"
   }
   assert {
-    condition     = alltrue([for volume in aws_ebs_volume.data : volume.encrypted && volume.type == "gp3" && volume.final_snapshot]) && length(aws_ebs_volume.data) == 3
+    condition     = length(terraform_data.kept) == 0 && alltrue([for volume in aws_ebs_volume.data : volume.encrypted && volume.type == "gp3" && volume.final_snapshot]) && length(aws_ebs_volume.data) == 3
     error_message = "three encrypted gp3 volumes, snapshotted at destroy"
   }
   assert {
@@ -79,6 +106,7 @@ run "closed_by_default" {
 run "fixed_addresses" {
   command = plan
   variables {
+    claim       = null
     addresses   = { a = "10.20.2.10", b = "10.20.0.11", c = "10.20.1.12" }
     tls         = { mode = "files", files = "s3://etcd-bucket/tls" }
     data_volume = { at_destroy = "keep" }
@@ -88,8 +116,8 @@ run "fixed_addresses" {
     error_message = "each address in the subnet that holds it"
   }
   assert {
-    condition     = length(aws_ebs_volume.kept) == 3 && length(aws_ebs_volume.data) == 0
-    error_message = "kept volumes are the guarded ones"
+    condition     = toset(keys(aws_ebs_volume.data)) == toset(["a", "b", "c"]) && toset(keys(terraform_data.kept)) == toset(["a", "b", "c"])
+    error_message = "kept volumes are where all are, and guarded"
   }
   assert {
     condition     = contains(jsondecode(aws_iam_role_policy.member.policy).Statement[1].Resource, "arn:aws:s3:::etcd-bucket/tls/*")
@@ -177,6 +205,7 @@ run "a_group_with_everything" {
 run "snapshots_in_a_bucket_of_their_own" {
   command = plan
   variables {
+    claim     = null
     snapshots = {}
   }
   override_resource {
@@ -233,7 +262,8 @@ run "snapshots_in_a_bucket_of_their_own" {
 run "snapshots_with_everything" {
   command = plan
   variables {
-    name = "blue"
+    claim = null
+    name  = "blue"
     snapshots = {
       every           = "30m"
       keep            = "48h,14d"
@@ -288,6 +318,7 @@ run "snapshots_with_everything" {
 run "snapshots_in_a_bucket_that_is_there" {
   command = plan
   variables {
+    claim     = null
     snapshots = { place = "s3://backups/etcd/blue", sse = "aws:kms:arn:aws:kms:eu-west-1:123456789012:key/k", key = "/etc/etcd-muster/ssl/snapshot.key" }
   }
   assert {
@@ -336,6 +367,17 @@ run "what_no_cluster_can_have" {
     var.name, var.filter_tags, var.claim, var.client_cidrs, var.ssh, var.os, var.ami_id, var.architecture, var.instance_type,
     var.data_volume, var.tls,
   ]
+}
+
+run "a_subnet_too_few" {
+  command = plan
+  variables {
+    subnets = {
+      eu-west-1a = { id = "subnet-a", cidr = "10.20.0.0/24" }
+      eu-west-1b = { id = "subnet-b", cidr = "10.20.1.0/24" }
+    }
+  }
+  expect_failures = [var.subnets]
 }
 
 run "no_such_shape_or_size" {
@@ -439,6 +481,7 @@ run "what_is_warned_of" {
   command = plan
   variables {
     size           = 4
+    few_zones      = true
     subnets        = { eu-west-1a = { id = "subnet-a", cidr = "10.20.0.0/24" } }
     tls            = { mode = "minted", ca_cert = "-----BEGIN CERTIFICATE-----\n" }
     inline_secrets = { all = { "ca.key" = "-----BEGIN PRIVATE KEY-----\n" } }
