@@ -563,7 +563,10 @@ fn guarantees(policy: &Policy, v: &View, step: &Step) -> Result<(), &'static str
             held(is_fresh && living.len() == 1, "joining without one living cluster")?;
             let members = living.values().flat_map(|e| &e.members);
             held(members.clone().all(|m| !m.is_learner), "G3: two learners")?;
-            held(policy.cluster_size.is_none_or(|size| members.count() < size), "growing beyond the size")?;
+            // Beside an old fleet whoever is of no instance in the roster is the old one's.
+            let ours = |m: &&Member| policy.join.is_empty() || own_roster(v).all().iter().any(|i| i.id.0 == m.name);
+            let counted = members.filter(ours).count();
+            held(policy.cluster_size.is_none_or(|size| counted < size), "growing beyond the size")?;
         }
         Step::StartExisting { member, .. } => {
             held(is_fresh, "starting existing over data")?;
