@@ -88,7 +88,7 @@ def test_a_member_stores_snapshots_with_the_rights_of_the_page_in_a_guarded_buck
     user.deployment.run("plan", "-no-color", "-input=false", "-out=again.tfplan")
     planned = json.loads(user.deployment.run("show", "-json", "again.tfplan"))["resource_changes"]
     guarded = {change["address"]: change["change"]["actions"] for change in planned if re.match(r"module\.instance_etcd\.aws_(s3|iam)_", change["address"])}
-    assert len(guarded) == 10 and all(actions == ["no-op"] for actions in guarded.values()), guarded
+    assert len(guarded) == 13 and all(actions == ["no-op"] for actions in guarded.values()), guarded
     user.set(snapshots=None)
     with pytest.raises(tools.Failed, match="Instance cannot be destroyed"):
         user.deployment.run("plan", "-no-color", "-input=false", "-refresh=false")
