@@ -79,6 +79,13 @@ fn print_text(id: &str, here: &str, joins: Option<&str>, obstacle: Option<&str>,
 /// As the supervisor moves aside what it can't use; an interrupted move is finished at the next start.
 fn move_aside(config: &Config, view: &View, paths: &Paths, json: bool) -> Result<i32, Failure> {
     let store = Store::open(&config.etcd.data).map_err(|error| Failure::new(Code::StateUnreadable, error))?;
+    // Another mark would replace that of the move that was interrupted, and why that was begun.
+    let unfinished = store.unfinished_quarantine().map_err(|error| Failure::new(Code::StateUnreadable, error))?;
+    if unfinished.is_some() {
+        return Err(unfit(
+            "an earlier move of this data was interrupted; start the supervisor once, which finishes it".to_owned(),
+        ));
+    }
     let state = AcceptorState::new(store, view.me.listed.clone(), true);
     let moved = executor::quarantine(&state, paths, LeftBehind::MayHaveVoted);
     let stamp = moved.map_err(|error| Failure::new(Code::DataDirUnwritable, error))?;

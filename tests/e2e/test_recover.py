@@ -204,6 +204,12 @@ def test_data_is_set_aside_only_if_the_others_can_do_without_it(lab):
     found = tree(chosen.data / "member", chosen.wal / "wal")
     wrong = command(lab, chosen, "set-aside", "--yes", "0" * 12)
     assert wrong.returncode == 1 and "look at it again" in wrong.stderr and tree(chosen.data / "member", chosen.wal / "wal") == found
+    # A move that was interrupted is the supervisor's to finish: a second mark would hide why that was begun.
+    mark_of_a_move = chosen.data / "muster" / "quarantine"
+    mark_of_a_move.write_text(json.dumps({"stamp": "20260101T000000Z", "why": "MayHaveVoted"}))
+    done = command(lab, chosen, "set-aside", "--yes", plan)
+    assert done.returncode == 1 and "was interrupted" in done.stderr and tree(chosen.data / "member", chosen.wal / "wal") == found
+    mark_of_a_move.unlink()
     done = command(lab, chosen, "set-aside", "--yes", plan)
     assert done.returncode == 0, done.stdout + done.stderr
     aside = tree(*chosen.data.glob("quarantine-*"), *chosen.wal.glob("quarantine-*"))
